@@ -1,0 +1,170 @@
+//! `weft call`: ask a service of the mesh; its answer's bytes, and nothing else, go to standard output.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use clap::Args;
+use data_encoding::BASE64;
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::{
+    CliError, Session,
+    client::{Answer, Call, Client},
+    input, parse, view,
+};
+
+/// The node answers by itself when a call's time is over; this much later it is taken for stuck.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Call a service
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft call greet world
+  echo world | weft call greet
+  weft call orders/create --file order.json --timeout 30s
+  weft call greet hi --node beta                 one instance, not any
+  weft call greet hi --repeat 100 >/dev/null     times on standard error
+
+Exit codes: 1 the service failed or is overloaded, 3 nobody offers it, 4 not allowed, 5 unreachable or out of time.")]
+pub(crate) struct CallArgs {
+    /// Service, or service/endpoint
+    #[arg(value_name = "NAME[/ENDPOINT]", value_parser = parse::target)]
+    target: parse::Target,
+    /// The request; without it and without --file, standard input is the request unless it is a terminal
+    #[arg(value_name = "DATA")]
+    data: Option<OsString>,
+    /// Read the request from a file, `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// How long the answer may take
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = parse::duration_positive)]
+    timeout: Duration,
+    /// The node whose instance is to answer: name, peer id or its start
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Header of the call; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
+    headers: Vec<parse::Header>,
+    /// How many times, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+}
+
+/// Calls, writes the answer, and with `--repeat` sums up the times on standard error.
+pub(crate) async fn execute(session: &Session, args: CallArgs) -> Result<(), CliError> {
+    let client = session.client()?;
+    let call = request(&args, input::body(args.data.clone(), args.file.as_deref()).await?)?;
+    let mut times_ms = Vec::new();
+    for _ in 0..args.repeat {
+        let started = Instant::now();
+        let answer = ask(&client, call.clone(), &args).await?;
+        times_ms.push(started.elapsed().as_secs_f64() * 1000.0);
+        write(session, &answer, args.repeat > 1)?;
+    }
+    if args.repeat > 1 {
+        summarise(session, &mut times_ms);
+    }
+    Ok(())
+}
+
+fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
+    let mut path = format!("/v1/services/{}", parse::percent(&args.target.service));
+    if let Some(endpoint) = &args.target.endpoint {
+        path.push('/');
+        path.push_str(&parse::percent(endpoint));
+    }
+    let mut call = Call::new(Method::POST, path)
+        .body(body, HeaderValue::from_static("application/octet-stream"))
+        .header(
+            HeaderName::from_static("weft-timeout-ms"),
+            HeaderValue::from(parse::millis(args.timeout).max(1)),
+        )
+        .time_max(args.timeout + GRACE);
+    if let Some(node) = &args.node {
+        let value =
+            HeaderValue::from_str(node).map_err(|_| CliError::Usage("--node is not the name of a node".to_owned()))?;
+        call = call.header(HeaderName::from_static("weft-node"), value);
+    }
+    for header in &args.headers {
+        call = call.header(header.name.clone(), header.value.clone());
+    }
+    Ok(call)
+}
+
+async fn ask(client: &Client, call: Call, args: &CallArgs) -> Result<Answer, CliError> {
+    let outcome = client.send(call).await;
+    match outcome {
+        Err(CliError::Api(mut problem)) => {
+            // The node's words stand; what is missing is what to do next.
+            if problem.hint.is_none() {
+                problem.hint = advice(problem.kind, &args.target.service);
+            }
+            Err(CliError::Api(problem))
+        }
+        other => other,
+    }
+}
+
+fn advice(kind: crate::error::ErrorKind, service: &str) -> Option<String> {
+    use crate::error::ErrorKind;
+    match kind {
+        ErrorKind::NotFound => Some(format!(
+            "`weft services` lists what is offered; offer it with `weft serve {service} --echo` or `--exec`"
+        )),
+        ErrorKind::Denied => Some(format!("`weft cap explain WHO call {service}` says why")),
+        ErrorKind::Timeout => Some("give it more time with --timeout".to_owned()),
+        ErrorKind::Unreachable => Some("`weft peers` shows who is connected, `weft doctor` what is wrong".to_owned()),
+        ErrorKind::Busy => Some("it is overloaded; try again in a moment".to_owned()),
+        _ => None,
+    }
+}
+
+fn write(session: &Session, answer: &Answer, one_of_many: bool) -> Result<(), CliError> {
+    if session.out.json {
+        return session.out.json_line(&described(answer));
+    }
+    session.out.bytes(&answer.body)?;
+    if one_of_many && !answer.body.ends_with(b"\n") {
+        session.out.bytes(b"\n")?;
+    }
+    Ok(())
+}
+
+/// The answer as an object: text as `data`, anything else as `data_base64`.
+fn described(answer: &Answer) -> Value {
+    let rtt_ms = answer.header("weft-rtt-ms").and_then(|text| text.parse::<f64>().ok());
+    let mut headers = serde_json::Map::new();
+    for (name, value) in &answer.headers {
+        if let Some(name) = name.as_str().strip_prefix("weft-header-") {
+            headers.insert(name.to_owned(), json!(String::from_utf8_lossy(value.as_bytes())));
+        }
+    }
+    let mut object = json!({ "node": answer.header("weft-node"), "rtt_ms": rtt_ms, "headers": headers });
+    match std::str::from_utf8(&answer.body) {
+        Ok(text) => object["data"] = json!(text),
+        Err(_) => object["data_base64"] = json!(BASE64.encode(&answer.body)),
+    }
+    object
+}
+
+fn summarise(session: &Session, times_ms: &mut [f64]) {
+    times_ms.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let index = ((times_ms.len() - 1) as f64 * share).round() as usize;
+        times_ms.get(index).copied().map(view::milliseconds).unwrap_or_default()
+    };
+    let line = format!(
+        "{} calls: min {}, median {}, 99 % {}, max {}",
+        times_ms.len(),
+        at(0.0),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    session.out.say(&line);
+}

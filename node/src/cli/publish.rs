@@ -1,0 +1,149 @@
+//! `weft pub`: messages to whoever subscribes.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderValue, Method};
+use serde_json::Value;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use super::{
+    CliError, Session,
+    client::{Call, Client},
+    input,
+    output::escape,
+    parse, view,
+};
+
+/// Longest line that `--lines` takes; the node's own limit for a message is smaller and says so itself.
+const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Publish messages
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft pub orders.eu.created '{\"id\":1}'
+  weft pub logs.web --file access.log
+  tail -f access.log | weft pub logs.web --lines       every line a message
+  weft pub test.tick hello --count 10
+
+The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
+pub(crate) struct PublishArgs {
+    /// Subject, for example orders.eu.created
+    #[arg(value_name = "SUBJECT")]
+    subject: String,
+    /// The message; without it and without --file, standard input is the message unless it is a terminal
+    #[arg(value_name = "DATA")]
+    data: Option<OsString>,
+    /// Read the message from a file, `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Publish every line of the input as a message of its own
+    #[arg(long, conflicts_with = "data")]
+    lines: bool,
+    /// Media type of the data
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<HeaderValue>,
+    /// Extension attribute of the message; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
+    headers: Vec<parse::Header>,
+    /// How many times
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines", value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+}
+
+/// Publishes and says to how many peers.
+pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), CliError> {
+    let client = session.client()?;
+    if args.lines {
+        return lines(session, &client, &args).await;
+    }
+    let body = input::body(args.data.clone(), args.file.as_deref()).await?;
+    let mut last = Value::Null;
+    for _ in 0..args.count {
+        last = publish(session, &client, &args, body.clone()).await?;
+    }
+    told(session, &args.subject, args.count, &last);
+    Ok(())
+}
+
+async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result<(), CliError> {
+    let fail = |error| CliError::io("cannot read the lines", error);
+    let mut reader: Box<dyn AsyncBufRead + Unpin> = match args.file.as_deref() {
+        Some(path) if path != std::path::Path::new("-") => {
+            let opened = tokio::fs::File::open(path).await;
+            Box::new(BufReader::new(opened.map_err(|error| {
+                CliError::io(format!("cannot read {}", path.display()), error)
+            })?))
+        }
+        _ => Box::new(BufReader::new(tokio::io::stdin())),
+    };
+    let (mut count, mut last) = (0, Value::Null);
+    while let Some(line) = next_line(&mut reader).await.map_err(fail)? {
+        last = publish(session, client, args, line).await?;
+        count += 1;
+    }
+    told(session, &args.subject, count, &last);
+    Ok(())
+}
+
+/// The next line without its ending, bounded.
+async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Bytes>> {
+    let mut line = Vec::new();
+    let limit = LINE_BYTES_MAX as u64 + 1;
+    if reader.take(limit).read_until(b'\n', &mut line).await? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    } else if line.len() > LINE_BYTES_MAX {
+        let words = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, words));
+    }
+    Ok(Some(Bytes::from(line)))
+}
+
+async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
+    let media = args.content_type.clone().unwrap_or_else(|| media_type(&body));
+    let path = format!("/v1/messages/{}", parse::percent(&args.subject));
+    let mut call = Call::new(Method::POST, path).body(body, media);
+    for header in &args.headers {
+        call = call.header(header.name.clone(), header.value.clone());
+    }
+    let receipt = client.send(call).await?.json()?;
+    if session.out.json {
+        session.out.json_line(&receipt)?;
+    }
+    Ok(receipt)
+}
+
+/// What the data look like. A bare number or word is text: only objects and lists are taken for JSON.
+pub(crate) fn media_type(data: &[u8]) -> HeaderValue {
+    let first = data.iter().find(|byte| !byte.is_ascii_whitespace());
+    let is_json = matches!(first, Some(b'{' | b'[')) && serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+    HeaderValue::from_static(match (is_json, std::str::from_utf8(data)) {
+        (true, _) => "application/json",
+        (false, Ok(_)) => "text/plain; charset=utf-8",
+        (false, Err(_)) => "application/octet-stream",
+    })
+}
+
+fn told(session: &Session, subject: &str, count: u64, last: &Value) {
+    if session.out.json {
+        return;
+    }
+    let peers = last.get("peers").and_then(Value::as_u64);
+    let reach = peers
+        .map(|n| format!(" ({n} {} connected)", if n == 1 { "peer" } else { "peers" }))
+        .unwrap_or_default();
+    let what = match count {
+        1 => view::text(last, "id"),
+        n => format!("{n} messages"),
+    };
+    session
+        .out
+        .say(&format!("published {} to {}{reach}", escape(&what), escape(subject)));
+}

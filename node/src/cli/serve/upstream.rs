@@ -1,0 +1,120 @@
+//! A call as an HTTP request to a server of this machine or its network.
+//!
+//! Redirects are not followed and proxies from the environment are not used: a call goes where the user said and nowhere else.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{StatusCode, Url, header::CONTENT_TYPE, redirect};
+
+use super::{
+    frame::Request,
+    handler::{ANSWER_BYTES_MAX, Answer, Failure, REASON_BYTES_MAX},
+};
+use crate::cli::CliError;
+
+/// The server behind a service.
+#[derive(Debug, Clone)]
+pub(super) struct Upstream {
+    client: reqwest::Client,
+    url: Url,
+}
+
+impl Upstream {
+    /// A server at an `http` or `https` URL.
+    pub(super) fn new(url: &str) -> Result<Self, CliError> {
+        let wrong = |why: String| CliError::Usage(format!("--http `{}`: {why}", url.escape_debug()));
+        let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(wrong("only http and https are possible".to_owned()));
+        }
+        let client = reqwest::Client::builder()
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .user_agent(concat!("weft/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| CliError::Usage(format!("cannot make an HTTP client: {error}")))?;
+        Ok(Self { client, url: parsed })
+    }
+
+    /// Posts one call. The caller's deadline is the handler's business.
+    pub(super) async fn handle(&self, request: &Request, body: Bytes) -> Result<Answer, Failure> {
+        let mut post = self.client.post(self.target(request)).body(body);
+        for (name, value) in &request.headers {
+            post = match name.as_str() {
+                "content-type" => post.header(CONTENT_TYPE, value),
+                _ => post.header(format!("weft-header-{name}"), value),
+            };
+        }
+        for (name, value) in [("weft-caller", &request.caller), ("traceparent", &request.traceparent)] {
+            if let Some(value) = value {
+                post = post.header(name, value);
+            }
+        }
+        let mut response = post.send().await.map_err(|error| failure(&error))?;
+        let status = response.status();
+        let limit = if status.is_success() {
+            ANSWER_BYTES_MAX
+        } else {
+            REASON_BYTES_MAX
+        };
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > limit {
+                break;
+            }
+        }
+        if !status.is_success() {
+            bytes.truncate(limit);
+            return Err(Failure::new(status.as_u16(), reason(status, &bytes)));
+        }
+        if bytes.len() > limit {
+            return Err(Failure::new(
+                502,
+                format!("the server's answer is larger than {limit} bytes"),
+            ));
+        }
+        let media = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let headers: BTreeMap<_, _> = media
+            .map(|media| ("content-type".to_owned(), media.to_owned()))
+            .into_iter()
+            .collect();
+        Ok(Answer {
+            headers,
+            body: bytes.freeze(),
+        })
+    }
+
+    /// The URL for an endpoint: one more segment on the path.
+    fn target(&self, request: &Request) -> Url {
+        let mut url = self.url.clone();
+        if let Some(endpoint) = request.endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
+            && let Ok(mut segments) = url.path_segments_mut()
+        {
+            segments.pop_if_empty().push(endpoint);
+        }
+        url
+    }
+}
+
+fn reason(status: StatusCode, body: &[u8]) -> String {
+    match String::from_utf8_lossy(body).trim() {
+        "" => format!("the server answered {status}"),
+        words => words.to_owned(),
+    }
+}
+
+fn failure(error: &reqwest::Error) -> Failure {
+    // The URL is the server's business, not the caller's.
+    let words = if error.is_connect() {
+        "the server behind the service cannot be reached"
+    } else {
+        "the server broke off"
+    };
+    let code = if error.is_connect() { 503 } else { 502 };
+    Failure::new(code, words)
+}

@@ -1,0 +1,204 @@
+//! `weft sub`: messages as they arrive, through restarts of the node.
+//!
+//! It promises that a message the node still remembers is neither lost nor shown twice over a reconnect, and that a loss is
+//! said on standard error. It does not promise history: what was published before the subscription is not shown.
+
+use std::time::Duration;
+
+use clap::Args;
+use data_encoding::BASE64;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    CliError, Session,
+    backoff::Backoff,
+    client::{Event, EventStream},
+    output::{Tone, escape, json_text},
+    parse, view,
+};
+
+/// Subscribe to messages
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft sub 'orders.>'                       everything under orders
+  weft sub 'orders.*.created' --json        one CloudEvent a line
+  weft sub greetings --count 1 --timeout 10s
+  weft sub logs.web --raw >>access.log      the data alone, a newline after each
+
+Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]
+pub(crate) struct SubscribeArgs {
+    /// Subject pattern: `*` is one token, `>` is the rest
+    #[arg(value_name = "PATTERN")]
+    pattern: String,
+    /// End after this many messages
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after this time
+    #[arg(short, long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    timeout: Option<Duration>,
+    /// Print the data alone, unescaped
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+}
+
+/// What a subscription has seen, beyond one connection.
+#[derive(Debug, Default)]
+struct Progress {
+    received: u64,
+    last_id: Option<String>,
+    /// Whether the node has ever accepted it.
+    accepted: bool,
+}
+
+impl Progress {
+    fn is_done(&self, args: &SubscribeArgs) -> bool {
+        args.count.is_some_and(|count| self.received >= count)
+    }
+}
+
+/// Prints messages until enough came, the time is over, or the user ends it.
+pub(crate) async fn execute(session: &Session, args: &SubscribeArgs) -> Result<(), CliError> {
+    let mut progress = Progress::default();
+    let Some(limit) = args.timeout else {
+        return follow(session, args, &mut progress).await;
+    };
+    let deadline = Instant::now() + limit;
+    match tokio::time::timeout_at(deadline, follow(session, args, &mut progress)).await {
+        Ok(outcome) => outcome,
+        Err(_) => time_over(args, &progress, limit),
+    }
+}
+
+fn time_over(args: &SubscribeArgs, progress: &Progress, limit: Duration) -> Result<(), CliError> {
+    let limit_s = limit.as_secs_f64();
+    match args.count {
+        _ if !progress.accepted => Err(CliError::Timeout(format!(
+            "the node did not accept the subscription in {limit_s} s"
+        ))),
+        Some(count) => Err(CliError::Timeout(format!(
+            "{} of {count} messages came in {limit_s} s",
+            progress.received
+        ))),
+        None => Ok(()),
+    }
+}
+
+async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress) -> Result<(), CliError> {
+    let path = format!("/v1/messages?subject={}", parse::percent(&args.pattern));
+    let mut backoff = Backoff::new();
+    let mut is_told = false;
+    loop {
+        let opened = async { session.client()?.events(&path, progress.last_id.as_deref()).await }.await;
+        let ended = match opened {
+            Ok(stream) => {
+                let again = if progress.accepted { " again" } else { "" };
+                session
+                    .out
+                    .say(&format!("subscribed to {}{again}", escape(&args.pattern)));
+                progress.accepted = true;
+                is_told = false;
+                backoff.reset();
+                match pump(session, args, stream, progress).await {
+                    Ok(()) if progress.is_done(args) => return Ok(()),
+                    Ok(()) => CliError::Lost("the node ended the stream".to_owned()),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        // A first subscription that fails is the user's to hear about at once; a lost one comes back by itself.
+        if !progress.accepted || !ended.is_worth_waiting() {
+            return Err(ended);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            session.out.say(
+                &session
+                    .out
+                    .paint_talk(Tone::Warn, &format!("{ended}; waiting for the node")),
+            );
+        }
+        tokio::time::sleep(backoff.step()).await;
+    }
+}
+
+async fn pump(
+    session: &Session,
+    args: &SubscribeArgs,
+    mut stream: EventStream,
+    progress: &mut Progress,
+) -> Result<(), CliError> {
+    while let Some(event) = stream.next().await? {
+        if event.id.is_some() {
+            progress.last_id.clone_from(&event.id);
+        }
+        match event.name.as_str() {
+            "message" => {
+                show(session, args, &event)?;
+                progress.received += 1;
+                if progress.is_done(args) {
+                    return Ok(());
+                }
+            }
+            "gap" => tell_gap(session, &event),
+            // What a newer node may send.
+            other => session.detail(&format!("an event of the unknown type `{}` was skipped", escape(other))),
+        }
+    }
+    Ok(())
+}
+
+fn show(session: &Session, args: &SubscribeArgs, event: &Event) -> Result<(), CliError> {
+    let message: Value = serde_json::from_str(&event.data)
+        .map_err(|error| CliError::Protocol(format!("a message is not JSON: {error}")))?;
+    let out = &session.out;
+    if out.json {
+        return out.json_line(&message);
+    }
+    let data = data(&message);
+    if args.raw {
+        let mut line = data;
+        line.push(b'\n');
+        return out.bytes(&line);
+    }
+    let subject = format!("[{}]", escape(&view::text(&message, "subject")));
+    let text = match std::str::from_utf8(&data) {
+        Ok(text) => escape(text).into_owned(),
+        Err(_) => format!("base64:{}", BASE64.encode(&data)),
+    };
+    out.line(&format!("{} {text}", out.paint(Tone::Dim, &subject)))
+}
+
+/// The bytes that were published, from a CloudEvent in its JSON form.
+fn data(message: &Value) -> Vec<u8> {
+    if let Some(encoded) = message.get("data_base64").and_then(Value::as_str) {
+        return BASE64
+            .decode(encoded.as_bytes())
+            .unwrap_or_else(|_| encoded.as_bytes().to_vec());
+    }
+    let media = view::text(message, "datacontenttype");
+    let media = media.split(';').next().unwrap_or_default().trim();
+    let is_json = media.ends_with("/json") || media.ends_with("+json");
+    match message.get("data") {
+        None => Vec::new(),
+        Some(Value::String(text)) if !is_json => text.clone().into_bytes(),
+        Some(value) => json_text(value).into_bytes(),
+    }
+}
+
+fn tell_gap(session: &Session, event: &Event) {
+    let gap: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
+    let words = match gap.get("dropped").and_then(Value::as_u64) {
+        Some(dropped) => format!("{dropped} messages were dropped because this reader is slower than they come"),
+        None => {
+            let field = |key| escape(&view::text(&gap, key)).into_owned();
+            format!(
+                "messages {} to {} of {} were lost",
+                field("from"),
+                field("to"),
+                field("publisher")
+            )
+        }
+    };
+    session.out.say(&session.out.paint_talk(Tone::Warn, &words));
+}

@@ -1,0 +1,218 @@
+//! The sections of the configuration, one struct per module of the node.
+//!
+//! `Live` keys take effect on reload, `Restart` keys at the next start. Ranges are checked in `check.rs`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use weft_protocol::Multiaddr;
+
+use super::{
+    section::section,
+    value::{ByteSize, LogFormat, Toggle},
+};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// The addresses a node listens on when none are configured: QUIC, TCP and WebSocket, IPv4 and IPv6.
+const LISTEN_DEFAULT: [&str; 6] = [
+    "/ip4/0.0.0.0/udp/7400/quic-v1",
+    "/ip4/0.0.0.0/tcp/7400",
+    "/ip4/0.0.0.0/tcp/7401/ws",
+    "/ip6/::/udp/7400/quic-v1",
+    "/ip6/::/tcp/7400",
+    "/ip6/::/tcp/7401/ws",
+];
+
+fn listen_default() -> Vec<Multiaddr> {
+    LISTEN_DEFAULT.iter().map(|text| text.parse().expect("invariant: the default addresses are well formed")).collect()
+}
+
+section! {
+    /// The node itself.
+    "node" NodeConfig {
+        /// The name other nodes see; lower-case letters, digits, `-`, `_` and `.`, at most 64 bytes. Not set: the host's name.
+        Restart name: Option<String> = None;
+        /// How long stopping may take before what still runs is cut off.
+        Live shutdown_timeout: Duration = Duration::from_secs(10);
+    }
+}
+
+section! {
+    /// The mesh: where to listen, whom to join, how many connections to keep.
+    "mesh" MeshConfig {
+        /// Addresses to listen on. When these are not set and a default port is in use, a free port is taken instead.
+        Restart listen: Vec<Multiaddr> = listen_default();
+        /// Addresses of nodes to join, each ending in /p2p/ID; any one of them suffices.
+        Live bootstrap: Vec<Multiaddr> = Vec::new();
+        /// Addresses under which others can reach this node, besides those it finds out itself.
+        Restart external: Vec<Multiaddr> = Vec::new();
+        /// Accept bootstrap addresses without /p2p/ID, that is, join whoever answers there.
+        Restart insecure_bootstrap: bool = false;
+        /// Find nodes on the local network by multicast DNS.
+        Restart mdns: bool = true;
+        /// Ask the router for a port mapping (UPnP).
+        Restart upnp: bool = true;
+        /// Let other members test whether this node can be reached from outside, and test for them.
+        Restart autonat: bool = true;
+        /// Try to turn relayed connections into direct ones (hole punching).
+        Restart hole_punching: bool = true;
+        /// Tell members the addresses of other members, and learn addresses from them.
+        Restart peer_exchange: bool = true;
+        /// Serve the mesh's address table (Kademlia server); auto: when others can reach this node.
+        Restart kad_server: Toggle = Toggle::Auto;
+        /// Relay for members that cannot be reached directly; auto: when others can reach this node.
+        Restart relay_server: Toggle = Toggle::Auto;
+        /// Bytes one relayed connection may carry before it is cut; 0: no limit.
+        Restart relay_circuit_bytes_max: ByteSize = ByteSize::gib(16);
+        /// How long one relayed connection may live.
+        Restart relay_circuit_duration_max: Duration = Duration::from_secs(DAY);
+        /// Relayed connections this node carries at once.
+        Restart relay_circuits_max: u32 = 256;
+        /// Relayed connections this node carries at once for one member.
+        Restart relay_circuits_per_peer_max: u32 = 16;
+        /// Members that may hold a reservation on this relay at once.
+        Restart relay_reservations_max: u32 = 256;
+        /// Relays on which this node keeps a reservation while it cannot be reached directly.
+        Restart relay_reservations_target: u32 = 2;
+        /// Connections at once, inbound and outbound together.
+        Restart connections_max: u32 = 1024;
+        /// Inbound connections at once; lower than `connections_max`, so that this node can always dial.
+        Restart connections_inbound_max: u32 = 768;
+        /// Inbound connections at once that are still shaking hands.
+        Restart connections_pending_inbound_max: u32 = 512;
+        /// Outbound connections at once that are still shaking hands.
+        Restart connections_pending_outbound_max: u32 = 64;
+        /// Connections at once to one peer; hole punching needs two.
+        Restart connections_per_peer_max: u32 = 4;
+        /// Inbound connections at once from one IP address.
+        Restart connections_per_ip_max: u32 = 256;
+        /// Inbound connections at once from one subnet (/24 in IPv4, /48 in IPv6).
+        Restart connections_per_subnet_max: u32 = 512;
+        /// Members the node tries to stay connected with; in a smaller mesh, with all.
+        Live connection_target: u32 = 64;
+        /// How long dialling one address may take.
+        Restart dial_timeout: Duration = Duration::from_secs(5);
+        /// How long an unused connection is kept.
+        Restart idle_timeout: Duration = Duration::from_secs(60);
+        /// The longest pause between two attempts to reach a member or bootstrap address again.
+        Live redial_pause_max: Duration = Duration::from_secs(60);
+        /// How long a peer that misbehaved is refused.
+        Live ban_duration: Duration = Duration::from_secs(10 * MINUTE);
+    }
+}
+
+section! {
+    /// Membership: what this node grants to those it admits.
+    "trust" TrustConfig {
+        /// How long a certificate issued here is valid; members renew theirs after two thirds of it.
+        Live certificate_ttl: Duration = Duration::from_secs(90 * DAY);
+        /// The role a new member gets when none is named.
+        Live role: String = "member".into();
+        /// How long an invitation is valid when no time is named.
+        Live invite_ttl: Duration = Duration::from_secs(HOUR);
+        /// How long a peer may take to prove its membership before it is cut off.
+        Restart admission_timeout: Duration = Duration::from_secs(10);
+        /// Peers that may wait for approval at once.
+        Live pending_max: u32 = 64;
+    }
+}
+
+section! {
+    /// The embedded store.
+    "store" StoreConfig {
+        /// Memory the state database may use to cache pages.
+        Restart cache_bytes: ByteSize = ByteSize::mib(8);
+        /// Size at which a segment of a log is closed and the next one begun.
+        Restart segment_bytes: ByteSize = ByteSize::mib(64);
+    }
+}
+
+section! {
+    /// The local API for applications on this machine.
+    "api" ApiConfig {
+        /// Address of the HTTP API. When it is not set and the port is in use, a free port is taken instead.
+        Restart listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7480));
+        /// Allow `listen` to be an address that other machines can reach: the token then crosses the network unencrypted.
+        Restart remote: bool = false;
+        /// Path of the Unix socket. Not set: api.sock in the data directory.
+        Restart socket: Option<PathBuf> = None;
+        /// Host names, besides localhost and the loopback addresses, that a request may be addressed to.
+        Live hosts: Vec<String> = Vec::new();
+        /// Web origins, such as "https://panel.example", whose pages may use the API; others are refused.
+        Live origins: Vec<String> = Vec::new();
+        /// Make a new token at every start instead of keeping the one in api.token.
+        Restart token_rotate: bool = false;
+        /// Connections at once, per listener; more wait for `connection_wait` and are then refused.
+        Restart connections_max: u32 = 256;
+        /// How long a connection over the limit waits for a free place.
+        Restart connection_wait: Duration = Duration::from_secs(1);
+        /// Bytes of a request's headers; at least 8KiB.
+        Restart header_bytes_max: ByteSize = ByteSize::kib(32);
+        /// How long a client may take to send a request's headers.
+        Restart header_timeout: Duration = Duration::from_secs(5);
+        /// Bytes of a request's body.
+        Live body_bytes_max: ByteSize = ByteSize::mib(2);
+        /// How long a client may take to send a request's body.
+        Live body_timeout: Duration = Duration::from_secs(30);
+        /// How long a client may leave an answer unread before the connection is cut.
+        Restart write_timeout: Duration = Duration::from_secs(30);
+        /// How long an idle connection is kept between two requests.
+        Restart idle_timeout: Duration = Duration::from_secs(60);
+    }
+}
+
+section! {
+    /// Bounds that hold for the node as a whole.
+    "limits" LimitsConfig {
+        /// Memory that connections, queues and caches may use together; new work is refused beyond it.
+        Live memory_budget_bytes: ByteSize = ByteSize::mib(256);
+        /// Streams one peer may have open at once, over all patterns.
+        Live streams_per_peer_max: u32 = 512;
+        /// Streams of one pattern open at once, over all peers.
+        Live streams_per_pattern_max: u32 = 4096;
+        /// How long a peer may take to say what it wants on a new stream.
+        Live hello_timeout: Duration = Duration::from_secs(5);
+    }
+}
+
+section! {
+    /// Logs and traces. Traces are exported as the OTEL_* environment variables say.
+    "telemetry" TelemetryConfig {
+        /// What is logged, such as "info" or "info,weft::mesh=debug".
+        Live log: String = "info".into();
+        /// How log lines look: "text" or "json".
+        Restart log_format: LogFormat = LogFormat::Text;
+    }
+}
+
+section! {
+    /// Request-response: calls of services.
+    "request_response" RequestResponseConfig {
+        /// How long a call may take when the caller names no time.
+        Live timeout: Duration = Duration::from_secs(5);
+        /// The longest time a caller may ask for.
+        Live timeout_max: Duration = Duration::from_secs(5 * MINUTE);
+        /// Calls this node serves at once; more are answered with "busy".
+        Live calls_inbound_max: u32 = 1024;
+        /// Calls this node serves at once for one peer.
+        Live calls_per_peer_max: u32 = 256;
+        /// Calls this node has under way at once; more are answered with "busy".
+        Live calls_outbound_max: u32 = 1024;
+    }
+}
+
+section! {
+    /// Publish-subscribe: messages to subscribers.
+    "pub_sub" PubSubConfig {
+        /// Bytes of past messages kept to repair gaps and to let a subscriber resume.
+        Restart replay_bytes: ByteSize = ByteSize::mib(8);
+        /// How long a past message is kept for that.
+        Live replay_duration: Duration = Duration::from_secs(5 * MINUTE);
+        /// Messages that may wait for one slow subscriber; then the oldest are dropped and counted.
+        Live subscriber_queue_max: u32 = 1024;
+        /// Subscriptions of local applications at once.
+        Live subscriptions_max: u32 = 1024;
+    }
+}

@@ -1,0 +1,26 @@
+//! The Weft node.
+//!
+//! One task owns the libp2p swarm ([`mesh`]); patterns sit side by side on its handle ([`patterns`]); applications on
+//! the same machine come in through [`local`]. The only seam to the outside is [`platform::Platform`].
+
+// pub mod cli;
+pub mod config;
+pub mod context;
+pub mod data_dir;
+pub mod error;
+// pub mod local;
+pub mod mesh;
+pub mod node;
+pub mod pattern;
+pub mod patterns;
+pub mod platform;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;
+pub mod trust;
+
+pub use context::Context;
+pub use error::{ErrorKind, NodeError};
+pub use node::{Node, NodeBuilder, NodeOptions};
+pub use pattern::Pattern;
+pub use platform::Platform;

@@ -1,0 +1,259 @@
+//! The behaviours of the swarm, and their settings.
+//!
+//! In front of the gate stands what a stranger may speak: identify, ping, admission. Everything else is behind it.
+
+use std::{io, time::Duration};
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::{
+    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity::Keypair, kad, mdns,
+    memory_connection_limits, ping, relay,
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
+};
+use rand::{SeedableRng as _, rngs::StdRng};
+use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, limits};
+
+use super::{MeshConfig, frames, gate::Gate, sources::Sources, streams};
+
+/// The unary protocol of all patterns.
+pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
+/// What identify says we speak.
+pub(crate) const IDENTIFY_VERSION: &str = "/weft/1";
+/// Unary requests of one peer in flight; the one beyond waits at the sender.
+pub(crate) const DIRECT_IN_FLIGHT_MAX: usize = 256;
+/// The backstop behind every caller's own deadline.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A gossip message with its signature and framing.
+pub(crate) const GOSSIP_BYTES_MAX: usize = limits::PUBLICATION_BYTES_MAX + 1024;
+/// Topics a peer may subscribe to: the shards of this mesh, with room to grow.
+const TOPICS_MAX: usize = 256;
+
+/// The whole swarm.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) memory: memory_connection_limits::Behaviour,
+    pub(crate) sources: Sources,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) admission: streams::Behaviour,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(crate) members: Gate<Members>,
+}
+
+/// What only members meet.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Members {
+    pub(crate) gossip: gossipsub::Behaviour<
+        gossipsub::IdentityTransform,
+        gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
+    >,
+    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) direct: request_response::Behaviour<DirectCodec>,
+    pub(crate) streams: streams::Behaviour,
+    pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
+    pub(crate) reachability_server: autonat::v2::server::Behaviour<StdRng>,
+    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) hole_punch: dcutr::Behaviour,
+}
+
+/// Builds what stands in front of the gate.
+pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -> Behaviour {
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
+        .with_max_pending_outgoing(Some(PENDING_OUTGOING_MAX))
+        // Places are kept for connections of our own choosing.
+        .with_max_established_incoming(Some(config.connections_max / 4 * 3))
+        .with_max_established(Some(config.connections_max))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
+    let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), key.public())
+        .with_agent_version(config.agent.clone())
+        .with_interval(Duration::from_secs(300))
+        // Members learn our addresses from our signed record; strangers need not.
+        .with_hide_listen_addrs(true)
+        .with_cache_size(0);
+    let peer = key.public().to_peer_id();
+    let mdns = (config.mdns && local_discovery).then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer));
+    let mdns = mdns.and_then(|result| {
+        result.inspect_err(|error| tracing::warn!(%error, "no discovery on the local network: mDNS cannot start")).ok()
+    });
+    Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes),
+        sources: Sources::new(config.sources.clone()),
+        identify: identify::Behaviour::new(identify),
+        // Only for foreign peers that ask; round trips are measured by `control`.
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(3600))),
+        admission: streams::Behaviour::new(vec![StreamProtocol::new(ADMISSION_PROTOCOL)]),
+        mdns: mdns.into(),
+        upnp: (config.upnp && local_discovery).then(upnp::tokio::Behaviour::default).into(),
+        members: Gate::empty(),
+    }
+}
+
+/// Handshakes under way. Low values let a flood of idle sockets keep honest peers out.
+const PENDING_INCOMING_MAX: u32 = 1024;
+const PENDING_OUTGOING_MAX: u32 = 64;
+/// Hole punching needs more than one; so do two transports to one peer.
+const CONNECTIONS_PER_PEER_MAX: u32 = 6;
+
+/// Builds what stands behind the gate of `mesh`.
+pub(crate) fn members(
+    key: &Keypair,
+    mesh: &MeshId,
+    config: &MeshConfig,
+    relay_client: relay::client::Behaviour,
+    stream_protocols: Vec<StreamProtocol>,
+    seed: u64,
+) -> Result<Members, String> {
+    let peer = key.public().to_peer_id();
+    let mut protocols = vec![StreamProtocol::new(CONTROL_PROTOCOL)];
+    protocols.extend(stream_protocols);
+    let direct = request_response::Config::default()
+        .with_request_timeout(DIRECT_TIMEOUT)
+        .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
+    Ok(Members {
+        gossip: gossip(key)?,
+        kad: kademlia(key, mesh)?,
+        direct: request_response::Behaviour::with_codec(
+            DirectCodec,
+            [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],
+            direct,
+        ),
+        streams: streams::Behaviour::new(protocols),
+        reachability: autonat::v2::client::Behaviour::new(
+            StdRng::seed_from_u64(seed),
+            autonat::v2::client::Config::default().with_probe_interval(Duration::from_secs(5)),
+        ),
+        reachability_server: autonat::v2::server::Behaviour::new(StdRng::seed_from_u64(seed.rotate_left(32))),
+        relay_server: config.relay.server.then(|| relay_server(peer, config)).into(),
+        relay_client,
+        hole_punch: dcutr::Behaviour::new(peer),
+    })
+}
+
+fn gossip(
+    key: &Keypair,
+) -> Result<
+    gossipsub::Behaviour<
+        gossipsub::IdentityTransform,
+        gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
+    >,
+    String,
+> {
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .validate_messages()
+        // As the specification has it, which rust-libp2p's default is not: so IHAVE, IWANT and IDONTWANT match those of
+        // other implementations.
+        .message_id_fn(|message| {
+            let mut id = message.source.map(|peer| peer.to_bytes()).unwrap_or_default();
+            id.extend_from_slice(&message.sequence_number.unwrap_or_default().to_be_bytes());
+            id.into()
+        })
+        .max_transmit_size(GOSSIP_BYTES_MAX)
+        .flood_publish(true)
+        .duplicate_cache_time(Duration::from_secs(120))
+        .history_length(12)
+        .history_gossip(6)
+        .prune_backoff(Duration::from_secs(15))
+        .publish_queue_duration(Duration::from_secs(30))
+        .forward_queue_duration(Duration::from_secs(30))
+        .idontwant_message_size_threshold(1000)
+        .build()
+        .map_err(|e| e.to_string())?;
+    let filter = gossipsub::MaxCountSubscriptionFilter {
+        filter: gossipsub::AllowAllSubscriptionFilter {},
+        max_subscribed_topics: TOPICS_MAX,
+        max_subscriptions_per_request: TOPICS_MAX,
+    };
+    gossipsub::Behaviour::new_with_subscription_filter(
+        gossipsub::MessageAuthenticity::Signed(key.clone()),
+        config,
+        filter,
+    )
+    .map_err(str::to_owned)
+}
+
+fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::MemoryStore>, String> {
+    let peer = key.public().to_peer_id();
+    let protocol = StreamProtocol::try_from_owned(format!("/weft/{}/kad/1", mesh.short()))
+        .map_err(|e| format!("protocol name: {e:?}"))?;
+    let mut config = kad::Config::new(protocol);
+    // The table is for finding peers and providers; what strangers put into it is looked at first.
+    config.set_record_filtering(kad::StoreInserts::FilterBoth);
+    config.set_kbucket_inserts(kad::BucketInserts::Manual);
+    config.disjoint_query_paths(true);
+    config.set_caching(kad::Caching::Disabled);
+    config.set_query_timeout(Duration::from_secs(20));
+    config.set_periodic_bootstrap_interval(Some(Duration::from_secs(300)));
+    let store = kad::store::MemoryStoreConfig {
+        max_records: 256,
+        max_value_bytes: 4096,
+        max_provided_keys: 4096,
+        max_providers_per_key: 20,
+    };
+    let store = kad::store::MemoryStore::with_config(peer, store);
+    let mut kad = kad::Behaviour::with_config(peer, store, config);
+    kad.set_mode(Some(kad::Mode::Client));
+    Ok(kad)
+}
+
+fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
+    // The defaults cut a circuit after two minutes or 128 KiB: fit for strangers, not for members.
+    let limits = relay::Config {
+        max_reservations: 1024,
+        max_reservations_per_peer: 4,
+        reservation_duration: Duration::from_secs(3600),
+        max_circuits: config.relay.circuits_max,
+        max_circuits_per_peer: config.relay.circuits_per_peer_max,
+        max_circuit_duration: config.relay.circuit_duration,
+        max_circuit_bytes: config.relay.circuit_bytes_max,
+        ..relay::Config::default()
+    };
+    let mut behaviour = relay::Behaviour::new(peer, limits);
+    if config.relay.server_always {
+        behaviour.set_status(Some(relay::Status::Enable));
+    }
+    behaviour
+}
+
+/// Requests and answers as frames of bytes; their meaning is the door-keeper's.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DirectCodec;
+
+impl request_response::Codec for DirectCodec {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+        read(io).await
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+        read(io).await
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T, request: Vec<u8>) -> io::Result<()> {
+        frames::write_bytes(io, &request).await.map_err(io::Error::other)
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T, response: Vec<u8>) -> io::Result<()> {
+        frames::write_bytes(io, &response).await.map_err(io::Error::other)
+    }
+}
+
+async fn read<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
+    match frames::read_bytes(io, limits::CALL_BYTES_MAX).await {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(frames::FrameError::Io(error)) => Err(error),
+        Err(frames::FrameError::Decode(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+

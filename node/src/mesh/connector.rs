@@ -1,0 +1,228 @@
+//! Whom to dial, and when: decisions without I/O, told the time.
+//!
+//! Promises: a bootstrap address or a known member that is not connected is tried again and again, with exponential and
+//! jittered pauses; while the node is alone the pauses stay short; when somebody comes back after a cut, the others
+//! behind the same cut are tried soon, and not all in the same instant. No more than [`DIALS_MAX`] dials are under way.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::time::Instant;
+
+/// Dials under way at once.
+pub(crate) const DIALS_MAX: usize = 16;
+/// Addresses tried in one dial.
+const ADDRESSES_MAX: usize = 16;
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest pause while no peer is connected, and for bootstrap addresses always.
+const PAUSE_MAX_ALONE: Duration = Duration::from_secs(4);
+/// One peer that does not answer is tried at least this often, whatever the pauses say, so that two halves of a mesh
+/// find each other soon after a cut of any length.
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+
+/// Why a peer is worth a dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// Seen on the local network, or named by somebody.
+    Hint,
+    /// A member of the mesh.
+    Member,
+    /// Given by the user.
+    Bootstrap,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    addresses: Vec<Multiaddr>,
+    reason: Reason,
+    failures: u32,
+    next: Instant,
+    dialing: bool,
+}
+
+/// A dial to make.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dial {
+    pub(crate) peer: PeerId,
+    pub(crate) addresses: Vec<Multiaddr>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    local: PeerId,
+    /// Ordered, so that the same history makes the same dials.
+    candidates: BTreeMap<PeerId, Candidate>,
+    connected: HashSet<PeerId>,
+    /// Members beyond this many connections are not dialled (they may dial us).
+    target: usize,
+    jitter: u64,
+    next_probe: Option<Instant>,
+}
+
+impl Connector {
+    /// `seed` varies the jitter between nodes.
+    pub(crate) fn new(local: PeerId, target: usize, seed: u64) -> Self {
+        Connector { local, candidates: BTreeMap::new(), connected: HashSet::new(), target, jitter: seed | 1, next_probe: None }
+    }
+
+    /// Adds or refreshes a peer. New addresses come first; a reason only ever rises.
+    pub(crate) fn add(&mut self, peer: PeerId, addresses: &[Multiaddr], reason: Reason, now: Instant) {
+        if peer == self.local {
+            return;
+        }
+        let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
+            addresses: Vec::new(),
+            reason,
+            failures: 0,
+            next: now,
+            dialing: false,
+        });
+        candidate.reason = candidate.reason.max(reason);
+        for address in addresses.iter().rev() {
+            if candidate.addresses.first() != Some(address) {
+                candidate.addresses.retain(|a| a != address);
+                candidate.addresses.insert(0, address.clone());
+            }
+        }
+        candidate.addresses.truncate(ADDRESSES_MAX);
+    }
+
+    /// Forgets a peer that must not be dialled again.
+    pub(crate) fn remove(&mut self, peer: &PeerId) {
+        self.candidates.remove(peer);
+    }
+
+    /// Puts what is known to answer in front.
+    pub(crate) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.candidates.get(peer).map(|c| c.addresses.clone()).unwrap_or_default()
+    }
+
+    /// A connection to `peer` stands.
+    pub(crate) fn on_connected(&mut self, peer: PeerId, now: Instant) {
+        let came_back = self.candidates.get(&peer).is_some_and(|c| c.failures > 2);
+        self.connected.insert(peer);
+        if let Some(candidate) = self.candidates.get_mut(&peer) {
+            candidate.failures = 0;
+            candidate.dialing = false;
+        }
+        if came_back {
+            self.hurry(now);
+        }
+    }
+
+    /// The last connection to `peer` is gone.
+    pub(crate) fn on_disconnected(&mut self, peer: &PeerId, now: Instant) {
+        self.connected.remove(peer);
+        let pause = self.jittered(PAUSE_FIRST);
+        if let Some(candidate) = self.candidates.get_mut(peer) {
+            candidate.dialing = false;
+            candidate.next = now + pause;
+        }
+    }
+
+    /// A dial to `peer` came to nothing.
+    pub(crate) fn on_failed(&mut self, peer: &PeerId, now: Instant) {
+        let alone = self.connected.is_empty();
+        let Some(candidate) = self.candidates.get_mut(peer) else { return };
+        candidate.dialing = false;
+        candidate.failures = candidate.failures.saturating_add(1);
+        let max = if alone || candidate.reason == Reason::Bootstrap { PAUSE_MAX_ALONE } else { PAUSE_MAX };
+        let pause = PAUSE_FIRST.saturating_mul(1 << candidate.failures.min(10)).min(max);
+        if candidate.reason == Reason::Hint && candidate.failures > 3 {
+            self.candidates.remove(peer);
+            return;
+        }
+        let pause = self.jittered(pause);
+        if let Some(candidate) = self.candidates.get_mut(peer) {
+            candidate.next = now + pause;
+        }
+    }
+
+    /// The network has changed or somebody is back: try everybody soon.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        let peers: Vec<PeerId> = self.candidates.keys().copied().collect();
+        for peer in peers {
+            let pause = self.jittered(Duration::from_secs(2));
+            if let Some(candidate) = self.candidates.get_mut(&peer)
+                && candidate.next > now + pause
+            {
+                candidate.next = now + pause;
+            }
+        }
+    }
+
+    /// The dials that are due.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Dial> {
+        self.probe(now);
+        let under_way = self.candidates.values().filter(|c| c.dialing).count();
+        let members_wanted = self.connected.len() < self.target;
+        let connected = &self.connected;
+        let mut due: Vec<(Reason, Instant, PeerId)> = self
+            .candidates
+            .iter()
+            .filter(|(peer, c)| !c.dialing && c.next <= now && !c.addresses.is_empty() && !connected.contains(*peer))
+            .filter(|(_, c)| members_wanted || (c.reason == Reason::Bootstrap && connected.is_empty()))
+            .map(|(peer, c)| (c.reason, c.next, *peer))
+            .collect();
+        due.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        due.truncate(DIALS_MAX.saturating_sub(under_way));
+        due.into_iter()
+            .filter_map(|(_, _, peer)| {
+                let candidate = self.candidates.get_mut(&peer)?;
+                candidate.dialing = true;
+                Some(Dial { peer, addresses: candidate.addresses.clone() })
+            })
+            .collect()
+    }
+
+    /// Whether every candidate has been tried at least once: then it is known who can be reached.
+    pub(crate) fn tried_all(&self) -> bool {
+        self.candidates
+            .iter()
+            .all(|(peer, c)| c.addresses.is_empty() || c.failures > 0 || self.connected.contains(peer))
+    }
+
+    /// Now and then brings one peer's turn forward.
+    fn probe(&mut self, now: Instant) {
+        if self.next_probe.is_some_and(|at| at > now) {
+            return;
+        }
+        let pause = self.jittered(PROBE_EVERY);
+        self.next_probe = Some(now + pause);
+        let silent: Vec<PeerId> = self
+            .candidates
+            .iter()
+            .filter(|(peer, c)| !c.dialing && c.next > now && c.failures > 0 && !self.connected.contains(*peer))
+            .map(|(peer, _)| *peer)
+            .collect();
+        if silent.is_empty() {
+            return;
+        }
+        let index = self.random() as usize % silent.len();
+        if let Some(candidate) = self.candidates.get_mut(&silent[index]) {
+            candidate.next = now;
+        }
+    }
+
+    /// Between half and one and a half times `pause`.
+    fn jittered(&mut self, pause: Duration) -> Duration {
+        let permille = 500 + self.random() % 1000;
+        pause.mul_f64(permille as f64 / 1000.0)
+    }
+
+    fn random(&mut self) -> u64 {
+        // xorshift64*: spreads retries; nothing secret depends on it.
+        self.jitter ^= self.jitter >> 12;
+        self.jitter ^= self.jitter << 25;
+        self.jitter ^= self.jitter >> 27;
+        self.jitter.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+use super::*;
+
+fn address(n: u16) -> Multiaddr {
+    format!("/ip4/192.0.2.1/tcp/{n}").parse().unwrap()
+}
+
+fn connector() -> Connector {
+    Connector::new(PeerId::random(), 8, 7)
+}
+
+#[test]
+fn a_dead_bootstrap_address_is_tried_again_with_growing_bounded_pauses() {
+    let mut c = connector();
+    let peer = PeerId::random();
+    let start = Instant::now();
+    c.add(peer, &[address(1)], Reason::Bootstrap, start);
+    let mut now = start;
+    let mut dials = 0;
+    while now < start + Duration::from_secs(120) {
+        for dial in c.due(now) {
+            assert_eq!(dial.peer, peer);
+            dials += 1;
+            c.on_failed(&peer, now);
+        }
+        now += Duration::from_millis(100);
+    }
+    assert!((20..120).contains(&dials), "{dials} dials in two minutes");
+}
+
+#[test]
+fn a_cut_of_any_length_heals_soon() {
+    let mut c = connector();
+    let now = Instant::now();
+    let peers: Vec<PeerId> = (0..20).map(|_| PeerId::random()).collect();
+    let friend = PeerId::random();
+    c.on_connected(friend, now);
+    for (n, peer) in peers.iter().enumerate() {
+        c.add(*peer, &[address(n as u16)], Reason::Member, now);
+    }
+    let mut t = now;
+    // An hour in which nobody answers.
+    while t < now + Duration::from_secs(3600) {
+        for dial in c.due(t) {
+            c.on_failed(&dial.peer, t);
+        }
+        t += Duration::from_millis(250);
+    }
+    // Then all answer.
+    let healed = t;
+    let mut connected = HashSet::new();
+    while connected.len() < 7 {
+        for dial in c.due(t) {
+            c.on_connected(dial.peer, t);
+            connected.insert(dial.peer);
+        }
+        t += Duration::from_millis(100);
+        assert!(t < healed + Duration::from_secs(10), "only {} of 7 after 10 s", connected.len());
+    }
+}
+
+#[test]
+fn no_more_dials_than_the_bound_and_none_to_oneself() {
+    let mut c = connector();
+    let now = Instant::now();
+    c.add(c.local, &[address(1)], Reason::Bootstrap, now);
+    for n in 0..100 {
+        c.add(PeerId::random(), &[address(n)], Reason::Member, now);
+    }
+    assert_eq!(c.due(now).len(), DIALS_MAX);
+    assert_eq!(c.due(now).len(), 0);
+    assert!(!c.tried_all());
+}
+
+#[test]
+fn enough_connections_are_enough() {
+    let mut c = connector();
+    let now = Instant::now();
+    for _ in 0..8 {
+        c.on_connected(PeerId::random(), now);
+    }
+    c.add(PeerId::random(), &[address(1)], Reason::Member, now);
+    assert!(c.due(now).is_empty());
+}
+
+#[test]
+fn a_hint_that_leads_nowhere_is_forgotten() {
+    let mut c = connector();
+    let mut now = Instant::now();
+    c.add(PeerId::random(), &[address(1)], Reason::Hint, now);
+    for _ in 0..1000 {
+        for dial in c.due(now) {
+            c.on_failed(&dial.peer, now);
+        }
+        now += Duration::from_millis(100);
+    }
+    assert!(c.candidates.is_empty());
+}

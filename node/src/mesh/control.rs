@@ -1,0 +1,270 @@
+//! The members-only control protocol: round-trip times, the directory and revocations kept equal, renewal.
+//!
+//! Each side of a connection keeps one stream of [`CONTROL_PROTOCOL`] open and asks on it: a probe every few seconds
+//! measures the round trip and compares digests, changes are pushed at once, differences are pulled. A peer that does not
+//! answer within [`REPLY_TIMEOUT`] is taken for gone.
+
+use std::time::Duration;
+
+use libp2p::{PeerId, swarm::ConnectionId};
+use tokio::time::{Instant, timeout};
+use weft_protocol::{
+    NodeRecord, Signed, Wire as _,
+    admission::AdmissionRefusal,
+    control::{ControlReply, ControlRequest},
+    limits::{CONTROL_BYTES_MAX, HAVE_MAX},
+};
+
+use super::{
+    admission::pages,
+    frames::{self, FrameError},
+    peers::PeerTable,
+    streams::MeshStream,
+};
+use crate::{error::NodeError, trust::Trust};
+
+/// Between two probes, with few and with many peers.
+const PROBE_EVERY: Duration = Duration::from_secs(4);
+const PROBE_EVERY_CROWDED: Duration = Duration::from_secs(12);
+const CROWDED: usize = 24;
+/// A peer that takes longer is taken for gone.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Changes that come together are pushed together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Of a page of records.
+const PAGE_BYTES: usize = CONTROL_BYTES_MAX / 2;
+/// A responder closes a control stream on which nothing is asked for so long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why a control stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the peer does not answer")]
+    Silent,
+    #[error("the peer answered out of turn")]
+    OutOfTurn,
+    #[error(transparent)]
+    Trust(#[from] NodeError),
+}
+
+/// One measured round trip.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// There and back.
+    pub rtt: Duration,
+    /// How far the peer's calendar is ahead of ours, milliseconds.
+    pub clock_skew_ms: i64,
+    members_digest: [u8; 32],
+    revocations_digest: [u8; 32],
+}
+
+/// Asks on `stream` until the connection ends.
+pub(crate) async fn ask(
+    trust: &Trust,
+    peers: &PeerTable,
+    peer: PeerId,
+    connection: ConnectionId,
+    mut stream: MeshStream,
+) -> Result<(), ControlError> {
+    let mut records = trust.watch_records();
+    let mut revocations = trust.watch_revocations();
+    let mut pushed = 0;
+    loop {
+        let probe = timeout(REPLY_TIMEOUT, probe(trust, &mut stream)).await.map_err(|_| ControlError::Silent)??;
+        peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
+        reconcile(trust, &peer, &probe, &mut stream, &mut pushed).await?;
+        let pause = if peers.len() > CROWDED { PROBE_EVERY_CROWDED } else { PROBE_EVERY };
+        let next = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                biased;
+                changed = revocations.changed() => {
+                    if changed.is_err() { return Ok(()); }
+                    push_revocations(trust, &mut stream).await?;
+                }
+                changed = records.changed() => {
+                    if changed.is_err() { return Ok(()); }
+                    tokio::time::sleep(GATHER).await;
+                    records.mark_unchanged();
+                    push_records(trust, &peer, &mut stream, &mut pushed).await?;
+                }
+                () = tokio::time::sleep_until(next) => break,
+            }
+        }
+    }
+}
+
+/// One round trip.
+pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Probe, ControlError> {
+    let sent_at_ms = trust.now_ms();
+    let started = Instant::now();
+    let request = ControlRequest::Probe {
+        sent_at_ms,
+        members_digest: trust.records_digest(),
+        revocations_digest: trust.revocations_digest(),
+    };
+    match exchange(stream, &request).await? {
+        ControlReply::Probe { clock_ms, members_digest, revocations_digest } => {
+            let rtt = started.elapsed();
+            let middle_ms = sent_at_ms.saturating_add(rtt.as_millis() as u64 / 2);
+            let clock_skew_ms = clock_ms as i64 - middle_ms as i64;
+            Ok(Probe { rtt, clock_skew_ms, members_digest, revocations_digest })
+        }
+        _ => Err(ControlError::OutOfTurn),
+    }
+}
+
+/// Asks the peer on `stream` for a fresh certificate.
+pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
+    let mesh = trust.mesh().ok_or(ControlError::OutOfTurn)?;
+    match timeout(REPLY_TIMEOUT, exchange(stream, &ControlRequest::Renew { chain: trust.chain() })).await {
+        Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.enter(mesh, chain).await?),
+        Ok(Ok(ControlReply::Refused { detail, .. })) => Err(NodeError::denied(detail).into()),
+        Ok(Ok(_)) => Err(ControlError::OutOfTurn),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ControlError::Silent),
+    }
+}
+
+/// Makes us know what the peer knows; the peer does the same on its own stream.
+async fn reconcile(
+    trust: &Trust,
+    peer: &PeerId,
+    probe: &Probe,
+    stream: &mut MeshStream,
+    pushed: &mut u64,
+) -> Result<(), ControlError> {
+    if probe.revocations_digest != trust.revocations_digest() {
+        let mut after = 0;
+        loop {
+            match exchange(stream, &ControlRequest::PullRevocations { after }).await? {
+                ControlReply::Revocations { notices, more } => {
+                    after += notices.len() as u32;
+                    let more = more && !notices.is_empty();
+                    trust.learn_revocations(notices).await?;
+                    if !more {
+                        break;
+                    }
+                }
+                _ => return Err(ControlError::OutOfTurn),
+            }
+        }
+    }
+    if probe.members_digest == trust.records_digest() {
+        return Ok(());
+    }
+    loop {
+        match exchange(stream, &ControlRequest::PullRecords { have: trust.have(HAVE_MAX) }).await? {
+            ControlReply::Records { records, more } => {
+                let more = more && trust.learn_records(records, Some(*peer)) > 0;
+                if !more {
+                    break;
+                }
+            }
+            _ => return Err(ControlError::OutOfTurn),
+        }
+    }
+    if *pushed == 0 {
+        // What we knew before this connection the peer pulls, having seen our digest.
+        *pushed = trust.records_after(u64::MAX, peer, 0).1;
+    }
+    Ok(())
+}
+
+async fn push_records(
+    trust: &Trust,
+    peer: &PeerId,
+    stream: &mut MeshStream,
+    pushed: &mut u64,
+) -> Result<(), ControlError> {
+    loop {
+        let (records, reached): (Vec<Signed<NodeRecord>>, u64) = trust.records_after(*pushed, peer, PAGE_BYTES);
+        *pushed = reached;
+        if records.is_empty() {
+            return Ok(());
+        }
+        acknowledged(stream, &ControlRequest::PushRecords { records }).await?;
+    }
+}
+
+async fn push_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
+    for notices in pages(trust.revocation_notices()) {
+        acknowledged(stream, &ControlRequest::PushRevocations { notices }).await?;
+    }
+    Ok(())
+}
+
+async fn acknowledged(stream: &mut MeshStream, request: &ControlRequest) -> Result<(), ControlError> {
+    match timeout(REPLY_TIMEOUT, exchange(stream, request)).await {
+        Ok(Ok(ControlReply::Ok)) => Ok(()),
+        Ok(Ok(_)) => Err(ControlError::OutOfTurn),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ControlError::Silent),
+    }
+}
+
+async fn exchange(stream: &mut MeshStream, request: &ControlRequest) -> Result<ControlReply, ControlError> {
+    frames::write(stream, request).await?;
+    Ok(frames::expect(stream).await?)
+}
+
+/// Answers on a stream a peer has opened, until it ends.
+pub(crate) async fn answer(trust: &Trust, peer: PeerId, mut stream: MeshStream) -> Result<(), ControlError> {
+    loop {
+        let request = match timeout(IDLE_TIMEOUT, frames::read::<ControlRequest>(&mut stream)).await {
+            Ok(Ok(Some(request))) => request,
+            Ok(Ok(None)) | Err(_) => return Ok(()),
+            Ok(Err(FrameError::Decode(error))) => {
+                let reply = ControlReply::refused(AdmissionRefusal::Malformed, &error.to_string());
+                frames::write(&mut stream, &reply).await?;
+                return Err(FrameError::Decode(error).into());
+            }
+            Ok(Err(error)) => return Err(error.into()),
+        };
+        if !trust.is_member(&peer) {
+            return Ok(());
+        }
+        let reply = reply_to(trust, &peer, request).await?;
+        frames::write(&mut stream, &reply).await?;
+    }
+}
+
+async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Result<ControlReply, ControlError> {
+    Ok(match request {
+        ControlRequest::Probe { .. } => ControlReply::Probe {
+            clock_ms: trust.now_ms(),
+            members_digest: trust.records_digest(),
+            revocations_digest: trust.revocations_digest(),
+        },
+        ControlRequest::PullRevocations { after } => {
+            let mut rest = trust.revocation_notices();
+            rest.drain(..(after as usize).min(rest.len()));
+            let total = rest.len();
+            let mut bytes = 0;
+            rest.retain(|notice| {
+                bytes += notice.to_bytes().len() + 16;
+                bytes < PAGE_BYTES
+            });
+            rest.truncate(weft_protocol::limits::NOTICES_PER_MESSAGE_MAX);
+            ControlReply::Revocations { more: rest.len() < total, notices: rest }
+        }
+        ControlRequest::PullRecords { have } => {
+            let (records, more) = trust.lacking(&have, PAGE_BYTES);
+            ControlReply::Records { records, more }
+        }
+        ControlRequest::PushRecords { records } => {
+            trust.learn_records(records, Some(*peer));
+            ControlReply::Ok
+        }
+        ControlRequest::PushRevocations { notices } => {
+            trust.learn_revocations(notices).await?;
+            ControlReply::Ok
+        }
+        ControlRequest::Renew { chain } => match trust.renew(peer, &chain) {
+            Ok(chain) => ControlReply::Renewed { chain },
+            Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),
+        },
+    })
+}

@@ -1,0 +1,237 @@
+//! What others ask of the driver.
+
+use std::collections::HashSet;
+
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol,
+    gossipsub::{IdentTopic, MessageAcceptance, MessageId, PublishError},
+    kad,
+    request_response::ResponseChannel,
+    swarm::ConnectionId,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use weft_protocol::{Ticket, admission::AdmissionRefusal};
+
+use super::{Driver, MeshError, with_peer};
+use crate::mesh::{
+    connector::Reason,
+    handle::{Gossip, Validation},
+    streams::{MeshStream, OpenError, OpenRequest},
+};
+
+/// Requests that wait for an answer at once; beyond it, `Busy`.
+const REQUESTS_MAX: usize = 16_384;
+
+/// A command. Each that can fail carries where its answer goes.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Open { peer: PeerId, protocol: StreamProtocol, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
+    OpenOn { peer: PeerId, connection: ConnectionId, protocol: StreamProtocol, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
+    OpenAdmission { peer: PeerId, connection: ConnectionId, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
+    Request { peer: PeerId, bytes: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, MeshError>> },
+    Respond { channel: ResponseChannel<Vec<u8>>, bytes: Vec<u8> },
+    Publish { topic: String, data: Vec<u8>, reply: oneshot::Sender<Result<usize, MeshError>> },
+    Subscribe { topic: String, sink: mpsc::Sender<Gossip>, reply: oneshot::Sender<()> },
+    Verdict { id: MessageId, from: PeerId, verdict: Validation },
+    Announce { key: &'static str, value: Vec<u8> },
+    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), MeshError>> },
+    Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>> },
+    Bootstrap { addresses: Vec<Multiaddr> },
+    Ticket { ticket: Box<Ticket> },
+    /// We have verified the peer of a connection; answered once its gate is open.
+    Verified { connection: ConnectionId, done: oneshot::Sender<()> },
+    /// The peer has admitted us.
+    RemoteReady { connection: ConnectionId },
+    /// The peer is no member; or it will not have us.
+    NotAdmitted { connection: ConnectionId, reason: Option<AdmissionRefusal>, detail: String, by_remote: bool },
+    /// The peer waits for approval: its connection is left alone.
+    WaitsForApproval { connection: ConnectionId },
+    Close { connection: ConnectionId },
+    Stop { reply: oneshot::Sender<()> },
+}
+
+impl Driver {
+    pub(super) fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open { peer, protocol, reply } => self.open(peer, OpenRequest { protocol, reply }),
+            Command::OpenOn { peer, connection, protocol, reply } => {
+                if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+                    members.streams.open_on(peer, connection, OpenRequest { protocol, reply });
+                }
+            }
+            Command::OpenAdmission { peer, connection, reply } => {
+                let protocol = StreamProtocol::new(weft_protocol::admission::ADMISSION_PROTOCOL);
+                self.swarm.behaviour_mut().admission.open_on(peer, connection, OpenRequest { protocol, reply });
+            }
+            Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
+            Command::Respond { channel, bytes } => {
+                if let Some(members) = self.swarm.behaviour_mut().members.inner()
+                    && members.direct.send_response(channel, bytes).is_err()
+                {
+                    self.counters.dropped("direct_reply", "peer_gone");
+                }
+            }
+            Command::Publish { topic, data, reply } => {
+                let _ = reply.send(self.publish(&topic, data));
+            }
+            Command::Subscribe { topic, sink, reply } => {
+                self.topics.insert(IdentTopic::new(&topic).hash(), sink);
+                self.join_topic(&topic);
+                let _ = reply.send(());
+            }
+            Command::Verdict { id, from, verdict } => self.verdict(&id, &from, verdict),
+            Command::Announce { key, value } => {
+                if self.announcements.get(key) != Some(&value) {
+                    self.announcements.insert(key, value);
+                    self.publish_record();
+                }
+            }
+            Command::Provide { key, reply } => self.provide(&key, reply),
+            Command::Providers { key, reply } => self.providers(&key, reply),
+            Command::Bootstrap { addresses } => {
+                self.add_bootstrap(addresses);
+                self.dial_due();
+            }
+            Command::Ticket { ticket } => self.use_ticket(*ticket),
+            Command::Verified { connection, done } => {
+                self.on_verified(connection);
+                let _ = done.send(());
+            }
+            Command::RemoteReady { connection } => self.on_remote_ready(connection),
+            Command::NotAdmitted { connection, reason, detail, by_remote } => {
+                self.on_not_admitted(connection, reason, &detail, by_remote);
+            }
+            Command::WaitsForApproval { connection } => {
+                if let Some(connection) = self.connections.get_mut(&connection) {
+                    connection.waits_for_approval = true;
+                }
+            }
+            Command::Close { connection } => {
+                self.swarm.close_connection(connection);
+            }
+            Command::Stop { reply } => self.stopping = Some(reply),
+        }
+    }
+
+    fn open(&mut self, peer: PeerId, request: OpenRequest) {
+        let connected = match self.swarm.behaviour_mut().members.inner() {
+            Some(members) => members.streams.open(peer, request),
+            None => {
+                let _ = request.reply.send(Err(OpenError::Closed));
+                return;
+            }
+        };
+        if !connected {
+            self.reach_for(peer);
+        }
+    }
+
+    /// Dials a peer somebody wants, if it is not connected or being dialled.
+    pub(super) fn reach_for(&mut self, peer: PeerId) {
+        if self.connections.values().any(|c| c.peer == peer) {
+            // It is being admitted: the stream opens when the gate does.
+            return;
+        }
+        if peer == *self.swarm.local_peer_id() {
+            self.on_dial_failed(&peer, "that is this node itself");
+            return;
+        }
+        let addresses = self.connector.addresses(&peer);
+        self.dial(peer, addresses);
+    }
+
+    fn request(&mut self, peer: PeerId, bytes: Vec<u8>, reply: super::Waiting) {
+        if self.requests.len() >= REQUESTS_MAX {
+            self.requests.retain(|_, waiting| !waiting.is_closed());
+        }
+        if self.requests.len() >= REQUESTS_MAX {
+            let _ = reply.send(Err(MeshError::Busy("too many requests wait for answers".to_owned())));
+            return;
+        }
+        let addresses = self.connector.addresses(&peer);
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            let _ = reply.send(Err(MeshError::Closed));
+            return;
+        };
+        let id = members.direct.send_request_with_addresses(&peer, bytes, addresses);
+        self.requests.insert(id, reply);
+    }
+
+    fn publish(&mut self, topic: &str, data: Vec<u8>) -> Result<usize, MeshError> {
+        let members = self.swarm.behaviour_mut().members.inner().ok_or(MeshError::Closed)?;
+        let hash = IdentTopic::new(topic).hash();
+        let subscribed = members.gossip.all_peers().filter(|(_, topics)| topics.contains(&&hash)).count();
+        match members.gossip.publish(hash, data) {
+            Ok(_) => Ok(subscribed),
+            // A node alone is a mesh of one.
+            Err(PublishError::NoPeersSubscribedToTopic) => Ok(0),
+            Err(PublishError::AllQueuesFull(n)) => {
+                self.counters.dropped("publish", "queues_full");
+                Err(MeshError::Busy(format!("the queues to all {n} neighbours are full")))
+            }
+            Err(PublishError::MessageTooLarge) => Err(MeshError::Invalid("the message is too large".to_owned())),
+            Err(error) => Err(MeshError::Invalid(error.to_string())),
+        }
+    }
+
+    pub(super) fn join_topic(&mut self, topic: &str) {
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            self.wanted_topics.push(topic.to_owned());
+            return;
+        };
+        if let Err(error) = members.gossip.subscribe(&IdentTopic::new(topic)) {
+            tracing::error!(topic, %error, "cannot subscribe");
+        }
+    }
+
+    pub(super) fn verdict(&mut self, id: &MessageId, from: &PeerId, verdict: Validation) {
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else { return };
+        let acceptance = match verdict {
+            Validation::Accept => MessageAcceptance::Accept,
+            Validation::Reject => MessageAcceptance::Reject,
+            Validation::Ignore => MessageAcceptance::Ignore,
+        };
+        members.gossip.report_message_validation_result(id, from, acceptance);
+    }
+
+    fn provide(&mut self, key: &[u8], reply: oneshot::Sender<Result<(), MeshError>>) {
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            let _ = reply.send(Err(MeshError::Closed));
+            return;
+        };
+        match members.kad.start_providing(kad::RecordKey::new(&key)) {
+            Ok(query) => {
+                self.provide_queries.insert(query, reply);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(MeshError::Busy(format!("cannot provide: {error:?}"))));
+            }
+        }
+    }
+
+    fn providers(&mut self, key: &[u8], reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>>) {
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            let _ = reply.send(Err(MeshError::Closed));
+            return;
+        };
+        let query = members.kad.get_providers(kad::RecordKey::new(&key));
+        self.provider_queries.insert(query, (HashSet::new(), reply));
+    }
+
+    fn use_ticket(&mut self, ticket: Ticket) {
+        let issuer = ticket.issuer.peer_id();
+        let addresses: Vec<Multiaddr> = ticket.addresses.iter().map(|a| with_peer(a.clone(), issuer)).collect();
+        self.connector.add(issuer, &addresses, Reason::Bootstrap, Instant::now());
+        self.ticket = Some(ticket);
+        // A connection on which we asked plainly is made anew, to show the ticket on it.
+        let ids: Vec<ConnectionId> =
+            self.connections.iter().filter(|(_, c)| c.peer == issuer).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.swarm.close_connection(id);
+        }
+        self.dial_due();
+    }
+}

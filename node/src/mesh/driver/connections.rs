@@ -1,0 +1,307 @@
+//! From a fresh connection to an admitted member, and back.
+
+use std::time::Duration;
+
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol,
+    core::ConnectedPoint,
+    swarm::ConnectionId,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use weft_protocol::{admission::AdmissionRefusal, control::CONTROL_PROTOCOL};
+
+use super::{Command, Connection, Driver};
+use crate::{
+    mesh::{
+        admission::{self, AdmissionError, Proved, Verified},
+        connector::Reason,
+        control,
+        peers::{Carrier, ConnectionInfo},
+        sources,
+        streams::{MeshStream, OpenError},
+    },
+    trust::Standing,
+};
+
+/// A node of another mesh, or a revoked one, is not dialled or let in for so long.
+const STRANGER_BAN: Duration = Duration::from_secs(60);
+/// Proving is tried again after a broken dialogue.
+const PROVE_AGAIN: Duration = Duration::from_millis(500);
+const PROVE_TRIES: u32 = 20;
+
+impl Driver {
+    pub(super) fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let address = endpoint.get_remote_address().clone();
+        let inbound = endpoint.is_listener();
+        tracing::debug!(%peer, connection = %id, %address, inbound, "connected");
+        let verified = watch::Sender::new(false);
+        let remote_verified = verified.subscribe();
+        let connection = Connection {
+            peer,
+            address: address.clone(),
+            inbound,
+            since: Instant::now(),
+            verified,
+            opened: false,
+            remote_ready: false,
+            waits_for_approval: false,
+        };
+        self.connections.insert(id, connection);
+        self.spawn_prover(peer, id, inbound, remote_verified);
+    }
+
+    fn spawn_prover(&self, peer: PeerId, id: ConnectionId, inbound: bool, mut remote_verified: watch::Receiver<bool>) {
+        let Some(sender) = self.sender.upgrade() else { return };
+        let trust = self.trust.clone();
+        let introduction = self.introduction.clone();
+        let ticket = self.ticket.clone();
+        self.tasks.spawn("prove", async move {
+            // Who dialled proves first; the other follows once it knows whom it talks to.
+            if inbound && remote_verified.wait_for(|v| *v).await.is_err() {
+                return;
+            }
+            let mut standing = trust.watch_standing();
+            if ticket.as_ref().is_some_and(|t| t.issuer.peer_id() != peer) {
+                let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
+            }
+            for _ in 0..PROVE_TRIES {
+                let Ok(stream) = open_admission(&sender, peer, id).await else { return };
+                match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, stream).await {
+                    Ok(Proved::Admitted) => {
+                        let _ = sender.send(Command::RemoteReady { connection: id }).await;
+                        return;
+                    }
+                    Ok(Proved::Refused(AdmissionRefusal::Busy, detail)) => {
+                        tracing::debug!(%peer, detail, "the peer is busy; asking again");
+                        tokio::time::sleep(PROVE_AGAIN * 4).await;
+                    }
+                    Ok(Proved::Refused(reason, detail)) => {
+                        let reason = Some(reason);
+                        let refused = Command::NotAdmitted { connection: id, reason, detail, by_remote: true };
+                        let _ = sender.send(refused).await;
+                        return;
+                    }
+                    Err(AdmissionError::Frame(error)) => {
+                        tracing::debug!(%peer, %error, "the admission dialogue broke off");
+                        tokio::time::sleep(PROVE_AGAIN).await;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%peer, %error, "the admission dialogue failed");
+                        tokio::time::sleep(PROVE_AGAIN / 5).await;
+                    }
+                }
+            }
+            let _ = sender.send(Command::Close { connection: id }).await;
+        });
+    }
+
+    /// A peer opened an admission stream: it wants to prove itself.
+    pub(super) fn on_admission_stream(&mut self, peer: PeerId, id: ConnectionId, mut stream: MeshStream) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(sender) = self.sender.upgrade() else { return };
+        let address = connection.address.to_string();
+        let trust = self.trust.clone();
+        let mut settled = self.settled.subscribe();
+        self.tasks.spawn("verify", async move {
+            let waits = Command::WaitsForApproval { connection: id };
+            let verified = tokio::select! {
+                verified = admission::verify(&trust, &mut settled, peer, id, &address, &mut stream) => verified,
+                // Longer than any dialogue that needs no human: it waits for approval.
+                never = async {
+                    tokio::time::sleep(Duration::from_secs(12)).await;
+                    let _ = sender.send(waits).await;
+                    std::future::pending().await
+                } => never,
+            };
+            match verified {
+                Ok(Verified::Member) => {
+                    let (done, opened) = oneshot::channel();
+                    if sender.send(Command::Verified { connection: id, done }).await.is_err() || opened.await.is_err() {
+                        return;
+                    }
+                    if let Err(error) = admission::admit(&trust, &mut stream).await {
+                        tracing::debug!(%peer, %error, "the verdict did not arrive");
+                        let _ = sender.send(Command::Close { connection: id }).await;
+                    }
+                }
+                Ok(Verified::Refused(reason)) => {
+                    let detail = String::new();
+                    let refused = Command::NotAdmitted { connection: id, reason: Some(reason), detail, by_remote: false };
+                    let _ = sender.send(refused).await;
+                }
+                Ok(Verified::Gone) => {}
+                Err(error) => tracing::debug!(%peer, %error, "the peer's admission failed"),
+            }
+        });
+    }
+
+    pub(super) fn on_verified(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.opened = true;
+        connection.waits_for_approval = false;
+        connection.verified.send_replace(true);
+        self.swarm.behaviour_mut().members.open(id);
+        self.maybe_connected(id);
+    }
+
+    pub(super) fn on_remote_ready(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.remote_ready = true;
+        connection.waits_for_approval = false;
+        self.swarm.behaviour_mut().members.remote_ready(id);
+        // The standing may have changed in the same breath: the gate must not wait for the next tick.
+        if self.standing.has_changed().unwrap_or(false) {
+            self.standing.mark_unchanged();
+            self.on_standing();
+        }
+        self.maybe_connected(id);
+    }
+
+    /// Both sides have admitted each other.
+    fn maybe_connected(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if !(connection.opened && connection.remote_ready) {
+            return;
+        }
+        let (peer, address, inbound) = (connection.peer, connection.address.clone(), connection.inbound);
+        let now = Instant::now();
+        self.connector.on_connected(peer, now);
+        if !inbound {
+            self.connector.add(peer, std::slice::from_ref(&address), Reason::Member, now);
+        }
+        let agent = self.agents.get(&peer).cloned().unwrap_or_default();
+        let carrier = Carrier::of(&address);
+        let since_ms = self.trust.now_ms();
+        if !self.peers.contains(&peer) {
+            tracing::info!(%peer, %address, ?carrier, inbound, "member connected");
+        }
+        let info = ConnectionInfo { address: address.clone(), carrier, inbound, rtt: None, since_ms };
+        self.peers.opened(peer, id, info, &agent);
+        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+            if !inbound && carrier != Carrier::Relay {
+                members.kad.add_address(&peer, address);
+            }
+            for address in self.trust.record(&peer).map(|r| r.addresses).unwrap_or_default() {
+                members.kad.add_address(&peer, address);
+            }
+        }
+        self.spawn_control(peer, id);
+        self.publish_record();
+    }
+
+    fn spawn_control(&self, peer: PeerId, id: ConnectionId) {
+        let Some(sender) = self.sender.upgrade() else { return };
+        let trust = self.trust.clone();
+        let peers = self.peers.clone();
+        self.tasks.spawn("control", async move {
+            let (reply, answer) = oneshot::channel();
+            let protocol = StreamProtocol::new(CONTROL_PROTOCOL);
+            if sender.send(Command::OpenOn { peer, connection: id, protocol, reply }).await.is_err() {
+                return;
+            }
+            let ended = match answer.await {
+                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, stream).await.map_err(|e| e.to_string()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the connection closed".to_owned()),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%peer, connection = %id, %error, "control ended: the connection is closed");
+                let _ = sender.send(Command::Close { connection: id }).await;
+            }
+        });
+    }
+
+    pub(super) fn on_not_admitted(
+        &mut self,
+        id: ConnectionId,
+        reason: Option<AdmissionRefusal>,
+        detail: &str,
+        by_remote: bool,
+    ) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let (peer, address) = (connection.peer, connection.address.clone());
+        if by_remote {
+            tracing::warn!(%peer, %address, ?reason, detail, "the peer does not admit this node");
+            self.reach.note_refusal(format!("{peer} at {address}: {detail}"));
+        } else {
+            tracing::info!(%peer, %address, ?reason, "a peer was not admitted");
+            self.counters.refused_peer();
+        }
+        self.swarm.close_connection(id);
+        let error = OpenError::Denied { peer, reason: format!("{reason:?}: {detail}") };
+        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+            members.streams.fail(&peer, &error);
+        }
+        if matches!(reason, Some(AdmissionRefusal::WrongMesh | AdmissionRefusal::Revoked)) {
+            self.swarm.behaviour_mut().sources.ban(peer, STRANGER_BAN);
+        }
+        self.connector.on_failed(&peer, Instant::now());
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        self.connections.remove(&id);
+        self.peers.closed(&peer, id);
+        if !self.connections.values().any(|c| c.peer == peer) {
+            self.agents.remove(&peer);
+            self.connector.on_disconnected(&peer, Instant::now());
+            let error = OpenError::Unreachable { peer, reason: "the connection closed before it was admitted".to_owned() };
+            if let Some(members) = self.swarm.behaviour_mut().members.inner()
+                && members.streams.is_waiting(&peer)
+            {
+                members.streams.fail(&peer, &error);
+            }
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, peer: &PeerId, reason: &str) {
+        if self.connections.values().any(|c| c.peer == *peer) {
+            return;
+        }
+        self.connector.on_failed(peer, Instant::now());
+        let error = OpenError::Unreachable { peer: *peer, reason: reason.to_owned() };
+        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+            members.streams.fail(peer, &error);
+        }
+    }
+
+    /// Cuts everybody who is no member any more.
+    pub(super) fn cut_revoked(&mut self) {
+        let gone: Vec<(ConnectionId, PeerId)> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.opened && !self.trust.is_member(&c.peer))
+            .map(|(id, c)| (*id, c.peer))
+            .collect();
+        for (id, peer) in gone {
+            tracing::info!(%peer, connection = %id, "cut: no member any more");
+            self.swarm.close_connection(id);
+            let revoked = weft_protocol::PublicKey::from_peer_id(&peer).is_some_and(|key| self.trust.is_revoked(&key));
+            if revoked {
+                self.connector.remove(&peer);
+                self.swarm.behaviour_mut().sources.ban(peer, sources::BAN);
+            }
+        }
+    }
+
+    /// Found on the local network.
+    pub(super) fn on_found(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let now = Instant::now();
+        for (peer, address) in found {
+            self.connector.add(peer, &[address], Reason::Hint, now);
+        }
+        self.dial_due();
+    }
+}
+
+async fn open_admission(
+    sender: &mpsc::Sender<Command>,
+    peer: PeerId,
+    connection: ConnectionId,
+) -> Result<MeshStream, OpenError> {
+    let (reply, answer) = oneshot::channel();
+    sender.send(Command::OpenAdmission { peer, connection, reply }).await.map_err(|_| OpenError::Closed)?;
+    answer.await.map_err(|_| OpenError::Closed)?
+}

@@ -1,0 +1,246 @@
+//! What the swarm reports.
+
+use libp2p::{
+    PeerId, gossipsub, identify, kad, mdns,
+    request_response::{self, OutboundFailure},
+    swarm::{DialError, SwarmEvent},
+};
+use tokio::time::Instant;
+use weft_protocol::{Refusal, Wire as _, control::CONTROL_PROTOCOL, direct::DirectReply};
+
+use super::{Command, Driver, MeshError, UNKNOWN_MAX, UNKNOWN_PATIENCE};
+use crate::mesh::{
+    behaviour::{Behaviour, BehaviourEvent, MembersEvent},
+    control,
+    handle::{Gossip, Validation},
+    streams,
+};
+
+type Event = SwarmEvent<<Behaviour as libp2p::swarm::NetworkBehaviour>::ToSwarm>;
+
+impl Driver {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                tracing::debug!(peer = %peer_id, connection = %connection_id, ?cause, "connection closed");
+                self.on_closed(peer_id, connection_id);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                tracing::debug!(%peer, %error, "dial failed");
+                if !matches!(error, DialError::DialPeerConditionFalse(_)) {
+                    self.on_dial_failed(&peer, &short(&error));
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.counters.refused_connection();
+                tracing::debug!(address = %send_back_addr, %error, "an inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, address),
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_listen_expired(listener_id, &address),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.on_listener_closed(listener_id, &addresses, reason.err().map(|e| e.to_string()));
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener reports an error"),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(&address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_external(&address, false),
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Members(event) => self.on_member_event(event),
+            BehaviourEvent::Admission(streams::Event::Inbound { peer, connection, stream, .. }) => {
+                self.on_admission_stream(peer, connection, stream);
+            }
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
+                self.peers.identified(&peer_id, &agent);
+                self.agents.insert(peer_id, agent);
+                self.on_identified(peer_id, &info.protocols);
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_found(found),
+            BehaviourEvent::Upnp(event) => tracing::debug!(?event, "UPnP"),
+            _ => {}
+        }
+    }
+
+    fn on_member_event(&mut self, event: MembersEvent) {
+        match event {
+            MembersEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+                self.on_gossip(propagation_source, message_id, message);
+            }
+            MembersEvent::Gossip(gossipsub::Event::SlowPeer { peer_id, .. }) => {
+                self.counters.dropped("gossip", "slow_peer");
+                tracing::debug!(peer = %peer_id, "a peer is too slow for the gossip it should get");
+            }
+            MembersEvent::Direct(event) => self.on_direct(event),
+            MembersEvent::Streams(streams::Event::Inbound { peer, protocol, stream, .. }) => {
+                if protocol == CONTROL_PROTOCOL {
+                    let trust = self.trust.clone();
+                    self.tasks.spawn("control-answer", async move {
+                        if let Err(error) = control::answer(&trust, peer, stream).await {
+                            tracing::debug!(%peer, %error, "a control stream ended");
+                        }
+                    });
+                } else {
+                    self.tasks.spawn("door", self.door.clone().admit_stream(peer, protocol, stream));
+                }
+            }
+            MembersEvent::Kad(event) => self.on_kad(event),
+            MembersEvent::Reachability(event) => self.on_reachability(&event),
+            MembersEvent::RelayClient(event) => self.on_relay_client(&event),
+            MembersEvent::RelayServer(event) => tracing::debug!(?event, "relay"),
+            MembersEvent::HolePunch(event) => self.on_hole_punch(&event),
+            _ => {}
+        }
+    }
+
+    fn on_direct(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
+        match event {
+            request_response::Event::Message { peer, message, .. } => match message {
+                request_response::Message::Request { request, channel, .. } => {
+                    let door = self.door.clone();
+                    let Some(sender) = self.sender.upgrade() else { return };
+                    self.tasks.spawn("request", async move {
+                        let reply = door.serve_request(peer, request).await;
+                        let bytes = reply.to_checked_bytes().unwrap_or_else(|error| {
+                            DirectReply::refused(Refusal::Malformed, &format!("the answer: {error}")).to_bytes()
+                        });
+                        let _ = sender.send(Command::Respond { channel, bytes }).await;
+                    });
+                }
+                request_response::Message::Response { request_id, response } => {
+                    if let Some(waiting) = self.requests.remove(&request_id) {
+                        let _ = waiting.send(Ok(response));
+                    }
+                }
+            },
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                if let Some(waiting) = self.requests.remove(&request_id) {
+                    let _ = waiting.send(Err(request_error(peer, &error)));
+                }
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "a request could not be answered");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    /// Gossip: its signature was checked by the behaviour, its signer's membership is checked here, the rest by whoever
+    /// takes the topic in. Until a verdict nothing is forwarded.
+    fn on_gossip(&mut self, from: PeerId, id: gossipsub::MessageId, message: gossipsub::Message) {
+        let Some(source) = message.source else {
+            self.verdict(&id, &from, Validation::Reject);
+            return;
+        };
+        let gossip = Gossip { source, data: message.data, id, from };
+        if self.trust.is_member(&source) {
+            self.hand_over(gossip, &message.topic);
+        } else if weft_protocol::PublicKey::from_peer_id(&source).is_some_and(|key| self.trust.is_revoked(&key)) {
+            self.counters.dropped("gossip", "revoked");
+            self.verdict(&gossip.id, &from, Validation::Ignore);
+        } else if self.unknown.len() < UNKNOWN_MAX {
+            // The message may have overtaken its signer's record.
+            self.unknown.push_back((Instant::now() + UNKNOWN_PATIENCE, gossip, message.topic));
+        } else {
+            self.counters.dropped("gossip", "unknown_signer");
+            self.verdict(&gossip.id, &from, Validation::Ignore);
+        }
+    }
+
+    fn hand_over(&mut self, gossip: Gossip, topic: &gossipsub::TopicHash) {
+        let (id, from) = (gossip.id.clone(), gossip.from);
+        let taken = self.topics.get(topic).is_some_and(|sink| sink.try_send(gossip).is_ok());
+        if !taken {
+            self.counters.dropped("gossip", "queue_full");
+            self.verdict(&id, &from, Validation::Ignore);
+        }
+    }
+
+    pub(super) fn retry_unknown(&mut self, now: Instant) {
+        for _ in 0..self.unknown.len() {
+            let Some((until, gossip, topic)) = self.unknown.pop_front() else { return };
+            if self.trust.is_member(&gossip.source) {
+                self.hand_over(gossip, &topic);
+            } else if now < until {
+                self.unknown.push_back((until, gossip, topic));
+            } else {
+                self.counters.dropped("gossip", "unknown_signer");
+                self.verdict(&gossip.id, &gossip.from, Validation::Ignore);
+            }
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                match result {
+                    kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })) => {
+                        if let Some((found, _)) = self.provider_queries.get_mut(&id) {
+                            found.extend(providers);
+                        }
+                    }
+                    kad::QueryResult::StartProviding(result) => {
+                        if let Some(reply) = self.provide_queries.remove(&id) {
+                            let result = result.map(|_| ()).map_err(|e| MeshError::Busy(e.to_string()));
+                            let _ = reply.send(result);
+                        }
+                    }
+                    _ => {}
+                }
+                if step.last
+                    && let Some((found, reply)) = self.provider_queries.remove(&id)
+                {
+                    let mut found: Vec<PeerId> = found.into_iter().collect();
+                    found.sort();
+                    let _ = reply.send(Ok(found));
+                }
+            }
+            kad::Event::InboundRequest { request } => self.on_kad_request(request),
+            _ => {}
+        }
+    }
+
+    /// What others want stored: provider records of members for themselves, and nothing else.
+    fn on_kad_request(&mut self, request: kad::InboundRequest) {
+        let kad::InboundRequest::AddProvider { record: Some(record) } = request else { return };
+        let trusted = self.trust.is_member(&record.provider);
+        if let Some(members) = self.swarm.behaviour_mut().members.inner().filter(|_| trusted) {
+            use kad::store::RecordStore as _;
+            if members.kad.store_mut().add_provider(record).is_err() {
+                self.counters.dropped("kad_provider", "store_full");
+            }
+        }
+    }
+}
+
+fn request_error(peer: PeerId, error: &OutboundFailure) -> MeshError {
+    let unreachable = |reason: String| MeshError::Open(streams::OpenError::Unreachable { peer, reason });
+    match error {
+        OutboundFailure::DialFailure => unreachable("it could not be dialled".to_owned()),
+        OutboundFailure::Timeout => MeshError::Timeout { peer, within_ms: 0 },
+        OutboundFailure::UnsupportedProtocols => {
+            MeshError::Open(streams::OpenError::Unsupported { peer, protocol: "/weft/direct/1".to_owned() })
+        }
+        OutboundFailure::ConnectionClosed => MeshError::Broken { peer, reason: "the connection closed".to_owned() },
+        OutboundFailure::Io(error) => MeshError::Broken { peer, reason: error.to_string() },
+    }
+}
+
+/// The first cause of a failed dial, for people.
+fn short(error: &DialError) -> String {
+    match error {
+        DialError::NoAddresses => "no address of it is known".to_owned(),
+        DialError::Transport(errors) => {
+            let all: Vec<String> = errors.iter().take(3).map(|(a, e)| format!("{a}: {e}")).collect();
+            all.join("; ")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,405 @@
+//! The one task that owns the swarm.
+//!
+//! It awaits two inputs, commands and the swarm's events, and a tick; its handlers never await. What takes several steps
+//! (admission, the door, control) runs in tasks of its own and comes back as a command.
+
+mod commands;
+mod connections;
+mod events;
+mod reach;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+pub(crate) use commands::Command;
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    gossipsub::TopicHash,
+    identity::Keypair,
+    kad,
+    multiaddr::Protocol,
+    relay,
+    request_response::OutboundRequestId,
+    swarm::{self, ConnectionId},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use weft_protocol::{SecretKey, Ticket};
+
+use super::{
+    MeshConfig,
+    admission::{Introduction, SETTLE_TIMEOUT},
+    behaviour::{self, Behaviour},
+    connector::{Connector, Reason},
+    handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
+    inbound::{Door, DoorKeeper, Refusals},
+    peers::PeerTable,
+};
+use crate::{
+    error::NodeError,
+    platform::{Entropy, Network, NetworkLimits, Platform},
+    tasks::Tasks,
+    telemetry::metrics::MeshCounters,
+    trust::{Standing, Trust},
+};
+
+/// Commands waiting for the driver; who sends more waits.
+const COMMANDS_MAX: usize = 1024;
+/// The driver's own pulse: dials that are due, records that changed, messages that wait for a record.
+const TICK: Duration = Duration::from_millis(250);
+/// A peer that has proven nothing by then is disconnected, unless it waits for approval.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+/// Handshakes that take longer are given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Gossip messages whose signer is not known yet, at most, and how long they wait for its record.
+const UNKNOWN_MAX: usize = 1024;
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the driver needs.
+pub(crate) struct DriverParts {
+    pub(crate) key: SecretKey,
+    pub(crate) config: MeshConfig,
+    pub(crate) trust: Trust,
+    pub(crate) tasks: Tasks,
+    pub(crate) doors: HashMap<String, Door>,
+    pub(crate) counters: MeshCounters,
+    /// Known members' addresses from earlier runs.
+    pub(crate) address_book: Vec<(PeerId, Vec<Multiaddr>)>,
+}
+
+/// One connection, admitted or not.
+struct Connection {
+    peer: PeerId,
+    address: Multiaddr,
+    inbound: bool,
+    since: Instant,
+    /// We have verified the peer.
+    verified: watch::Sender<bool>,
+    opened: bool,
+    /// The peer has admitted us.
+    remote_ready: bool,
+    waits_for_approval: bool,
+}
+
+type Waiting = oneshot::Sender<Result<Vec<u8>, MeshError>>;
+
+pub(super) struct Driver {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    /// For the tasks this driver spawns.
+    sender: mpsc::WeakSender<Command>,
+    trust: Trust,
+    tasks: Tasks,
+    key: Keypair,
+    config: MeshConfig,
+    counters: MeshCounters,
+    door: DoorKeeper,
+    peers: PeerTable,
+    connector: Connector,
+    connections: BTreeMap<ConnectionId, Connection>,
+    agents: HashMap<PeerId, String>,
+    introduction: Introduction,
+    ticket: Option<Ticket>,
+    /// Until a mesh is known, the half of the relay client that goes behind the gate.
+    relay_client: Option<relay::client::Behaviour>,
+    standing: watch::Receiver<Standing>,
+    revoked: watch::Receiver<u64>,
+    state: watch::Sender<MeshState>,
+    settled: watch::Sender<bool>,
+    settle_by: Instant,
+    requests: HashMap<OutboundRequestId, Waiting>,
+    topics: HashMap<TopicHash, mpsc::Sender<Gossip>>,
+    /// Topics asked for before a mesh was known.
+    wanted_topics: Vec<String>,
+    unknown: VecDeque<(Instant, Gossip, TopicHash)>,
+    provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, oneshot::Sender<Result<Vec<PeerId>, MeshError>>)>,
+    provide_queries: HashMap<kad::QueryId, oneshot::Sender<Result<(), MeshError>>>,
+    announcements: BTreeMap<&'static str, Vec<u8>>,
+    record_dirty: bool,
+    record_checked: Instant,
+    reach: reach::Reach,
+    listeners: HashMap<ListenerId, Multiaddr>,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+/// Starts listening and spawns the driver.
+///
+/// # Errors
+/// When the network cannot be had, or an address the user chose cannot be listened on.
+pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh, Arc<Refusals>), NodeError> {
+    let DriverParts { key, config, trust, tasks, doors, counters, address_book } = parts;
+    let keypair = key.to_keypair();
+    let limits =
+        NetworkLimits { handshake_timeout: HANDSHAKE_TIMEOUT, muxer_streams_max: super::streams::MUXER_STREAMS_MAX };
+    let network = platform.network(&keypair, &limits).map_err(|e| NodeError::internal(format!("no network: {e}")))?;
+    let Network { transport, relay_client, local_discovery } = network;
+    let behaviour = behaviour::outer(&keypair, &config, local_discovery);
+    let swarm_config = swarm::Config::with_executor(tasks.executor())
+        .with_idle_connection_timeout(Duration::from_secs(60))
+        .with_max_negotiating_inbound_streams(128)
+        .with_per_connection_event_buffer_size(64)
+        .with_smart_dial();
+    let local = keypair.public().to_peer_id();
+    let swarm = Swarm::new(transport, behaviour, local, swarm_config);
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes);
+    let refusals = door.refusals();
+    let peers = PeerTable::new();
+    let state = watch::Sender::new(MeshState {
+        listen: Vec::new(),
+        external: Vec::new(),
+        reachability: Reachability::Unknown,
+        relays: Vec::new(),
+        kad_server: false,
+        listening: false,
+        hole_punches: (0, 0),
+    });
+    let shared = Shared { local, trust: trust.clone(), peers: peers.clone(), state: state.subscribe() };
+    let mesh = Mesh { commands: sender.clone(), inner: Arc::new(shared) };
+    let seed = u64::from_be_bytes(crate::platform::random(&*platform.entropy() as &dyn Entropy));
+    let now = Instant::now();
+    let mut driver = Driver {
+        swarm,
+        commands,
+        sender: sender.downgrade(),
+        standing: trust.watch_standing(),
+        revoked: trust.watch_revocations(),
+        trust,
+        tasks: tasks.clone(),
+        key: keypair,
+        introduction: Introduction { name: config.name.clone(), agent: config.agent.clone() },
+        ticket: config.ticket.clone(),
+        connector: Connector::new(local, config.connection_target, seed),
+        config,
+        counters,
+        door,
+        peers,
+        connections: BTreeMap::new(),
+        agents: HashMap::new(),
+        relay_client: Some(relay_client),
+        state,
+        settled: watch::Sender::new(false),
+        settle_by: now + SETTLE_TIMEOUT,
+        requests: HashMap::new(),
+        topics: HashMap::new(),
+        wanted_topics: Vec::new(),
+        unknown: VecDeque::new(),
+        provider_queries: HashMap::new(),
+        provide_queries: HashMap::new(),
+        announcements: BTreeMap::new(),
+        record_dirty: true,
+        record_checked: now,
+        reach: reach::Reach::new(seed),
+        listeners: HashMap::new(),
+        stopping: None,
+    };
+    driver.listen()?;
+    driver.begin(address_book);
+    tasks.spawn("mesh-driver", driver.run());
+    Ok((mesh, refusals))
+}
+
+impl Driver {
+    /// Addresses to begin with, from the user, the ticket, the address book and the directory.
+    fn begin(&mut self, address_book: Vec<(PeerId, Vec<Multiaddr>)>) {
+        let now = Instant::now();
+        let mut bootstrap = self.config.bootstrap.clone();
+        if let Some(ticket) = self.ticket.as_ref().filter(|_| self.trust.mesh().is_none()) {
+            let issuer = ticket.issuer.peer_id();
+            bootstrap.extend(ticket.addresses.iter().map(|address| with_peer(address.clone(), issuer)));
+        }
+        self.add_bootstrap(bootstrap);
+        for (peer, addresses) in address_book {
+            self.connector.add(peer, &addresses, Reason::Member, now);
+        }
+        self.learn_addresses();
+        if self.trust.mesh().is_some() {
+            self.install_members();
+        } else {
+            // Nothing was missed: there was no membership before.
+            self.settled.send_replace(true);
+        }
+        for address in self.config.external.clone() {
+            self.swarm.add_external_address(address);
+        }
+        self.dial_due();
+    }
+
+    async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                _ = tick.tick() => self.on_tick(),
+            }
+            if let Some(done) = self.stopping.take() {
+                self.close_all();
+                let _ = done.send(());
+                break;
+            }
+        }
+        tracing::debug!("the mesh driver has stopped");
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        if self.standing.has_changed().unwrap_or(false) {
+            self.standing.mark_unchanged();
+            self.on_standing();
+        }
+        self.settle(now);
+        if self.revoked.has_changed().unwrap_or(false) {
+            self.revoked.mark_unchanged();
+            self.cut_revoked();
+        }
+        self.drop_unproven(now);
+        self.retry_unknown(now);
+        if now.duration_since(self.record_checked) > Duration::from_secs(2) {
+            self.record_checked = now;
+            self.learn_addresses();
+            self.prefer_best();
+            self.trust.expire_records();
+            self.reach_tick(now);
+            self.record_dirty = true;
+        }
+        if self.record_dirty {
+            self.record_dirty = false;
+            self.publish_record();
+        }
+        self.dial_due();
+    }
+
+    /// The node has become a member: put the members' behaviours behind the gate.
+    fn on_standing(&mut self) {
+        if matches!(*self.standing.borrow(), Standing::Member(_)) {
+            self.install_members();
+            self.ticket = None;
+            self.record_dirty = true;
+        }
+    }
+
+    fn install_members(&mut self) {
+        let Some(mesh) = self.trust.mesh() else { return };
+        let Some(relay_client) = self.relay_client.take() else { return };
+        let members = behaviour::members(
+            &self.key,
+            &mesh.id,
+            &self.config,
+            relay_client,
+            self.door.protocols(),
+            self.reach.rng_seed(),
+        );
+        match members {
+            Ok(members) => self.swarm.behaviour_mut().members.install(members),
+            Err(error) => {
+                tracing::error!(%error, "the members' behaviours cannot be built");
+                return;
+            }
+        }
+        for topic in std::mem::take(&mut self.wanted_topics) {
+            self.join_topic(&topic);
+        }
+        tracing::info!(mesh = %mesh.id, "this node belongs to a mesh");
+    }
+
+    /// Ends the time in which a node that was away admits nobody (see `admission`).
+    fn settle(&mut self, now: Instant) {
+        if *self.settled.borrow() {
+            return;
+        }
+        let proving = self.connections.values().any(|c| !c.inbound && !c.remote_ready && !c.waits_for_approval);
+        if now >= self.settle_by || (self.connector.tried_all() && !proving) {
+            self.settled.send_replace(true);
+        }
+    }
+
+    fn drop_unproven(&mut self, now: Instant) {
+        if self.trust.mesh().is_none() {
+            // We are the one who has nothing to show yet.
+            return;
+        }
+        let idle: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| !c.opened && !c.waits_for_approval && now.duration_since(c.since) > PROOF_TIMEOUT)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            tracing::debug!(connection = %id, "closed: nothing was proven");
+            self.swarm.close_connection(id);
+        }
+    }
+
+    fn close_all(&mut self) {
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// The peers' addresses as their records have them.
+    fn learn_addresses(&mut self) {
+        let now = Instant::now();
+        for member in self.trust.known_members() {
+            self.connector.add(member.peer, &member.record.addresses, Reason::Member, now);
+        }
+    }
+
+    fn add_bootstrap(&mut self, addresses: Vec<Multiaddr>) {
+        let now = Instant::now();
+        for address in addresses {
+            match peer_of(&address) {
+                Some(peer) => self.connector.add(peer, &[address], Reason::Bootstrap, now),
+                None => tracing::warn!(%address, "a bootstrap address without /p2p/ID is not used"),
+            }
+        }
+    }
+
+    fn dial_due(&mut self) {
+        let now = Instant::now();
+        for dial in self.connector.due(now) {
+            self.dial(dial.peer, dial.addresses);
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::trace!(%peer, %error, "no dial");
+            if !matches!(error, swarm::DialError::DialPeerConditionFalse(_)) {
+                self.on_dial_failed(&peer, &error.to_string());
+            }
+        }
+    }
+}
+
+/// The peer an address ends with.
+pub(crate) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
+/// The address, ending in its peer.
+pub(crate) fn with_peer(address: Multiaddr, peer: PeerId) -> Multiaddr {
+    address.clone().with_p2p(peer).unwrap_or(address)
+}

@@ -1,0 +1,346 @@
+//! Where we listen, how we are reached, what we say of it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, kad,
+    core::transport::ListenerId,
+    multiaddr::Protocol,
+    relay,
+};
+use tokio::time::Instant;
+
+use super::{Driver, with_peer};
+use crate::{
+    error::NodeError,
+    mesh::{
+        config::RelayUse,
+        handle::{Reachability, RelayInfo},
+        peers::Carrier,
+        sources::{ip_of, is_relayed},
+    },
+    trust::directory::OwnRecord,
+};
+
+/// What a relay offers in identify.
+const RELAY_HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
+/// Tests of our addresses that failed before we believe that we cannot be reached from outside.
+const FAILED_TESTS: usize = 2;
+/// Addresses in our record.
+const RECORD_ADDRESSES_MAX: usize = weft_protocol::limits::ADDRESSES_MAX;
+
+pub(super) struct Reach {
+    listen: HashMap<ListenerId, BTreeSet<Multiaddr>>,
+    failed_tests: BTreeSet<Multiaddr>,
+    /// Members that carry others' connections.
+    relays: BTreeSet<PeerId>,
+    reservations: HashMap<ListenerId, PeerId>,
+    /// Not asked again before then.
+    shunned: HashMap<PeerId, Instant>,
+    hole_punches: (u64, u64),
+    refusals: Vec<String>,
+    seed: u64,
+    kad_server: bool,
+    inbound_seen: bool,
+}
+
+impl Reach {
+    pub(super) fn new(seed: u64) -> Self {
+        Reach {
+            listen: HashMap::new(),
+            failed_tests: BTreeSet::new(),
+            relays: BTreeSet::new(),
+            reservations: HashMap::new(),
+            shunned: HashMap::new(),
+            hole_punches: (0, 0),
+            refusals: Vec::new(),
+            seed,
+            kad_server: false,
+            inbound_seen: false,
+        }
+    }
+
+    pub(super) fn rng_seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn note_refusal(&mut self, text: String) {
+        self.refusals.truncate(7);
+        self.refusals.insert(0, text);
+    }
+}
+
+impl Driver {
+    /// Listens where the configuration says. A default port in use is replaced by a free one.
+    pub(super) fn listen(&mut self) -> Result<(), NodeError> {
+        let mut up = 0;
+        for address in self.config.listen.clone() {
+            match self.swarm.listen_on(address.clone()) {
+                Ok(id) => {
+                    self.listeners.insert(id, address);
+                    up += 1;
+                }
+                Err(error) if self.config.listen_explicit => {
+                    return Err(NodeError::conflict(format!("cannot listen on {address}: {error}"))
+                        .with_hint("another process may use the port; choose one with --listen, or let the node choose: end it in /tcp/0"));
+                }
+                Err(error) => {
+                    let other = any_port(&address);
+                    tracing::debug!(%address, %error, %other, "the default port is taken: any free one will do");
+                    match self.swarm.listen_on(other) {
+                        Ok(id) => {
+                            self.listeners.insert(id, address);
+                            up += 1;
+                        }
+                        Err(error) => tracing::debug!(%address, %error, "cannot listen"),
+                    }
+                }
+            }
+        }
+        if up == 0 {
+            return Err(NodeError::conflict("no listen address could be used").with_hint("see --listen"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr) {
+        tracing::debug!(%address, "listening");
+        self.reach.listen.entry(id).or_default().insert(address);
+        self.publish_state();
+        self.record_dirty = true;
+    }
+
+    pub(super) fn on_listen_expired(&mut self, id: ListenerId, address: &Multiaddr) {
+        if let Some(addresses) = self.reach.listen.get_mut(&id) {
+            addresses.remove(address);
+        }
+        // The network has changed.
+        self.connector.hurry(Instant::now());
+        self.publish_state();
+        self.record_dirty = true;
+    }
+
+    pub(super) fn on_listener_closed(&mut self, id: ListenerId, addresses: &[Multiaddr], error: Option<String>) {
+        self.reach.listen.remove(&id);
+        if let Some(relay) = self.reach.reservations.remove(&id) {
+            tracing::info!(peer = %relay, ?error, "a place at a relay is gone; looking for another");
+            // Not this one again at once.
+            self.reach.shunned.insert(relay, Instant::now() + std::time::Duration::from_secs(30));
+            self.reach_tick(Instant::now());
+        } else if let Some(address) = self.listeners.remove(&id) {
+            tracing::warn!(%address, ?addresses, ?error, "a listener has closed");
+            if let Ok(id) = self.swarm.listen_on(any_port(&address)) {
+                self.listeners.insert(id, address);
+            }
+        }
+        self.publish_state();
+        self.record_dirty = true;
+    }
+
+    pub(super) fn on_external(&mut self, address: &Multiaddr, confirmed: bool) {
+        tracing::debug!(%address, confirmed, "external address");
+        if confirmed {
+            self.reach.failed_tests.remove(address);
+        }
+        self.update_kad_mode();
+        self.publish_state();
+        self.record_dirty = true;
+    }
+
+    pub(super) fn on_reachability(&mut self, event: &autonat::v2::client::Event) {
+        tracing::debug!(address = %event.tested_addr, ok = event.result.is_ok(), "our address was tested");
+        if event.result.is_err() {
+            self.reach.failed_tests.insert(event.tested_addr.clone());
+        }
+        self.publish_state();
+    }
+
+    pub(super) fn on_identified(&mut self, peer: PeerId, protocols: &[StreamProtocol]) {
+        if protocols.iter().any(|p| p.as_ref() == RELAY_HOP) {
+            self.reach.relays.insert(peer);
+        }
+    }
+
+    pub(super) fn on_relay_client(&mut self, event: &relay::client::Event) {
+        if let relay::client::Event::ReservationReqAccepted { relay_peer_id, renewal, limit } = event {
+            tracing::info!(peer = %relay_peer_id, renewal, ?limit, "a place at a relay is ours");
+        }
+    }
+
+    pub(super) fn on_hole_punch(&mut self, event: &dcutr::Event) {
+        self.reach.hole_punches.0 += 1;
+        match &event.result {
+            Ok(_) => {
+                self.reach.hole_punches.1 += 1;
+                tracing::info!(peer = %event.remote_peer_id, "a direct connection replaces the relay");
+            }
+            Err(error) => tracing::info!(peer = %event.remote_peer_id, %error, "no direct connection: it stays relayed"),
+        }
+        self.publish_state();
+    }
+
+    fn reachability(&self) -> Reachability {
+        if self.swarm.external_addresses().any(|a| !is_relayed(a)) {
+            Reachability::Public
+        } else if self.reach.failed_tests.len() >= FAILED_TESTS {
+            Reachability::Private
+        } else {
+            Reachability::Unknown
+        }
+    }
+
+    /// Answers the DHT's questions only if others can reach us to ask: an external address, or somebody did.
+    fn update_kad_mode(&mut self) {
+        self.reach.inbound_seen |=
+            self.connections.values().any(|c| c.inbound && c.opened && Carrier::of(&c.address) != Carrier::Relay);
+        let server = self.reach.inbound_seen || self.reachability() == Reachability::Public;
+        if server == self.reach.kad_server {
+            return;
+        }
+        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+            members.kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
+            self.reach.kad_server = server;
+            self.publish_state();
+        }
+    }
+
+    /// Keeps places at relays while we need them.
+    pub(super) fn reach_tick(&mut self, now: Instant) {
+        self.update_kad_mode();
+        let needed = match self.config.relay.client {
+            RelayUse::Off => false,
+            RelayUse::On => true,
+            RelayUse::Auto => self.reachability() == Reachability::Private,
+        };
+        if !needed {
+            let held: Vec<ListenerId> = self.reach.reservations.keys().copied().collect();
+            for id in held {
+                self.swarm.remove_listener(id);
+            }
+            return;
+        }
+        self.reach.shunned.retain(|_, until| *until > now);
+        let held: BTreeSet<PeerId> = self.reach.reservations.values().copied().collect();
+        let mut wanted = self.config.relay.reservations.saturating_sub(held.len());
+        let candidates: Vec<PeerId> = self.reach.relays.iter().copied().collect();
+        for peer in candidates {
+            if wanted == 0 {
+                return;
+            }
+            if held.contains(&peer) || self.reach.shunned.contains_key(&peer) {
+                continue;
+            }
+            let Some(address) = self.direct_address(&peer) else { continue };
+            let circuit = with_peer(address, peer).with(Protocol::P2pCircuit);
+            match self.swarm.listen_on(circuit) {
+                Ok(id) => {
+                    self.reach.reservations.insert(id, peer);
+                    wanted -= 1;
+                }
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "no place at this relay");
+                    self.reach.shunned.insert(peer, now + std::time::Duration::from_secs(60));
+                }
+            }
+        }
+    }
+
+    /// An address of a connected peer that does not itself need a relay.
+    fn direct_address(&self, peer: &PeerId) -> Option<Multiaddr> {
+        let own = self.connections.values().filter(|c| c.peer == *peer && c.opened && !c.inbound);
+        let dialled = own.map(|c| c.address.clone()).find(|a| !is_relayed(a));
+        dialled
+            .or_else(|| self.trust.record(peer)?.addresses.into_iter().find(|a| !is_relayed(a)))
+            .map(|a| a.into_iter().filter(|p| !matches!(p, Protocol::P2p(_))).collect())
+    }
+
+    /// Chooses among several connections to one peer by what was measured.
+    pub(super) fn prefer_best(&mut self) {
+        let several: BTreeSet<PeerId> = {
+            let mut seen = BTreeSet::new();
+            self.connections.values().filter(|c| c.opened && !seen.insert(c.peer)).map(|c| c.peer).collect()
+        };
+        for peer in several {
+            if let (Some(best), Some(members)) =
+                (self.peers.best(&peer), self.swarm.behaviour_mut().members.inner())
+            {
+                members.streams.prefer(peer, best);
+            }
+        }
+    }
+
+    pub(super) fn publish_state(&mut self) {
+        let listen: Vec<Multiaddr> = self.reach.listen.values().flatten().cloned().collect();
+        let relays = self.relay_infos();
+        let external: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        let reachability = self.reachability();
+        let listening = self.listeners.keys().all(|id| self.reach.listen.contains_key(id));
+        let (kad_server, hole_punches) = (self.reach.kad_server, self.reach.hole_punches);
+        self.state.send_modify(|state| {
+            state.listen = listen.into_iter().filter(|a| !is_relayed(a)).collect();
+            state.external = external;
+            state.reachability = reachability;
+            state.relays = relays;
+            state.kad_server = kad_server;
+            state.listening |= listening;
+            state.hole_punches = hole_punches;
+        });
+    }
+
+    fn relay_infos(&self) -> Vec<RelayInfo> {
+        let held = self.reach.reservations.iter();
+        held.filter_map(|(id, peer)| {
+            let address = self.reach.listen.get(id)?.iter().next()?.clone();
+            Some(RelayInfo { peer: *peer, address })
+        })
+        .collect()
+    }
+
+    /// Says to the members where we are and what our patterns announce.
+    pub(super) fn publish_record(&mut self) {
+        let own = OwnRecord {
+            name: self.config.name.clone(),
+            addresses: self.record_addresses(),
+            agent: self.config.agent.clone(),
+            announcements: self.announcements.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+        };
+        if let Err(error) = self.trust.publish_own(&own) {
+            tracing::warn!(%error, "this node's record could not be published");
+        }
+    }
+
+    /// External addresses first, then the local network's, then relays; loopback only where there is nothing else.
+    fn record_addresses(&self) -> Vec<Multiaddr> {
+        let external: Vec<Multiaddr> = self.swarm.external_addresses().filter(|a| !is_relayed(a)).cloned().collect();
+        let listen: Vec<Multiaddr> = self.reach.listen.values().flatten().cloned().collect();
+        let (relayed, direct): (Vec<_>, Vec<_>) = listen.into_iter().partition(is_relayed);
+        let (loopback, lan): (Vec<_>, Vec<_>) =
+            direct.into_iter().partition(|a| ip_of(a).is_some_and(|ip: IpAddr| ip.is_loopback()));
+        let mut all = Vec::new();
+        for address in external.into_iter().chain(lan).chain(relayed) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        if all.is_empty() {
+            all = loopback;
+        }
+        all.truncate(RECORD_ADDRESSES_MAX);
+        all
+    }
+}
+
+/// The same address with a port of the system's choice.
+fn any_port(address: &Multiaddr) -> Multiaddr {
+    address
+        .iter()
+        .map(|part| match part {
+            Protocol::Tcp(_) => Protocol::Tcp(0),
+            Protocol::Udp(_) => Protocol::Udp(0),
+            other => other,
+        })
+        .collect()
+}

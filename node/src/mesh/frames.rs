@@ -1,0 +1,88 @@
+//! Length-prefixed messages on a stream.
+
+use std::io;
+
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use weft_protocol::{DecodeError, Wire, codec::frame};
+
+/// A frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The stream failed or ended.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came is not what was expected.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// Writes one message and flushes.
+///
+/// Not cancel-safe: half a message may have been written.
+///
+/// # Errors
+/// What the stream says.
+pub async fn write<T: Wire>(stream: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), FrameError> {
+    write_bytes(stream, &message.to_bytes()).await
+}
+
+/// Writes one frame of bytes and flushes.
+///
+/// # Errors
+/// What the stream says.
+pub async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), body: &[u8]) -> Result<(), FrameError> {
+    stream.write_all(&frame::encode(body)).await?;
+    stream.flush().await?;
+    Ok(())
+}
+
+/// Reads one message; `None` at a clean end of the stream.
+///
+/// Not cancel-safe: half a message may have been read.
+///
+/// # Errors
+/// What the stream says; a message that is too large (before it is read) or malformed.
+pub async fn read<T: Wire>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>, FrameError> {
+    match read_bytes(stream, T::BYTES_MAX).await? {
+        Some(bytes) => Ok(Some(T::from_bytes(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// Reads one frame of at most `limit` bytes; `None` at a clean end of the stream.
+///
+/// # Errors
+/// What the stream says; a length beyond `limit`.
+pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
+    let mut prefix = Vec::with_capacity(frame::PREFIX_BYTES_MAX);
+    let length = loop {
+        let mut byte = [0];
+        if stream.read(&mut byte).await? == 0 {
+            if prefix.is_empty() {
+                return Ok(None);
+            }
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        prefix.push(byte[0]);
+        if let Some((length, _)) = frame::decode_prefix(&prefix, limit)? {
+            break length;
+        }
+    };
+    let mut body = Vec::new();
+    // Grows with what arrives, not with what is claimed.
+    let mut limited = stream.take(length as u64);
+    limited.read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(Some(body))
+}
+
+/// Reads one message that must come.
+///
+/// # Errors
+/// As [`read`]; the end of the stream.
+pub async fn expect<T: Wire>(stream: &mut (impl AsyncRead + Unpin)) -> Result<T, FrameError> {
+    read(stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into())
+}

@@ -1,0 +1,319 @@
+//! The door-keeper: nothing reaches a pattern before its greeting was read and judged.
+//!
+//! For each inbound stream and unary request: read [`Hello`] (bounded in size and time), check membership and right, take
+//! a permit (per peer and for the whole node), open a span that continues the caller's trace, hand over. A refusal says
+//! why. When a pattern is slow, its queue fills and newcomers are told `Busy`; nothing is dropped without a word.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use libp2p::{PeerId, StreamProtocol};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tracing::Instrument as _;
+use weft_protocol::{
+    Hello, HelloReply, Refusal, Wire as _,
+    direct::{DirectReply, DirectRequest},
+};
+
+use super::{
+    frames,
+    streams::MeshStream,
+};
+use crate::{telemetry::trace, trust::Trust};
+
+/// How long a greeting may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams and requests waiting for a pattern to take them.
+pub const DOOR_QUEUE_MAX: usize = 256;
+/// How long a pattern's full queue is waited for before the answer is `Busy`.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
+/// Inbound streams of one peer at once.
+pub const STREAMS_PER_PEER_MAX: usize = 512;
+/// Memory one unread stream may hold: the muxer's initial receive window.
+const STREAM_WINDOW_BYTES: usize = 256 << 10;
+/// Unary requests of one peer being served.
+pub const REQUESTS_PER_PEER_MAX: usize = 512;
+/// A request without a deadline of its own gets this one.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The stream protocol of a pattern.
+pub(crate) fn stream_protocol(pattern: &str) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/weft/{pattern}/1")).expect("it starts with a slash")
+}
+
+/// A stream whose greeting was accepted.
+pub struct InboundStream {
+    /// The member at the other end, proven.
+    pub peer: PeerId,
+    /// What it wants.
+    pub hello: Hello,
+    /// The stream, after the greeting.
+    pub stream: MeshStream,
+    /// The span that continues the caller's trace.
+    pub span: tracing::Span,
+    _permits: Permits,
+}
+
+impl fmt::Debug for InboundStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboundStream").field("peer", &self.peer).field("hello", &self.hello).finish_non_exhaustive()
+    }
+}
+
+/// A unary request whose greeting was accepted.
+#[derive(Debug)]
+pub struct InboundRequest {
+    /// The member that asks, proven.
+    pub peer: PeerId,
+    /// What it wants.
+    pub hello: Hello,
+    /// The pattern's own bytes.
+    pub payload: Vec<u8>,
+    /// When the asker stops waiting.
+    pub deadline: Instant,
+    /// The span that continues the caller's trace.
+    pub span: tracing::Span,
+    reply: Option<oneshot::Sender<DirectReply>>,
+}
+
+impl InboundRequest {
+    /// Answers.
+    pub fn answer(mut self, payload: Vec<u8>) {
+        self.reply_with(DirectReply::Answer { payload });
+    }
+
+    /// Refuses.
+    pub fn refuse(mut self, reason: Refusal, detail: &str) {
+        self.reply_with(DirectReply::refused(reason, detail));
+    }
+
+    fn reply_with(&mut self, reply: DirectReply) {
+        if let Some(sender) = self.reply.take() {
+            let _ = sender.send(reply);
+        }
+    }
+}
+
+impl Drop for InboundRequest {
+    fn drop(&mut self) {
+        self.reply_with(DirectReply::refused(Refusal::Closing, "the request was dropped unanswered"));
+    }
+}
+
+/// Held as long as a stream lives.
+struct Permits(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit, #[expect(dead_code, reason = "held for its drop")] PeerPermit);
+
+/// Where one pattern takes what comes.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    streams: mpsc::Sender<InboundStream>,
+    requests: mpsc::Sender<InboundRequest>,
+}
+
+impl Door {
+    /// A door and the pattern's side of it.
+    pub(crate) fn new() -> (Door, super::PatternDoors) {
+        let (streams, streams_out) = mpsc::channel(DOOR_QUEUE_MAX);
+        let (requests, requests_out) = mpsc::channel(DOOR_QUEUE_MAX);
+        (Door { streams, requests }, super::PatternDoors { streams: streams_out, requests: requests_out })
+    }
+}
+
+/// What was refused, by reason, since the start.
+#[derive(Debug, Default)]
+pub struct Refusals([AtomicU64; 8]);
+
+impl Refusals {
+    fn count(&self, reason: Refusal) {
+        self.0[reason as usize % 8].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts, by reason.
+    pub fn all(&self) -> Vec<(Refusal, u64)> {
+        const REASONS: [Refusal; 8] = [
+            Refusal::Version,
+            Refusal::NotMember,
+            Refusal::Denied,
+            Refusal::Busy,
+            Refusal::Unknown,
+            Refusal::Malformed,
+            Refusal::Deadline,
+            Refusal::Closing,
+        ];
+        REASONS.into_iter().map(|r| (r, self.0[r as usize % 8].load(Ordering::Relaxed))).collect()
+    }
+}
+
+type PerPeer = Arc<Mutex<HashMap<PeerId, (usize, usize)>>>;
+
+/// One of a peer's places; given back on drop.
+struct PeerPermit {
+    places: PerPeer,
+    peer: PeerId,
+    stream: bool,
+}
+
+impl Drop for PeerPermit {
+    fn drop(&mut self) {
+        let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((streams, requests)) = places.get_mut(&self.peer) {
+            if self.stream { *streams -= 1 } else { *requests -= 1 }
+            if (*streams, *requests) == (0, 0) {
+                places.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct DoorKeeper {
+    trust: Trust,
+    doors: Arc<HashMap<String, Door>>,
+    /// All inbound streams together, from the memory budget.
+    streams: Arc<Semaphore>,
+    places: PerPeer,
+    refusals: Arc<Refusals>,
+}
+
+impl DoorKeeper {
+    pub(crate) fn new(trust: Trust, doors: HashMap<String, Door>, memory_budget_bytes: usize) -> Self {
+        let streams = (memory_budget_bytes / STREAM_WINDOW_BYTES).max(64);
+        DoorKeeper {
+            trust,
+            doors: Arc::new(doors),
+            streams: Arc::new(Semaphore::new(streams)),
+            places: PerPeer::default(),
+            refusals: Arc::default(),
+        }
+    }
+
+    pub(crate) fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
+    }
+
+    /// The stream protocols of all patterns.
+    pub(crate) fn protocols(&self) -> Vec<StreamProtocol> {
+        let mut names: Vec<&String> = self.doors.keys().collect();
+        names.sort();
+        names.into_iter().map(|name| stream_protocol(name)).collect()
+    }
+
+    /// Judges one stream. Runs in a task of its own.
+    pub(crate) async fn admit_stream(self, peer: PeerId, protocol: StreamProtocol, mut stream: MeshStream) {
+        // Without a place nothing is read at all.
+        let permits = match (Arc::clone(&self.streams).try_acquire_owned(), self.place(peer, true)) {
+            (Ok(all), Some(place)) => Permits(all, place),
+            _ => return self.refuse(&mut stream, Refusal::Busy, "too many streams are open").await,
+        };
+        let hello = match timeout(HELLO_TIMEOUT, frames::read::<Hello>(&mut stream)).await {
+            Ok(Ok(Some(hello))) => hello,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => {
+                let reason = if error.to_string().contains("version") { Refusal::Version } else { Refusal::Malformed };
+                return self.refuse(&mut stream, reason, &error.to_string()).await;
+            }
+            Err(_) => return self.refuse(&mut stream, Refusal::Deadline, "the greeting took too long").await,
+        };
+        if stream_protocol(&hello.pattern) != protocol {
+            return self.refuse(&mut stream, Refusal::Malformed, "the greeting is for another pattern").await;
+        }
+        let (door, span) = match self.judge(&peer, &hello) {
+            Ok(judged) => judged,
+            Err((reason, detail)) => return self.refuse(&mut stream, reason, &detail).await,
+        };
+        let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE, door.streams.reserve()).await else {
+            return self.refuse(&mut stream, Refusal::Busy, "the pattern is busy").await;
+        };
+        let accepted = HelloReply::Accepted { version: weft_protocol::HELLO_VERSION };
+        if let Ok(Ok(())) = timeout(HELLO_TIMEOUT, frames::write(&mut stream, &accepted)).await {
+            slot.send(InboundStream { peer, hello, stream, span, _permits: permits });
+        }
+    }
+
+    /// Judges and serves one unary request; the answer, whatever it is, is returned. Runs in a task of its own.
+    pub(crate) async fn serve_request(self, peer: PeerId, bytes: Vec<u8>) -> DirectReply {
+        let Some(_place) = self.place(peer, false) else {
+            return self.refused(Refusal::Busy, "too many requests of yours are being served");
+        };
+        let DirectRequest { hello, payload } = match DirectRequest::from_bytes(&bytes) {
+            Ok(request) => request,
+            Err(error @ weft_protocol::DecodeError::Version { .. }) => {
+                return self.refused(Refusal::Version, &error.to_string());
+            }
+            Err(error) => return self.refused(Refusal::Malformed, &error.to_string()),
+        };
+        drop(bytes);
+        let (door, span) = match self.judge(&peer, &hello) {
+            Ok(judged) => judged,
+            Err((reason, detail)) => return self.refused(reason, &detail),
+        };
+        let within = hello.deadline_ms.map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
+        let deadline = Instant::now() + within;
+        let (reply, answer) = oneshot::channel();
+        let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE.min(within), door.requests.reserve()).await else {
+            return self.refused(Refusal::Busy, "the pattern is busy");
+        };
+        slot.send(InboundRequest { peer, hello, payload, deadline, span: span.clone(), reply: Some(reply) });
+        match tokio::time::timeout_at(deadline, answer).instrument(span).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => self.refused(Refusal::Closing, "the pattern is stopping"),
+            Err(_) => self.refused(Refusal::Deadline, "no answer before the deadline"),
+        }
+    }
+
+    fn judge(&self, peer: &PeerId, hello: &Hello) -> Result<(Door, tracing::Span), (Refusal, String)> {
+        if !self.trust.is_member(peer) {
+            return Err((Refusal::NotMember, "no membership was proven".to_owned()));
+        }
+        let Some(door) = self.doors.get(&hello.pattern) else {
+            return Err((Refusal::Unknown, format!("no pattern {} here", hello.pattern)));
+        };
+        let malformed = |e: weft_protocol::DecodeError| (Refusal::Malformed, e.to_string());
+        let resource = hello.subject().map_err(malformed)?;
+        let tokens = hello.capability_tokens().map_err(malformed)?;
+        let decision = self.trust.check(peer, hello.verb, &resource, &tokens);
+        if !decision.allowed {
+            tracing::info!(%peer, verb = %hello.verb, resource = resource.as_str(), rule = ?decision.rule, "denied");
+            return Err((Refusal::Denied, decision.because.join("; ")));
+        }
+        let span = tracing::info_span!(
+            "inbound", %peer, pattern = %hello.pattern, verb = %hello.verb, resource = resource.as_str(),
+            trace_id = tracing::field::Empty
+        );
+        trace::continue_from(&span, hello.traceparent.as_deref(), hello.tracestate.as_deref());
+        Ok((door.clone(), span))
+    }
+
+    fn place(&self, peer: PeerId, stream: bool) -> Option<PeerPermit> {
+        let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (streams, requests) = places.entry(peer).or_default();
+        let (taken, limit) =
+            if stream { (streams, STREAMS_PER_PEER_MAX) } else { (requests, REQUESTS_PER_PEER_MAX) };
+        if *taken >= limit {
+            return None;
+        }
+        *taken += 1;
+        Some(PeerPermit { places: Arc::clone(&self.places), peer, stream })
+    }
+
+    fn refused(&self, reason: Refusal, detail: &str) -> DirectReply {
+        self.refusals.count(reason);
+        DirectReply::refused(reason, detail)
+    }
+
+    async fn refuse(&self, stream: &mut MeshStream, reason: Refusal, detail: &str) {
+        self.refusals.count(reason);
+        let _ = timeout(HELLO_TIMEOUT, frames::write(stream, &HelloReply::refused(reason, detail))).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! The mesh: one task owns the libp2p swarm, everything else talks to it through a cloneable [`Mesh`].
+//!
+//! Promises: a peer meets nothing but identify, ping and admission until its membership is proven; every command is
+//! answered; nothing that waits has no bound; what is dropped is counted. The driver's handlers never await, so no
+//! pattern can stall the network.
+//!
+//! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
+//!
+//! A map: [`driver`] owns the swarm; `behaviour` composes it; `gate` hides members' protocols; `admission` proves
+//! membership; `inbound` is the door-keeper of streams and requests; `control` measures and reconciles; `connector`
+//! decides whom to dial; `peers` is the table everybody reads.
+
+mod admission;
+mod behaviour;
+mod config;
+mod connector;
+mod control;
+mod driver;
+mod frames;
+mod gate;
+mod handle;
+mod inbound;
+mod peers;
+mod sources;
+pub mod streams;
+#[cfg(test)]
+mod tests;
+
+pub use config::{MeshConfig, RelayConfig, RelayUse};
+
+pub(crate) use driver::{DriverParts, start};
+pub use frames::{FrameError, expect, read, read_bytes, write, write_bytes};
+pub use handle::{Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Reachability, RelayInfo, Validation};
+pub(crate) use inbound::Door;
+pub use inbound::{InboundRequest, InboundStream, Refusals};
+pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
+pub use sources::SourceLimits;

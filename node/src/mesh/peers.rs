@@ -1,0 +1,186 @@
+//! The table of connections: what the driver writes and everybody reads.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
+use tokio::sync::watch;
+
+/// How a connection is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// QUIC over UDP.
+    Quic,
+    /// TCP with Noise and Yamux.
+    Tcp,
+    /// WebSocket with Noise and Yamux.
+    Ws,
+    /// Through another member.
+    Relay,
+    /// Something else: a simulated network.
+    Other,
+}
+
+impl Carrier {
+    /// What an address is carried by.
+    pub fn of(address: &Multiaddr) -> Carrier {
+        let mut carrier = Carrier::Other;
+        for part in address {
+            match part {
+                Protocol::P2pCircuit => return Carrier::Relay,
+                Protocol::QuicV1 => carrier = Carrier::Quic,
+                Protocol::Ws(_) | Protocol::Wss(_) => carrier = Carrier::Ws,
+                Protocol::Tcp(_) => carrier = Carrier::Tcp,
+                _ => {}
+            }
+        }
+        carrier
+    }
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// The remote's address.
+    pub address: Multiaddr,
+    /// How it is carried.
+    pub carrier: Carrier,
+    /// Whether the remote dialled.
+    pub inbound: bool,
+    /// The last measured round trip, smoothed.
+    pub rtt: Option<Duration>,
+    /// When it was admitted, Unix milliseconds.
+    pub since_ms: u64,
+}
+
+/// One connected member.
+#[derive(Debug, Clone, Default)]
+pub struct PeerInfo {
+    /// Its connections, oldest first.
+    pub connections: BTreeMap<ConnectionId, ConnectionInfo>,
+    /// The software it says it runs.
+    pub agent: String,
+    /// How far its calendar is ahead of ours, milliseconds.
+    pub clock_skew_ms: Option<i64>,
+}
+
+impl PeerInfo {
+    /// The best of its connections' round trips.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.connections.values().filter_map(|c| c.rtt).min()
+    }
+
+    /// Whether every connection goes through a relay.
+    pub fn is_relayed(&self) -> bool {
+        !self.connections.is_empty() && self.connections.values().all(|c| c.carrier == Carrier::Relay)
+    }
+}
+
+/// A cloneable view of the connected members.
+#[derive(Debug, Clone)]
+pub struct PeerTable {
+    peers: Arc<RwLock<BTreeMap<PeerId, PeerInfo>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl PeerTable {
+    pub(crate) fn new() -> Self {
+        PeerTable { peers: Arc::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// How many members are connected.
+    pub fn len(&self) -> usize {
+        self.read(BTreeMap::len)
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a member is connected.
+    pub fn contains(&self, peer: &PeerId) -> bool {
+        self.read(|p| p.contains_key(peer))
+    }
+
+    /// Everything known of the connected members.
+    pub fn all(&self) -> BTreeMap<PeerId, PeerInfo> {
+        self.read(Clone::clone)
+    }
+
+    /// One member.
+    pub fn get(&self, peer: &PeerId) -> Option<PeerInfo> {
+        self.read(|p| p.get(peer).cloned())
+    }
+
+    /// Changes whenever somebody comes or goes.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn opened(&self, peer: PeerId, connection: ConnectionId, info: ConnectionInfo, agent: &str) {
+        self.write(|p| {
+            let entry = p.entry(peer).or_default();
+            entry.connections.insert(connection, info);
+            if !agent.is_empty() {
+                entry.agent = agent.to_owned();
+            }
+        });
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn closed(&self, peer: &PeerId, connection: ConnectionId) {
+        let gone = self.write(|p| {
+            let Some(entry) = p.get_mut(peer) else { return false };
+            entry.connections.remove(&connection);
+            let gone = entry.connections.is_empty();
+            if gone {
+                p.remove(peer);
+            }
+            gone
+        });
+        if gone {
+            self.changed.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(crate) fn identified(&self, peer: &PeerId, agent: &str) {
+        self.write(|p| {
+            if let Some(entry) = p.get_mut(peer) {
+                entry.agent = agent.to_owned();
+            }
+        });
+    }
+
+    pub(crate) fn measured(&self, peer: &PeerId, connection: ConnectionId, rtt: Duration, clock_skew_ms: i64) {
+        self.write(|p| {
+            let Some(entry) = p.get_mut(peer) else { return };
+            entry.clock_skew_ms = Some(clock_skew_ms);
+            if let Some(connection) = entry.connections.get_mut(&connection) {
+                // Smoothed as TCP does (RFC 6298): an eighth of the new one.
+                connection.rtt = Some(connection.rtt.map_or(rtt, |old| old.mul_f64(0.875) + rtt.mul_f64(0.125)));
+            }
+        });
+    }
+
+    /// The connection that measures best; a direct one before any relayed one.
+    pub(crate) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
+        self.read(|p| {
+            let connections = &p.get(peer)?.connections;
+            let key = |c: &ConnectionInfo| (c.carrier == Carrier::Relay, c.rtt.unwrap_or(Duration::MAX));
+            connections.iter().min_by_key(|(id, c)| (key(c), **id)).map(|(id, _)| *id)
+        })
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&BTreeMap<PeerId, PeerInfo>) -> T) -> T {
+        f(&self.peers.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut BTreeMap<PeerId, PeerInfo>) -> T) -> T {
+        f(&mut self.peers.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}

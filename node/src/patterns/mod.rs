@@ -1,0 +1,6 @@
+//! The patterns of data and communication flow: rooms of one shape.
+//!
+//! Removing a pattern's line here, and where `crate::node` lists it, removes it completely.
+
+pub mod pub_sub;
+pub mod request_response;

@@ -1,0 +1,204 @@
+//! Deeds: publishes on the gossip shards, validates what comes, hands it to subscribers.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::mpsc;
+use weft_protocol::{
+    CapabilityToken, MeshId, Pattern, PeerId, Verb, Wire as _,
+    patterns::pub_sub::{Publication, SHARDS, topic},
+};
+
+use super::{
+    core::{Freshness, Received, ReplayGuard, ReplayWindow, matches},
+    handle::{Delivery, Subscription},
+};
+use crate::{
+    mesh::{Gossip, Mesh, MeshError, PatternDoors, Validation},
+    tasks::Tasks,
+    trust::Standing,
+};
+
+/// Messages waiting for one subscriber; beyond it they are dropped for this one, and counted.
+const SUBSCRIBER_QUEUE_MAX: usize = 1024;
+/// Messages waiting for validation.
+const VALIDATION_QUEUE_MAX: usize = 4096;
+
+struct Subscriber {
+    id: u64,
+    pattern: Pattern,
+    sink: mpsc::Sender<Delivery>,
+    dropped: u64,
+}
+
+#[derive(Default)]
+struct State {
+    subscribers: Vec<Subscriber>,
+    replay: ReplayGuard,
+    window: ReplayWindow,
+    next_id: u64,
+}
+
+/// What the handle and the actor share.
+pub(super) struct Hub {
+    mesh: Mesh,
+    /// Tells this run's messages and cursors from an earlier run's.
+    boot: u64,
+    state: Mutex<State>,
+    /// Held while a sequence is taken and its message handed to the mesh, so that the two orders agree.
+    sequence: tokio::sync::Mutex<u64>,
+    dropped: AtomicU64,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("subscribers", &self.lock().subscribers.len()).finish()
+    }
+}
+
+impl Hub {
+    pub(super) fn new(mesh: Mesh, boot: u64) -> Self {
+        Hub { mesh, boot, state: Mutex::default(), sequence: tokio::sync::Mutex::new(0), dropped: AtomicU64::new(0) }
+    }
+
+    pub(super) async fn publish(&self, mesh: &MeshId, mut publication: Publication) -> Result<(u64, usize), MeshError> {
+        let shard = publication.subject().map_err(|e| MeshError::Invalid(e.to_string()))?.shard(SHARDS);
+        let mut sequence = self.sequence.lock().await;
+        *sequence += 1;
+        publication.publisher_seq = *sequence;
+        publication.boot = self.boot;
+        let peers = self.mesh.publish(topic(mesh, shard), publication.to_bytes()).await;
+        let peers = match peers {
+            Ok(peers) => peers,
+            Err(error) => {
+                // Nobody has it: the sequence stays without a gap.
+                *sequence -= 1;
+                return Err(error);
+            }
+        };
+        let taken = *sequence;
+        drop(sequence);
+        self.deliver(self.mesh.local_peer(), publication);
+        Ok((taken, peers))
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>, pattern: Pattern, resume: Option<&str>) -> Subscription {
+        let mut state = self.lock();
+        let (missed, lost) = match resume.map(|cursor| self.position(cursor)) {
+            Some(Some(number)) => state.window.after(number, &pattern),
+            // A cursor of an earlier run: how much was missed cannot be known.
+            Some(None) => (Vec::new(), 1),
+            None => (Vec::new(), 0),
+        };
+        let (sink, deliveries) = mpsc::channel(SUBSCRIBER_QUEUE_MAX.max(missed.len() + 1));
+        let lost = (lost > 0).then_some(Delivery::Dropped(lost));
+        for delivery in lost.into_iter().chain(missed.into_iter().map(Delivery::Message)) {
+            let _ = sink.try_send(delivery);
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        state.subscribers.push(Subscriber { id, pattern, sink, dropped: 0 });
+        Subscription { id, deliveries, hub: Arc::clone(self) }
+    }
+
+    pub(super) fn unsubscribe(&self, id: u64) {
+        self.lock().subscribers.retain(|s| s.id != id);
+    }
+
+    pub(super) fn cursor(&self, number: u64) -> String {
+        format!("{:x}-{number}", self.boot)
+    }
+
+    fn position(&self, cursor: &str) -> Option<u64> {
+        let (boot, number) = cursor.split_once('-')?;
+        let number: u64 = number.parse().ok()?;
+        (u64::from_str_radix(boot, 16).ok()? == self.boot).then_some(number)
+    }
+
+    /// Hands a message that was found good to the subscribers whose pattern it matches.
+    fn deliver(&self, publisher: PeerId, publication: Publication) {
+        let mut state = self.lock();
+        let received = state.window.push(publisher, publication);
+        for subscriber in &mut state.subscribers {
+            if matches(&subscriber.pattern, &received.publication) {
+                self.offer(subscriber, &received);
+            }
+        }
+    }
+
+    fn offer(&self, subscriber: &mut Subscriber, received: &Arc<Received>) {
+        if subscriber.dropped > 0 {
+            // It hears of its loss before it hears anything else.
+            match subscriber.sink.try_send(Delivery::Dropped(subscriber.dropped)) {
+                Ok(()) => subscriber.dropped = 0,
+                Err(_) => {
+                    subscriber.dropped += 1;
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        if subscriber.sink.try_send(Delivery::Message(Arc::clone(received))).is_err() {
+            subscriber.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Judges a message from another node and delivers it here if it is good.
+    fn take_in(&self, gossip: &Gossip) -> Validation {
+        let Ok(publication) = Publication::from_bytes(&gossip.data) else { return Validation::Reject };
+        let Ok(subject) = publication.subject().cloned() else { return Validation::Reject };
+        let tokens: Vec<CapabilityToken> =
+            publication.capability.iter().filter_map(|bytes| CapabilityToken::from_bytes(bytes).ok()).collect();
+        let trust = self.mesh.trust();
+        if !trust.may_publish(&gossip.source, &subject, &tokens).allowed {
+            tracing::info!(peer = %gossip.source, subject = subject.as_str(), "a publication was denied");
+            return Validation::Ignore;
+        }
+        match self.lock().replay.judge(gossip.source, publication.boot, publication.publisher_seq) {
+            Freshness::Fresh => {}
+            Freshness::Stale | Freshness::OldBoot => return Validation::Ignore,
+        }
+        if trust.check(&gossip.source, Verb::Publish, &subject, &tokens).allowed {
+            self.deliver(gossip.source, publication);
+        }
+        Validation::Accept
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Takes in the shards as soon as the node belongs to a mesh, until it stops.
+pub(super) async fn run(mut doors: PatternDoors, hub: Arc<Hub>, tasks: Tasks) {
+    // Nothing is asked of this pattern by streams or requests; what comes is refused by being dropped.
+    tasks.spawn("pub-sub-doors", async move {
+        loop {
+            tokio::select! {
+                request = doors.requests.recv() => if request.is_none() { return },
+                stream = doors.streams.recv() => if stream.is_none() { return },
+            }
+        }
+    });
+    let mut standing = hub.mesh.trust().watch_standing();
+    let mesh = match standing.wait_for(|s| matches!(s, Standing::Member(_))).await.map(|s| s.clone()) {
+        Ok(Standing::Member(mesh)) => mesh,
+        _ => return,
+    };
+    let (sink, mut gossip) = mpsc::channel(VALIDATION_QUEUE_MAX);
+    for shard in 0..SHARDS {
+        if hub.mesh.subscribe(topic(&mesh.id, shard), sink.clone()).await.is_err() {
+            return;
+        }
+    }
+    drop(sink);
+    while let Some(message) = gossip.recv().await {
+        let verdict = hub.take_in(&message);
+        if hub.mesh.validate(&message, verdict).await.is_err() {
+            return;
+        }
+    }
+}

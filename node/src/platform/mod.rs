@@ -1,0 +1,71 @@
+//! What the outside decides: the network, the clock, entropy, the disk.
+//!
+//! The only seam between a node and the world, and so the only thing a simulator replaces. Time that *passes* is
+//! `tokio::time`, which a simulator pauses; [`Clock`] is the calendar.
+
+pub mod disk;
+mod real;
+
+use std::{io, sync::Arc};
+
+use disk::Disk;
+use libp2p::{
+    PeerId,
+    core::{muxing::StreamMuxerBox, transport::Boxed},
+    identity::Keypair,
+    relay,
+};
+pub use real::RealPlatform;
+
+/// The calendar.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since the Unix epoch. May jump in either direction.
+    fn now_unix_ms(&self) -> u64;
+}
+
+/// Where random bytes come from.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `buffer` with bytes nobody can guess.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// Random bytes, as a value.
+pub fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
+    let mut bytes = [0; N];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+/// The secured and multiplexed transport, and the relay client that is wired into it.
+pub struct Network {
+    /// Dials, listens, proves the remote's key.
+    pub transport: Boxed<(PeerId, StreamMuxerBox)>,
+    /// Its other half goes behind the gate.
+    pub relay_client: relay::client::Behaviour,
+    /// Whether there is a real local network: multicast DNS and UPnP make sense.
+    pub local_discovery: bool,
+}
+
+/// The limits that the transport itself keeps.
+#[derive(Debug, Clone)]
+pub struct NetworkLimits {
+    /// A handshake that takes longer is given up.
+    pub handshake_timeout: std::time::Duration,
+    /// Streams of one connection in both directions.
+    pub muxer_streams_max: usize,
+}
+
+/// Everything a node gets from outside.
+pub trait Platform: Send + Sync + 'static {
+    /// The network, for the node that owns `key`.
+    ///
+    /// # Errors
+    /// What the operating system says when sockets cannot be had.
+    fn network(&self, key: &Keypair, limits: &NetworkLimits) -> io::Result<Network>;
+    /// The calendar.
+    fn clock(&self) -> Arc<dyn Clock>;
+    /// Random bytes.
+    fn entropy(&self) -> Arc<dyn Entropy>;
+    /// Files.
+    fn disk(&self) -> Arc<dyn Disk>;
+}

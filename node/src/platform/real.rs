@@ -1,0 +1,112 @@
+//! The machine this process runs on.
+
+use std::{io, sync::Arc, time::SystemTime};
+
+use libp2p::{
+    PeerId, Transport,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OrTransport, dummy::DummyTransport},
+        upgrade::Version,
+    },
+    dns,
+    identity::Keypair,
+    noise, quic, relay, tcp, websocket, yamux,
+};
+
+use super::{
+    Clock, Entropy, Network, NetworkLimits, Platform,
+    disk::{Disk, RealDisk},
+};
+
+/// QUIC's receive windows: per stream, and for all streams of a connection. Smaller than quinn's defaults so that a
+/// hundred peers that are not read from stay within the node's memory budget.
+const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const QUIC_STREAMS_MAX: u32 = 512;
+const QUIC_IDLE_TIMEOUT_MS: u32 = 10_000;
+const QUIC_KEEP_ALIVE_MS: u64 = 4_000;
+
+/// TCP, WebSocket and QUIC sockets, the system's clock, entropy and files.
+#[derive(Debug, Default, Clone)]
+pub struct RealPlatform;
+
+impl Platform for RealPlatform {
+    fn network(&self, key: &Keypair, limits: &NetworkLimits) -> io::Result<Network> {
+        let tcp_config = || tcp::Config::default().nodelay(true);
+        let (relay_transport, relay_client) = relay::client::new(key.public().to_peer_id());
+        let noise = noise::Config::new(key).map_err(io::Error::other)?;
+        let mut muxer = yamux::Config::default();
+        muxer.set_max_num_streams(limits.muxer_streams_max);
+
+        let websocket = websocket::Config::new(tcp::tokio::Transport::new(tcp_config()));
+        let streams = OrTransport::new(websocket, tcp::tokio::Transport::new(tcp_config()))
+            .or_transport(relay_transport)
+            .upgrade(Version::V1)
+            .authenticate(noise)
+            .multiplex(muxer)
+            .timeout(limits.handshake_timeout)
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let datagrams = quic::tokio::Transport::new(quic_config(key, limits))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let all = datagrams.or_transport(streams).map(|either, _| either.into_inner()).boxed();
+        Ok(Network { transport: with_dns(all), relay_client, local_discovery: true })
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(SystemClock)
+    }
+
+    fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::new(SystemEntropy)
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(RealDisk)
+    }
+}
+
+fn quic_config(key: &Keypair, limits: &NetworkLimits) -> quic::Config {
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = limits.handshake_timeout;
+    config.max_idle_timeout = QUIC_IDLE_TIMEOUT_MS;
+    config.keep_alive_interval = std::time::Duration::from_millis(QUIC_KEEP_ALIVE_MS);
+    config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
+    config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
+    config
+}
+
+/// DNS names in addresses, by the system's resolver or, where it has none, a public one.
+fn with_dns(inner: Boxed<(PeerId, StreamMuxerBox)>) -> Boxed<(PeerId, StreamMuxerBox)> {
+    // Asked with a transport that does nothing, because a failure would take the real one with it.
+    let unread = dns::tokio::Transport::system(DummyTransport::<(PeerId, StreamMuxerBox)>::new()).err();
+    match unread {
+        None => match dns::tokio::Transport::system(inner) {
+            Ok(transport) => transport.boxed(),
+            Err(error) => unreachable!("the resolver's configuration could be read a moment ago: {error}"),
+        },
+        Some(error) => {
+            tracing::warn!(%error, "the system's resolver cannot be read: names in addresses will not resolve");
+            inner
+        }
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        use rand::TryRng as _;
+        rand::rngs::SysRng.try_fill_bytes(buffer).expect("the operating system has random bytes");
+    }
+}

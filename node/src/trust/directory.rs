@@ -1,0 +1,292 @@
+//! The directory: what every member says of itself, signed by itself, known to every member.
+//!
+//! Promises: a record is taken in only with its own node's signature, a valid membership and a higher sequence than the
+//! known one; the directory is bounded; two nodes with equal digests know the same. It spreads by being pushed to
+//! neighbours and repaired by comparing digests (`mesh::control`), and is no authority for anything but what a node says
+//! of itself.
+
+use sha2::{Digest as _, Sha256};
+use weft_protocol::{
+    Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
+};
+
+use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
+use crate::{error::NodeError, store::Batch};
+
+/// Members a node remembers.
+pub const RECORDS_MAX: usize = 10_000;
+/// How long a record is believed after it was made. It is renewed in a third of that.
+pub const RECORD_TTL_MS: u64 = 12 * 3600 * 1000;
+/// Our own record is made anew after this long.
+pub const RECORD_RENEW_MS: u64 = RECORD_TTL_MS / 3;
+
+pub(super) struct Entry {
+    signed: Signed<NodeRecord>,
+    record: NodeRecord,
+    /// The directory's version at which it came.
+    version: u64,
+    /// The neighbour it came from, which need not be told.
+    from: Option<PeerId>,
+    dirty: bool,
+}
+
+/// A member as the directory knows it.
+#[derive(Debug, Clone)]
+pub struct KnownMember {
+    /// Its id.
+    pub peer: PeerId,
+    /// What it says of itself.
+    pub record: NodeRecord,
+    /// What its certificates say; in an open mesh, the membership everyone has.
+    pub membership: Option<Membership>,
+}
+
+/// What our own record is to say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct OwnRecord {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<Multiaddr>,
+    pub(crate) agent: String,
+    pub(crate) announcements: Vec<(String, Vec<u8>)>,
+}
+
+impl Trust {
+    /// Signs and publishes our own record, unless the current one says the same and is fresh.
+    ///
+    /// # Errors
+    /// `Invalid` when it exceeds a limit of the protocol.
+    pub(crate) fn publish_own(&self, own: &OwnRecord) -> Result<bool, NodeError> {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let Some(mesh) = state.mesh.clone() else { return Ok(false) };
+        let known = state.records.get(&self.0.public).map(|e| &e.record);
+        let record = NodeRecord {
+            mesh: mesh.id,
+            chain: state.chain.clone(),
+            name: own.name.clone(),
+            addresses: own.addresses.clone(),
+            agent: own.agent.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            seq: known.map_or(now_ms, |k| now_ms.max(k.seq + 1)),
+            issued_at_ms: now_ms,
+            ttl_ms: RECORD_TTL_MS,
+            announcements: own
+                .announcements
+                .iter()
+                .map(|(key, value)| Announcement { key: key.clone(), value: value.clone() })
+                .collect(),
+        };
+        if let Some(known) = known {
+            let same = NodeRecord { seq: known.seq, issued_at_ms: known.issued_at_ms, ..record.clone() } == *known;
+            if same && now_ms < known.issued_at_ms.saturating_add(RECORD_RENEW_MS) && now_ms >= known.issued_at_ms {
+                return Ok(false);
+            }
+        }
+        record.check()?;
+        let signed = Signed::sign(&record, &self.0.key)?;
+        state.put(self.0.public, signed, record, None);
+        drop(state);
+        self.touch();
+        Ok(true)
+    }
+
+    /// Takes in records from elsewhere; each is verified. Returns how many were new.
+    pub(crate) fn learn_records(&self, records: Vec<Signed<NodeRecord>>, from: Option<PeerId>) -> usize {
+        let mut new = 0;
+        for signed in records {
+            let key = signed.signer();
+            // The cheap test first: most of what comes is known.
+            let Ok(claimed) = signed.peek() else { continue };
+            if key == self.0.public || self.state().records.get(&key).is_some_and(|e| e.record.seq >= claimed.seq) {
+                continue;
+            }
+            match self.verify_record(&signed) {
+                Ok((record, membership)) => {
+                    let mut state = self.state();
+                    if state.records.len() >= RECORDS_MAX && !state.records.contains_key(&key) {
+                        continue;
+                    }
+                    let member = membership.unwrap_or_else(|| {
+                        super::authority::open_membership(&record, key)
+                    });
+                    state.members.insert(key, member);
+                    state.put(key, signed, record, from);
+                    new += 1;
+                }
+                Err(error) => tracing::debug!(peer = %key.peer_id(), %error, "a record was not accepted"),
+            }
+        }
+        if new > 0 {
+            self.touch();
+        }
+        new
+    }
+
+    fn verify_record(&self, signed: &Signed<NodeRecord>) -> Result<(NodeRecord, Option<Membership>), NodeError> {
+        let mesh = self.mesh().ok_or_else(|| NodeError::denied("no mesh"))?;
+        let is_open = mesh.kind == MeshKind::Open;
+        Ok(NodeRecord::open(signed, &mesh.root, &mesh.id, is_open, self.now_ms(), &|k| self.is_revoked(k))?)
+    }
+
+    /// A record from our own store: our own is kept for its sequence, others must still verify.
+    pub(super) fn restore_record(&self, bytes: &[u8]) {
+        let Ok(signed) = Signed::<NodeRecord>::from_bytes(bytes) else { return };
+        if signed.signer() == self.0.public {
+            if let Ok(record) = signed.open() {
+                self.state().put(self.0.public, signed, record, None);
+            }
+        } else {
+            self.learn_records(vec![signed], None);
+        }
+    }
+
+    /// Writes the records that came since the last time. They are hints, so they need not be durable at once.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn persist_records(&self) -> Result<(), NodeError> {
+        let mut batch = Batch::new();
+        let mut dirty = Vec::new();
+        {
+            let mut state = self.state();
+            for (key, entry) in state.records.iter_mut().filter(|(_, e)| e.dirty) {
+                batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.signed.to_bytes());
+                entry.dirty = false;
+                dirty.push(*key);
+            }
+        }
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.0.keyspace.commit(batch).await {
+            let mut state = self.state();
+            for key in dirty {
+                if let Some(entry) = state.records.get_mut(&key) {
+                    entry.dirty = true;
+                }
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Forgets records that have run out.
+    pub(crate) fn expire_records(&self) {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let before = state.records.len();
+        let own = self.0.public;
+        state.records.retain(|key, e| *key == own || now_ms < e.record.expires_at_ms());
+        if state.records.len() != before {
+            state.records_digest = None;
+        }
+    }
+
+    /// Every member the directory knows, this node included.
+    pub fn known_members(&self) -> Vec<KnownMember> {
+        let state = self.state();
+        state
+            .records
+            .iter()
+            .map(|(key, e)| KnownMember {
+                peer: key.peer_id(),
+                record: e.record.clone(),
+                membership: state.members.get(key).cloned(),
+            })
+            .collect()
+    }
+
+    /// How many members the directory knows, this node included.
+    pub fn known_count(&self) -> usize {
+        self.state().records.len().max(1)
+    }
+
+    /// What one member says of itself.
+    pub fn record(&self, peer: &PeerId) -> Option<NodeRecord> {
+        let key = PublicKey::from_peer_id(peer)?;
+        self.state().records.get(&key).map(|e| e.record.clone())
+    }
+
+    /// The announcements all members make under one key.
+    pub fn announcements(&self, key: &str) -> Vec<(PeerId, Vec<u8>)> {
+        let state = self.state();
+        let all = state.records.iter();
+        all.filter_map(|(node, e)| Some((node.peer_id(), e.record.announcement(key)?.to_vec()))).collect()
+    }
+
+    /// The same for two nodes that know the same records.
+    pub(crate) fn records_digest(&self) -> [u8; 32] {
+        let mut state = self.state();
+        if let Some(digest) = state.records_digest {
+            return digest;
+        }
+        let mut hash = Sha256::new_with_prefix(b"weft-records-v1");
+        for (key, e) in &state.records {
+            hash.update(key.as_bytes());
+            hash.update(e.record.seq.to_be_bytes());
+        }
+        let digest = hash.finalize().into();
+        state.records_digest = Some(digest);
+        digest
+    }
+
+    /// What we have, in the form a neighbour compares with.
+    pub(crate) fn have(&self, limit: usize) -> Vec<(PublicKey, u64)> {
+        self.state().records.iter().take(limit).map(|(key, e)| (*key, e.record.seq)).collect()
+    }
+
+    /// What a neighbour that has `have` lacks, at most `bytes_max` of it; and whether there is more.
+    pub(crate) fn lacking(&self, have: &[(PublicKey, u64)], bytes_max: usize) -> (Vec<Signed<NodeRecord>>, bool) {
+        let have: std::collections::HashMap<PublicKey, u64> = have.iter().copied().collect();
+        let state = self.state();
+        let lacking = state.records.iter().filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record.seq));
+        page(lacking.map(|(_, e)| &e.signed), bytes_max)
+    }
+
+    /// What came after `version` and not from `peer`, at most `bytes_max` of it, and the version it reaches.
+    pub(crate) fn records_after(
+        &self,
+        version: u64,
+        peer: &PeerId,
+        bytes_max: usize,
+    ) -> (Vec<Signed<NodeRecord>>, u64) {
+        let state = self.state();
+        let mut newer: Vec<&Entry> =
+            state.records.values().filter(|e| e.version > version && e.from.as_ref() != Some(peer)).collect();
+        newer.sort_by_key(|e| e.version);
+        let (records, more) = page(newer.iter().map(|e| &e.signed), bytes_max);
+        let last = if more { newer.get(records.len().wrapping_sub(1)) } else { None };
+        (records, last.map_or(state.version, |e| e.version))
+    }
+
+    /// Tells the listeners that the directory changed.
+    pub(super) fn touch(&self) {
+        let version = self.state().version;
+        self.0.changed.send_replace(version);
+    }
+}
+
+impl State {
+    fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PeerId>) {
+        self.version += 1;
+        let version = self.version;
+        self.records.insert(key, Entry { signed, record, version, from, dirty: true });
+        self.records_digest = None;
+    }
+}
+
+fn page<'a>(records: impl Iterator<Item = &'a Signed<NodeRecord>>, bytes_max: usize) -> (Vec<Signed<NodeRecord>>, bool) {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        bytes += record.payload().len() + 128;
+        if bytes > bytes_max && !taken.is_empty() {
+            return (taken, true);
+        }
+        taken.push(record.clone());
+        if taken.len() >= weft_protocol::limits::RECORDS_PER_MESSAGE_MAX {
+            return (taken, true);
+        }
+    }
+    (taken, false)
+}

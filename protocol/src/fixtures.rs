@@ -1,0 +1,317 @@
+//! The wire format is pinned: one sample of every message, its bytes in `fixtures/wire.txt`. A change of the wire is a decision.
+//!
+//! To take one: run the tests with `WEFT_WRITE_FIXTURES=1`, look at the difference, and say in the change log what peers will notice.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
+use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
+use crate::control::{ControlReply, ControlRequest};
+use crate::patterns::pub_sub::{Publication, SHARDS};
+use crate::direct::{DirectReply, DirectRequest};
+use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
+use crate::testing::*;
+use crate::*;
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/wire.txt");
+
+/// One sample, encoded, with the ways to look at it that do not depend on its type.
+pub(crate) struct Sample {
+    name: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    /// Whether these bytes are read, and to the very same value as the sample.
+    read: fn(&[u8], &[u8]) -> Option<bool>,
+}
+
+fn sample<T: Wire + PartialEq>(name: &'static str, value: T) -> Sample {
+    let read = |bytes: &[u8], original: &[u8]| {
+        let value = T::from_bytes(bytes).ok()?;
+        Some(T::from_bytes(original).is_ok_and(|original| original == value))
+    };
+    Sample {
+        name,
+        bytes: value.to_checked_bytes().unwrap(),
+        read,
+    }
+}
+
+/// A sample of every message and every variant.
+pub(crate) fn samples() -> &'static [Sample] {
+    static SAMPLES: OnceLock<Vec<Sample>> = OnceLock::new();
+    SAMPLES.get_or_init(|| {
+        let mut all = trust_samples();
+        all.extend(mesh_samples());
+        all.extend(application_samples());
+        all
+    })
+}
+
+fn trust_samples() -> Vec<Sample> {
+    let chain = member(3, &["worker"], &["pub,sub:orders.>:1", "call:stock"]);
+    let token = crate::capability::tests::token();
+    let notice = crate::revocation::tests::notice();
+    vec![
+        sample("certificate", chain.0[1].peek().unwrap()),
+        sample("signed-certificate", chain.0[1].clone()),
+        sample("chain", chain),
+        sample("chain-empty", Chain::default()),
+        sample("capability-key", token.links[0].peek().unwrap()),
+        sample("capability-role", token.links[1].peek().unwrap()),
+        sample("capability-token", token),
+        sample("revocation", notice.notice.peek().unwrap()),
+        sample("revocation-notice", notice),
+        sample("ticket", crate::ticket::tests::ticket()),
+    ]
+}
+
+fn mesh_samples() -> Vec<Sample> {
+    let chain = member(3, &["worker"], &["pub:orders.>"]);
+    let notices = vec![crate::revocation::tests::notice()];
+    let record = record(3, chain.clone());
+    let records = vec![forge(&record, 3)];
+    let (name, agent) = (String::from("node-3"), String::from("weft/0.1.0"));
+    let (secret, nonce) = (TicketSecret::from_bytes([5; 16]), [6; 16]);
+    let (mesh, root) = (mesh(), public(ROOT));
+    let prove = AdmissionRequest::Prove {
+        mesh,
+        chain: chain.clone(),
+        name: name.clone(),
+        agent: agent.clone(),
+    };
+    let redeem = AdmissionRequest::Redeem {
+        mesh,
+        secret,
+        name: name.clone(),
+        agent: agent.clone(),
+        nonce,
+    };
+    let (ours, theirs) = ([7; 32], [8; 32]);
+    let ask = ControlRequest::Probe {
+        sent_at_ms: NOW_MS,
+        members_digest: ours,
+        revocations_digest: theirs,
+    };
+    let reply = ControlReply::Probe {
+        clock_ms: NOW_MS,
+        members_digest: ours,
+        revocations_digest: theirs,
+    };
+    vec![
+        sample("node-record", record),
+        sample("admission-prove", prove),
+        sample("admission-redeem", redeem),
+        sample(
+            "admission-ask",
+            AdmissionRequest::Ask {
+                mesh: None,
+                name,
+                agent,
+            },
+        ),
+        sample(
+            "admission-admitted",
+            AdmissionReply::Admitted {
+                mesh,
+                root,
+                open: false,
+                revocations_digest: ours,
+            },
+        ),
+        sample(
+            "admission-issued",
+            AdmissionReply::Issued {
+                mesh,
+                root,
+                chain: chain.clone(),
+                open: true,
+            },
+        ),
+        sample("admission-pending", AdmissionReply::Pending { mesh }),
+        sample(
+            "admission-revocations",
+            AdmissionReply::Revocations {
+                notices: notices.clone(),
+                more: true,
+            },
+        ),
+        sample(
+            "admission-refused",
+            AdmissionReply::refused(AdmissionRefusal::UsedTicket, "used by node-4"),
+        ),
+        sample("control-ask-probe", ask),
+        sample("control-pull-revocations", ControlRequest::PullRevocations { after: 9 }),
+        sample(
+            "control-pull-records",
+            ControlRequest::PullRecords {
+                have: vec![(public(3), NOW_MS)],
+            },
+        ),
+        sample(
+            "control-push-records",
+            ControlRequest::PushRecords {
+                records: records.clone(),
+            },
+        ),
+        sample(
+            "control-push-revocations",
+            ControlRequest::PushRevocations {
+                notices: notices.clone(),
+            },
+        ),
+        sample("control-push-capability", ControlRequest::PushCapability { token: crate::capability::tests::token() }),
+        sample("control-renew", ControlRequest::Renew { chain: chain.clone() }),
+        sample("control-probe", reply),
+        sample(
+            "control-revocations",
+            ControlReply::Revocations { notices, more: false },
+        ),
+        sample("control-records", ControlReply::Records { records, more: true }),
+        sample("control-ok", ControlReply::Ok),
+        sample("control-renewed", ControlReply::Renewed { chain }),
+        sample(
+            "control-refused",
+            ControlReply::refused(AdmissionRefusal::NotIssuer, "ask node-2"),
+        ),
+    ]
+}
+
+fn application_samples() -> Vec<Sample> {
+    let hello = crate::hello::tests::hello();
+    let message = crate::message::tests::message();
+    let headers = vec![(String::from("content-type"), String::from("text/plain"))];
+    let request = CallRequest {
+        service: String::from("stock"),
+        endpoint: String::from("count"),
+        headers: headers.clone(),
+        body: b"apples".to_vec(),
+    };
+    let services = ServiceList(vec![ServiceInfo {
+        name: String::from("stock"),
+        version: String::from("1.2.3-rc.1"),
+        id: String::from("a1"),
+        metadata: vec![(String::from("zone"), String::from("eu"))],
+        endpoints: vec![String::from("count")],
+    }]);
+    let publication = Publication {
+        message: message.clone(),
+        publisher_seq: 1,
+        boot: NOW_MS,
+        capability: vec![vec![1, 2]],
+    };
+    vec![
+        sample("hello", hello),
+        sample("hello-plain", Hello::new("batching", Verb::Run, "jobs")),
+        sample("hello-accepted", HelloReply::Accepted { version: HELLO_VERSION }),
+        sample(
+            "hello-refused",
+            HelloReply::refused(Refusal::Denied, "no grant for call on stock.count"),
+        ),
+        sample("message", message),
+        sample("message-plain", Message::new("1", "/a", "t")),
+        sample("call", request),
+        sample(
+            "answer",
+            CallResponse::Answer {
+                headers,
+                body: b"12".to_vec(),
+            },
+        ),
+        sample("answer-failed", CallResponse::failed(404, "no apples")),
+        sample("direct", DirectRequest { hello: crate::hello::tests::hello(), payload: b"stock".to_vec() }),
+        sample("direct-answer", DirectReply::Answer { payload: b"12".to_vec() }),
+        sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),
+        sample("services", services),
+        sample("publication", publication),
+    ]
+}
+
+/// What `fixtures/wire.txt` should contain.
+fn rendered() -> String {
+    let mut text = String::from("# name sha256 bytes; the shard of some first tokens; see src/fixtures.rs\n");
+    for sample in samples() {
+        let digest = HEXLOWER.encode(&Sha256::digest(&sample.bytes));
+        writeln!(text, "{} {digest} {}", sample.name, HEXLOWER.encode(&sample.bytes)).unwrap();
+    }
+    for token in ["orders", "a", "sensor-7", "$weft"] {
+        writeln!(
+            text,
+            "shard {token} {}",
+            Subject::reserved(token).unwrap().shard(SHARDS)
+        )
+        .unwrap();
+    }
+    writeln!(text, "mesh {}", mesh()).unwrap();
+    writeln!(text, "key {}", public(ROOT)).unwrap();
+    writeln!(text, "ticket {}", crate::ticket::tests::ticket()).unwrap();
+    writeln!(text, "token {}", crate::capability::tests::token()).unwrap();
+    text
+}
+
+#[test]
+fn the_wire_has_not_changed() {
+    let now = rendered();
+    if std::env::var_os("WEFT_WRITE_FIXTURES").is_some() {
+        std::fs::write(PATH, &now).unwrap();
+    }
+    let pinned = std::fs::read_to_string(PATH).expect("fixtures/wire.txt exists");
+    let changed: Vec<_> = now
+        .lines()
+        .zip(pinned.lines())
+        .filter(|(now, pinned)| now != pinned)
+        .collect();
+    let names: Vec<_> = changed.iter().filter_map(|(now, _)| now.split(' ').next()).collect();
+    assert!(
+        changed.is_empty() && now.len() == pinned.len(),
+        "the wire format has changed: {names:?}; nodes of different versions will not understand each other there. \
+         If that is meant, run with WEFT_WRITE_FIXTURES=1 and record it in the change log"
+    );
+}
+
+#[test]
+fn every_sample_is_read_back() {
+    for sample in samples() {
+        assert_eq!(
+            (sample.read)(&sample.bytes, &sample.bytes),
+            Some(true),
+            "{}",
+            sample.name
+        );
+    }
+}
+
+#[test]
+fn no_sample_can_be_cut_or_extended() {
+    for sample in samples() {
+        for end in 0..sample.bytes.len() {
+            let read = (sample.read)(&sample.bytes[..end], &sample.bytes);
+            assert_eq!(read, None, "{} cut to {end} bytes", sample.name);
+        }
+        let longer = [&sample.bytes[..], &[0]].concat();
+        assert_eq!(
+            (sample.read)(&longer, &sample.bytes),
+            None,
+            "{} with a byte more",
+            sample.name
+        );
+    }
+}
+
+/// Two encodings of one value would be two identities of one thing.
+#[test]
+fn no_changed_byte_reads_as_the_same_value() {
+    // What stands where a variant without fields has none is skipped, whatever it is.
+    let unit = |sample: &&Sample| sample.name == "control-ok";
+    for sample in samples().iter().filter(|sample| !unit(sample)) {
+        for at in 0..sample.bytes.len() {
+            for bit in [0x01, 0x20, 0x80] {
+                let mut changed = sample.bytes.clone();
+                changed[at] ^= bit;
+                let read = (sample.read)(&changed, &sample.bytes);
+                assert_ne!(read, Some(true), "{} with byte {at} changed by {bit:#x}", sample.name);
+            }
+        }
+    }
+}

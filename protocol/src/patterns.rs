@@ -1,0 +1,4 @@
+//! What peers agree on within each pattern.
+
+pub mod pub_sub;
+pub mod request_response;

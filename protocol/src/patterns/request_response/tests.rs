@@ -1,0 +1,116 @@
+use super::*;
+use crate::testing::strings;
+
+fn request() -> CallRequest {
+    CallRequest {
+        service: String::from("stock"),
+        endpoint: String::from("count"),
+        headers: vec![
+            (String::from("a"), String::from("1")),
+            (String::from("a"), String::from("2")),
+        ],
+        body: Vec::new(),
+    }
+}
+
+fn refused(change: impl FnOnce(&mut CallRequest)) -> String {
+    let mut request = request();
+    change(&mut request);
+    CallRequest::from_bytes(&request.to_bytes()).unwrap_err().to_string()
+}
+
+#[test]
+fn every_field_has_a_limit() {
+    assert_eq!(CallRequest::from_bytes(&request().to_bytes()), Ok(request()));
+    for bad in ["", "a.b", "a b", "ä", &"a".repeat(65)] {
+        assert!(
+            refused(|r| r.service = bad.to_owned()).starts_with("service is"),
+            "{bad:?}"
+        );
+        assert!(
+            refused(|r| r.endpoint = bad.to_owned()).starts_with("endpoint is"),
+            "{bad:?}"
+        );
+    }
+    let header = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    for bad in ["", "a b", "a:", "ä", "a\n"] {
+        assert!(
+            refused(|r| r.headers = header(bad, "v")).starts_with("header is invalid"),
+            "{bad:?}"
+        );
+    }
+    assert!(refused(|r| r.headers = header("a", "v\r\nx: y")).starts_with("header value is invalid"));
+    assert!(refused(|r| r.headers = header("a", &"v".repeat(8192))).starts_with("headers is too large"));
+    assert!(refused(|r| r.headers = vec![Default::default(); 65]).contains("65 entries, the limit is 64"));
+    assert!(refused(|r| r.body = vec![0; DIRECT_BODY_BYTES_MAX + 1]).starts_with("body is too large"));
+}
+
+#[test]
+fn the_largest_call_is_sent_and_read() {
+    let mut request = request();
+    request.body = vec![0x55; DIRECT_BODY_BYTES_MAX];
+    request.headers = vec![(String::from("a"), "v".repeat(HEADER_BYTES_MAX - 1))];
+    assert_eq!(
+        CallRequest::from_bytes(&request.to_checked_bytes().unwrap()),
+        Ok(request)
+    );
+}
+
+#[test]
+fn a_failure_can_always_be_sent() {
+    let failed = CallResponse::failed(500, &"long\n".repeat(1000));
+    assert_eq!(
+        CallResponse::from_bytes(&failed.to_checked_bytes().unwrap()),
+        Ok(failed)
+    );
+    let long = CallResponse::Failed {
+        code: 1,
+        reason: "a".repeat(257),
+    };
+    assert!(CallResponse::from_bytes(&long.to_bytes()).is_err());
+}
+
+#[test]
+fn a_service_announces_itself_properly() {
+    let service = |version: &str| ServiceInfo {
+        name: String::from("stock"),
+        version: version.to_owned(),
+        id: String::from("a1"),
+        metadata: Vec::new(),
+        endpoints: strings(&["count", "reserve"]),
+    };
+    for good in ["0.0.0", "1.2.3", "10.20.30-rc.1+build.5", "1.0.0+x"] {
+        let list = ServiceList(vec![service(good)]);
+        assert_eq!(
+            ServiceList::from_bytes(&list.to_checked_bytes().unwrap()),
+            Ok(list),
+            "{good}"
+        );
+    }
+    for bad in [
+        "", "1", "1.2", "1.2.3.4", "01.2.3", "1.2.x", "1.2.+3", "1.2.3-", "1.2.3-ä", "v1.2.3", "1.2.3 ",
+    ] {
+        let error = ServiceList(vec![service(bad)])
+            .to_checked_bytes()
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("service version is invalid"), "{bad:?}: {error}");
+    }
+    let twice = ServiceList(vec![service("1.0.0"), service("1.0.0")]);
+    assert!(
+        twice
+            .to_checked_bytes()
+            .unwrap_err()
+            .to_string()
+            .contains("occurs twice")
+    );
+    let mut many = service("1.0.0");
+    many.endpoints = strings(&["count", "count"]);
+    assert!(
+        ServiceList(vec![many])
+            .to_checked_bytes()
+            .unwrap_err()
+            .to_string()
+            .contains("occurs twice")
+    );
+}
