@@ -3,12 +3,13 @@
 //! One task owns the libp2p swarm ([`mesh`]); patterns sit side by side on its handle ([`patterns`]); applications on
 //! the same machine come in through [`local`]. The only seam to the outside is [`platform::Platform`].
 
-// pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod context;
 pub mod data_dir;
 pub mod error;
-// pub mod local;
+pub mod launch;
+pub mod local;
 pub mod mesh;
 pub mod node;
 pub mod pattern;

@@ -13,6 +13,14 @@ pub use error::CliError;
 pub use output::ColorWhen;
 
 use client::Client;
+
+/// The passphrase that opens `what`, asked of the person at the terminal.
+pub(crate) fn ask_passphrase(what: &str) -> Result<crate::trust::passphrase::Passphrase, crate::error::NodeError> {
+    passphrase::known(what).map_err(|error| match error {
+        CliError::Node(error) => error,
+        other => crate::error::NodeError::invalid(other.to_string()),
+    })
+}
 use output::Out;
 
 mod backoff;

@@ -62,6 +62,8 @@ section! {
         Restart peer_exchange: bool = true;
         /// Serve the mesh's address table (Kademlia server); auto: when others can reach this node.
         Restart kad_server: Toggle = Toggle::Auto;
+        /// Reserve places at relays, to be reached through them; auto: when this node cannot be reached from outside.
+        Restart relay_client: Toggle = Toggle::Auto;
         /// Relay for members that cannot be reached directly; auto: when others can reach this node.
         Restart relay_server: Toggle = Toggle::Auto;
         /// Bytes one relayed connection may carry before it is cut; 0: no limit.

@@ -21,10 +21,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
+    sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -110,14 +110,14 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<State>,
-    /// Ends the connection to make room for another, if it still waits.
-    pub(super) evict: CancellationToken,
+    /// Asks the connection to make room for another, if it still waits.
+    pub(super) evict: Notify,
 }
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
         let state = State { phase: Phase::Waiting(Instant::now()), requests: 0, write_pending: false };
-        Arc::new(Self { state: Mutex::new(state), evict: CancellationToken::new() })
+        Arc::new(Self { state: Mutex::new(state), evict: Notify::new() })
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {

@@ -206,7 +206,7 @@ fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::M
 fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
     // The defaults cut a circuit after two minutes or 128 KiB: fit for strangers, not for members.
     let limits = relay::Config {
-        max_reservations: 1024,
+        max_reservations: config.relay.reservations_max,
         max_reservations_per_peer: 4,
         reservation_duration: Duration::from_secs(3600),
         max_circuits: config.relay.circuits_max,

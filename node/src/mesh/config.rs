@@ -51,6 +51,8 @@ pub struct RelayConfig {
     pub client: RelayUse,
     /// Reservations to hold.
     pub reservations: usize,
+    /// Reservations to give.
+    pub reservations_max: usize,
     /// Circuits carried at once.
     pub circuits_max: usize,
     /// Of one peer.

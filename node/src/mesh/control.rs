@@ -4,7 +4,7 @@
 //! measures the round trip and compares digests, changes are pushed at once, differences are pulled. A peer that does not
 //! answer within [`REPLY_TIMEOUT`] is taken for gone.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
@@ -21,14 +21,19 @@ use super::{
     peers::PeerTable,
     streams::MeshStream,
 };
-use crate::{error::NodeError, trust::Trust};
+use crate::{
+    error::NodeError,
+    trust::{Trust, guard::token_id},
+};
 
 /// Between two probes, with few and with many peers.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 const PROBE_EVERY_CROWDED: Duration = Duration::from_secs(12);
 const CROWDED: usize = 24;
 /// A peer that takes longer is taken for gone.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+/// Catching up with a peer that knows more may take longer.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Changes that come together are pushed together.
 const GATHER: Duration = Duration::from_millis(50);
 /// Of a page of records.
@@ -70,11 +75,16 @@ pub(crate) async fn ask(
 ) -> Result<(), ControlError> {
     let mut records = trust.watch_records();
     let mut revocations = trust.watch_revocations();
+    let mut tokens = trust.watch_tokens();
+    let mut delivered: HashSet<[u8; 16]> = HashSet::new();
     let mut pushed = 0;
     loop {
         let probe = timeout(REPLY_TIMEOUT, probe(trust, &mut stream)).await.map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
-        reconcile(trust, &peer, &probe, &mut stream, &mut pushed).await?;
+        timeout(RECONCILE_TIMEOUT, reconcile(trust, &peer, &probe, &mut stream, &mut pushed))
+            .await
+            .map_err(|_| ControlError::Silent)??;
+        deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
         let pause = if peers.len() > CROWDED { PROBE_EVERY_CROWDED } else { PROBE_EVERY };
         let next = Instant::now() + pause;
         loop {
@@ -89,6 +99,10 @@ pub(crate) async fn ask(
                     tokio::time::sleep(GATHER).await;
                     records.mark_unchanged();
                     push_records(trust, &peer, &mut stream, &mut pushed).await?;
+                }
+                changed = tokens.changed() => {
+                    if changed.is_err() { return Ok(()); }
+                    deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
                 }
                 () = tokio::time::sleep_until(next) => break,
             }
@@ -189,6 +203,27 @@ async fn push_records(
     }
 }
 
+/// Hands the peer the capabilities that were granted to it here.
+async fn deliver_tokens(
+    trust: &Trust,
+    peer: &PeerId,
+    stream: &mut MeshStream,
+    delivered: &mut HashSet<[u8; 16]>,
+) -> Result<(), ControlError> {
+    for token in trust.tokens_for(peer) {
+        if !delivered.insert(token_id(&token)) {
+            continue;
+        }
+        let request = ControlRequest::PushCapability { token };
+        match timeout(REPLY_TIMEOUT, exchange(stream, &request)).await.map_err(|_| ControlError::Silent)?? {
+            ControlReply::Ok => {}
+            ControlReply::Refused { detail, .. } => tracing::debug!(%peer, detail, "a capability was not taken"),
+            _ => return Err(ControlError::OutOfTurn),
+        }
+    }
+    Ok(())
+}
+
 async fn push_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
     for notices in pages(trust.revocation_notices()) {
         acknowledged(stream, &ControlRequest::PushRevocations { notices }).await?;
@@ -262,6 +297,10 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
             trust.learn_revocations(notices).await?;
             ControlReply::Ok
         }
+        ControlRequest::PushCapability { token } => match trust.keep(token).await {
+            Ok(_) => ControlReply::Ok,
+            Err(error) => ControlReply::refused(AdmissionRefusal::Malformed, &error.to_string()),
+        },
         ControlRequest::Renew { chain } => match trust.renew(peer, &chain) {
             Ok(chain) => ControlReply::Renewed { chain },
             Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),

@@ -153,6 +153,8 @@ pub struct MeshState {
     pub kad_server: bool,
     /// Whether every listener is up.
     pub listening: bool,
+    /// Why the last peer that would not have us would not.
+    pub refusal: Option<String>,
     /// Hole punches tried and succeeded.
     pub hole_punches: (u64, u64),
 }

@@ -28,7 +28,7 @@ mod tests;
 
 pub use config::{MeshConfig, RelayConfig, RelayUse};
 
-pub(crate) use driver::{DriverParts, start};
+pub(crate) use driver::{DriverParts, peer_of, start};
 pub use frames::{FrameError, expect, read, read_bytes, write, write_bytes};
 pub use handle::{Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Reachability, RelayInfo, Validation};
 pub(crate) use inbound::Door;

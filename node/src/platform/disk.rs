@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use memory::MemoryDisk;
 pub use real::RealDisk;
@@ -85,6 +86,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Whether calls may wait for hardware. `true`: a caller on an async runtime goes through
     /// `tokio::task::spawn_blocking`. `false`: call inline, as in a simulator with one thread and virtual time.
     fn blocks(&self) -> bool;
+
+    /// Time since some fixed moment, for weighing how long a sync takes. A disk that does not block says zero.
+    fn stopwatch(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An open file; positions are given with each call, so one handle can be shared.

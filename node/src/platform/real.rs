@@ -62,7 +62,7 @@ impl Platform for RealPlatform {
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
-        Arc::new(RealDisk)
+        RealDisk::shared()
     }
 }
 

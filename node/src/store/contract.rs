@@ -35,7 +35,7 @@ pub async fn run(disk: Arc<dyn Disk>, root: &Path) {
 
 /// Options that make segments small and let a test disk be full.
 pub fn options() -> StoreOptions {
-    StoreOptions { segment_bytes: 4096, reserve_bytes: 0, cache_bytes: 1 << 20, ..StoreOptions::default() }
+    StoreOptions { segment_bytes: 4096, reserve_bytes: 0, cache_bytes: 1 << 20, ahead_bytes: 2048, ..StoreOptions::default() }
 }
 
 struct Place {

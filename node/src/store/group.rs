@@ -1,15 +1,21 @@
 //! Group commit: whatever waits becomes one write and one sync.
 //!
-//! Jobs queue up; the first one to find nobody at work starts a task that takes everything waiting, hands it to
-//! [`Work::run`], and goes on until the queue is empty. On a disk that does not block the work is done inline instead,
-//! so a simulator with one thread sees no task and no thread of ours.
+//! Jobs queue up; the first one to find nobody at work starts a blocking piece of work that takes everything waiting,
+//! hands it to [`Work::run`], and goes on until the queue is empty. On a disk that does not block the work is done inline
+//! instead, so a simulator with one thread sees no thread of ours.
+//!
+//! Callers that were just answered often come back at once. Taking the next group the moment the last one is done would
+//! split them into two halves that wait for each other's syncs, so the work lingers for them: while they keep coming,
+//! and for no more than a small part of what the last group took.
 //!
 //! The queue is bounded in bytes; when it is full, submitting waits.
 
 use super::error::{Result, StoreError};
+use crate::platform::disk::Disk;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How many bytes may wait in one queue.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -19,6 +25,12 @@ pub(super) const GROUP_BYTES_MAX: usize = 8 << 20;
 pub(super) const GROUP_JOBS_MAX: usize = 16_384;
 
 const PERMIT_BYTES: usize = 1024;
+const PERMITS: usize = QUEUE_BYTES_MAX / PERMIT_BYTES;
+
+/// Lingering takes at most this part of the time the last group took.
+const LINGER_PART: u32 = 8;
+/// Lingering ends when nobody came for this long.
+const LINGER_IDLE: Duration = Duration::from_micros(50);
 
 /// What does a group's work. It answers every job itself, also when it fails.
 pub(super) trait Work: Send + Sync + 'static {
@@ -33,32 +45,22 @@ pub(super) trait Work: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Committer<W: Work> {
     work: Arc<W>,
+    disk: Arc<dyn Disk>,
     queue: Mutex<Queue<W::Job>>,
-    room: Arc<Semaphore>,
-    inline: bool,
+    room: Semaphore,
 }
 
 #[derive(Debug)]
 struct Queue<J> {
-    waiting: VecDeque<Waiting<J>>,
+    /// Each with its permits for the room it takes.
+    waiting: VecDeque<(J, usize)>,
     running: bool,
 }
 
-#[derive(Debug)]
-struct Waiting<J> {
-    job: J,
-    bytes: usize,
-    room: OwnedSemaphorePermit,
-}
-
 impl<W: Work> Committer<W> {
-    pub(super) fn new(work: Arc<W>, inline: bool) -> Arc<Self> {
-        Arc::new(Committer {
-            work,
-            queue: Mutex::new(Queue { waiting: VecDeque::new(), running: false }),
-            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX / PERMIT_BYTES)),
-            inline,
-        })
+    pub(super) fn new(work: Arc<W>, disk: Arc<dyn Disk>) -> Arc<Self> {
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), running: false });
+        Arc::new(Committer { work, disk, queue, room: Semaphore::new(PERMITS) })
     }
 
     pub(super) fn work(&self) -> &Arc<W> {
@@ -67,20 +69,20 @@ impl<W: Work> Committer<W> {
 
     /// Queues a job. Cancel-safe while it waits for room; once this returned, the job will be done.
     pub(super) async fn submit(self: &Arc<Self>, job: W::Job, bytes: usize) -> Result<()> {
-        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, QUEUE_BYTES_MAX / PERMIT_BYTES);
-        let room = Arc::clone(&self.room).acquire_many_owned(permits as u32).await.map_err(|_| StoreError::Closed)?;
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PERMITS);
+        // Given back by the number when the job is done, many jobs at once.
+        self.room.acquire_many(permits as u32).await.map_err(|_| StoreError::Closed)?.forget();
         let start = {
             let mut queue = self.lock();
-            queue.waiting.push_back(Waiting { job, bytes, room });
+            queue.waiting.push_back((job, permits));
             !std::mem::replace(&mut queue.running, true)
         };
-        if start && self.inline {
-            let mut running = Running { committer: Arc::clone(self), at_work: true };
-            while let Some(group) = running.next_group() {
-                self.run(group);
-            }
+        if start && self.disk.blocks() {
+            let this = Arc::clone(self);
+            // Detached on purpose: it ends by itself when the queue is empty, and every job carries its own answer.
+            drop(tokio::task::spawn_blocking(move || this.drain()));
         } else if start {
-            tokio::spawn(Arc::clone(self).drain());
+            self.drain();
         }
         Ok(())
     }
@@ -88,48 +90,62 @@ impl<W: Work> Committer<W> {
     /// Waits until every queued job is answered, then refuses further ones. Cancel-safe; may be called again.
     pub(super) async fn close(&self) {
         // All permits free means that nothing is queued and nothing is being done.
-        let all = (QUEUE_BYTES_MAX / PERMIT_BYTES) as u32;
-        let emptied = self.room.acquire_many(all).await;
+        let emptied = self.room.acquire_many(PERMITS as u32).await;
         self.room.close();
         drop(emptied);
     }
 
-    async fn drain(self: Arc<Self>) {
-        let mut running = Running { committer: Arc::clone(&self), at_work: true };
-        while let Some(group) = running.next_group() {
-            let this = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || this.run(group)).await.is_err() {
-                tracing::error!(target: "weft::store", "a group commit was cut off; its callers were told");
-            }
-            // The callers just answered are runnable now. Letting them go first puts their next jobs into the next
-            // group; without this, groups of n and of 1 alternate and half of all syncs carry one job.
-            tokio::task::yield_now().await;
+    fn drain(self: &Arc<Self>) {
+        let mut running = Running { committer: self, at_work: true };
+        while let Some((jobs, permits)) = running.next_group() {
+            let done = Done { room: &self.room, permits };
+            let (count, start) = (jobs.len(), self.disk.stopwatch());
+            self.work.run(jobs);
+            drop(done);
+            let took = self.disk.stopwatch().saturating_sub(start);
+            self.linger(count, took / LINGER_PART);
         }
     }
 
-    fn run(&self, group: Vec<Waiting<W::Job>>) {
-        let (jobs, rooms): (Vec<_>, Vec<_>) = group.into_iter().map(|waiting| (waiting.job, waiting.room)).unzip();
-        self.work.run(jobs);
-        drop(rooms);
+    /// Waits a little for the callers just answered to come back.
+    fn linger(&self, answered: usize, at_most: Duration) {
+        if at_most.is_zero() {
+            return;
+        }
+        let start = self.disk.stopwatch();
+        let mut waiting = self.lock().waiting.len();
+        // All who were waiting while the last group was written, and all who were answered with it.
+        let expected = waiting + answered;
+        let mut grown = start;
+        while waiting < expected {
+            std::thread::yield_now();
+            let now = self.disk.stopwatch();
+            let before = std::mem::replace(&mut waiting, self.lock().waiting.len());
+            if waiting > before {
+                grown = now;
+            }
+            if now.saturating_sub(start) > at_most || now.saturating_sub(grown) > LINGER_IDLE {
+                return;
+            }
+        }
     }
 
-    /// The next group, or `None` after having noted, under the same lock, that nobody is at work any more.
-    fn next_group(&self) -> Option<Vec<Waiting<W::Job>>> {
+    /// The next group with its permits, or `None` after having noted, under the same lock, that nobody is at work.
+    fn next_group(&self) -> Option<(Vec<W::Job>, usize)> {
         let mut queue = self.lock();
-        let mut bytes = 0;
-        let mut count = 0;
-        for waiting in queue.waiting.iter().take(GROUP_JOBS_MAX) {
-            bytes += waiting.bytes;
-            if count > 0 && bytes > GROUP_BYTES_MAX {
+        let (mut count, mut permits) = (0, 0);
+        for (_, weight) in queue.waiting.iter().take(GROUP_JOBS_MAX) {
+            if count > 0 && permits + weight > GROUP_BYTES_MAX / PERMIT_BYTES {
                 break;
             }
+            permits += weight;
             count += 1;
         }
         if count == 0 {
             queue.running = false;
             return None;
         }
-        Some(queue.waiting.drain(..count).collect())
+        Some((queue.waiting.drain(..count).map(|(job, _)| job).collect(), permits))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<W::Job>> {
@@ -137,21 +153,33 @@ impl<W: Work> Committer<W> {
     }
 }
 
-/// The one at work on a queue. Cut off in the middle, as by the end of its runtime, it leaves the queue to the next.
-struct Running<W: Work> {
-    committer: Arc<Committer<W>>,
+/// Gives the room of a group back, also when its work panicked.
+struct Done<'a> {
+    room: &'a Semaphore,
+    permits: usize,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.room.add_permits(self.permits);
+    }
+}
+
+/// The one at work on a queue. Cut off in the middle by a panic, it leaves the queue to the next.
+struct Running<'a, W: Work> {
+    committer: &'a Committer<W>,
     at_work: bool,
 }
 
-impl<W: Work> Running<W> {
-    fn next_group(&mut self) -> Option<Vec<Waiting<W::Job>>> {
+impl<W: Work> Running<'_, W> {
+    fn next_group(&mut self) -> Option<(Vec<W::Job>, usize)> {
         let group = self.committer.next_group();
         self.at_work = group.is_some();
         group
     }
 }
 
-impl<W: Work> Drop for Running<W> {
+impl<W: Work> Drop for Running<'_, W> {
     fn drop(&mut self) {
         if self.at_work {
             self.committer.lock().running = false;

@@ -68,6 +68,10 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// What a write must leave free on the disk; below it writes get [`StoreError::Full`]. Default 64 MiB.
     pub reserve_bytes: u64,
+    /// How far ahead of its end a log's file is filled with zeros, at most; small logs take less. A sync into space
+    /// that is there already need not write the file system's journal, which makes it up to twice as fast. Default
+    /// 1 MiB; 0 turns it off, as where thousands of logs lie in memory.
+    pub ahead_bytes: u64,
     /// Whether opening checks all of `state.redb`, also after an orderly stop. Default yes.
     pub check_state: bool,
 }
@@ -79,6 +83,7 @@ impl Default for StoreOptions {
             cache_bytes: 8 << 20,
             segment_bytes: 64 << 20,
             reserve_bytes: 64 << 20,
+            ahead_bytes: 1 << 20,
             check_state: true,
         }
     }
@@ -135,7 +140,7 @@ impl Store {
             Some(_) => check_owner(&shared, &state)?,
         }
         log::remove_doomed(&shared, &state)?;
-        let committer = Committer::new(state, !disk.blocks());
+        let committer = Committer::new(state, Arc::clone(disk));
         let inner = Inner {
             shared,
             committer,

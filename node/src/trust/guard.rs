@@ -189,6 +189,7 @@ impl Trust {
         }
         self.0.keyspace.put(keyed(PREFIX_TOKEN, &token_id(&token)), token.to_bytes()).await?;
         self.state().tokens.push(token.clone());
+        self.0.granted.send_modify(|n| *n += 1);
         Ok(HeldToken { token, effective })
     }
 

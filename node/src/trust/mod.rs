@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-pub use authority::{FoundOptions, IssueOptions};
+pub use authority::{FoundOptions, IssueOptions, default_name};
 pub(crate) use authority::ProofVerdict;
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
@@ -115,6 +115,7 @@ struct Inner {
     changed: watch::Sender<u64>,
     standing: watch::Sender<Standing>,
     revoked: watch::Sender<u64>,
+    granted: watch::Sender<u64>,
 }
 
 /// A cloneable handle on the node's trust.
@@ -180,6 +181,7 @@ impl Trust {
             changed: watch::Sender::new(0),
             standing: watch::Sender::new(standing),
             revoked: watch::Sender::new(0),
+            granted: watch::Sender::new(0),
         }));
         trust.verify_own();
         for (_, bytes) in scan(&keyspace, PREFIX_RECORD).await? {
@@ -226,6 +228,11 @@ impl Trust {
     /// Changes whenever a revocation is learned.
     pub fn watch_revocations(&self) -> watch::Receiver<u64> {
         self.0.revoked.subscribe()
+    }
+
+    /// Changes whenever a capability is kept.
+    pub(crate) fn watch_tokens(&self) -> watch::Receiver<u64> {
+        self.0.granted.subscribe()
     }
 
     /// The calendar's time.

@@ -225,7 +225,7 @@ impl Driver {
         let (peer, address) = (connection.peer, connection.address.clone());
         if by_remote {
             tracing::warn!(%peer, %address, ?reason, detail, "the peer does not admit this node");
-            self.reach.note_refusal(format!("{peer} at {address}: {detail}"));
+            self.state.send_modify(|s| s.refusal = Some(format!("{peer} at {address} does not admit this node: {detail}")));
         } else {
             tracing::info!(%peer, %address, ?reason, "a peer was not admitted");
             self.counters.refused_peer();

@@ -159,6 +159,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh
         relays: Vec::new(),
         kad_server: false,
         listening: false,
+        refusal: None,
         hole_punches: (0, 0),
     });
     let shared = Shared { local, trust: trust.clone(), peers: peers.clone(), state: state.subscribe() };

@@ -41,7 +41,6 @@ pub(super) struct Reach {
     /// Not asked again before then.
     shunned: HashMap<PeerId, Instant>,
     hole_punches: (u64, u64),
-    refusals: Vec<String>,
     seed: u64,
     kad_server: bool,
     inbound_seen: bool,
@@ -56,7 +55,6 @@ impl Reach {
             reservations: HashMap::new(),
             shunned: HashMap::new(),
             hole_punches: (0, 0),
-            refusals: Vec::new(),
             seed,
             kad_server: false,
             inbound_seen: false,
@@ -65,11 +63,6 @@ impl Reach {
 
     pub(super) fn rng_seed(&self) -> u64 {
         self.seed
-    }
-
-    pub(super) fn note_refusal(&mut self, text: String) {
-        self.refusals.truncate(7);
-        self.refusals.insert(0, text);
     }
 }
 

@@ -11,7 +11,7 @@
 mod actor;
 mod core;
 mod handle;
-// pub mod routes;
+pub mod routes;
 #[cfg(test)]
 mod tests;
 

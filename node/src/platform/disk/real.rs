@@ -5,15 +5,24 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The operating system's disk. Files are made with mode 0600, folders with 0700.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RealDisk;
+#[derive(Debug, Clone, Copy)]
+pub struct RealDisk {
+    made: Instant,
+}
+
+impl Default for RealDisk {
+    fn default() -> Self {
+        RealDisk { made: Instant::now() }
+    }
+}
 
 impl RealDisk {
     /// The disk, ready to be handed to a store.
     pub fn shared() -> Arc<dyn Disk> {
-        Arc::new(RealDisk)
+        Arc::new(RealDisk::default())
     }
 }
 
@@ -99,6 +108,10 @@ impl Disk for RealDisk {
 
     fn blocks(&self) -> bool {
         true
+    }
+
+    fn stopwatch(&self) -> Duration {
+        self.made.elapsed()
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Tail {
     pub(super) next_seq: u64,
     /// Where the last record ends.
     pub(super) end: u64,
+    /// How long the file is; behind the mark there are zeros.
+    pub(super) file_bytes: u64,
     pub(super) frontier: Frontier,
     /// Why the log takes no more records, when its end is damaged or it was removed.
     pub(super) refused: Option<StoreError>,

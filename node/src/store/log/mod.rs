@@ -57,7 +57,7 @@ impl Log {
     /// Opens a log, or makes it. Blocks.
     pub(super) fn open(shared: &Arc<Shared>, state: &Arc<State>, name: &str, create: bool) -> Result<Log> {
         let core = open::open(Arc::clone(shared), Arc::clone(state), name, create)?;
-        Ok(Log { committer: Committer::new(Arc::new(core), !shared.disk.blocks()) })
+        Ok(Log { committer: Committer::new(Arc::new(core), Arc::clone(&shared.disk)) })
     }
 
     /// Its name.

@@ -176,8 +176,9 @@ impl Opening<'_> {
         }
         let refused = self.damage.get(noted).cloned();
         if refused.is_none() && trailer.is_none() {
-            self.make_ready(&*file, &path, &survey, file_bytes)?;
+            self.make_ready(&*file, &path, &survey)?;
         }
+        let file_bytes = file.len().map_err(failed("read"))?;
         let segment = Segment {
             first_seq,
             next_seq: survey.next_seq,
@@ -192,6 +193,7 @@ impl Opening<'_> {
             first_seq,
             next_seq: survey.next_seq,
             end: survey.end,
+            file_bytes,
             frontier: survey.frontier.unwrap_or_default(),
             refused: refused.clone(),
             buffer: Vec::new(),
@@ -200,7 +202,7 @@ impl Opening<'_> {
     }
 
     /// Cuts what is torn, and makes what may be in the system's memory only durable before anybody is told of it.
-    fn make_ready(&self, file: &dyn DiskFile, path: &Path, survey: &Survey, file_bytes: u64) -> Result<()> {
+    fn make_ready(&self, file: &dyn DiskFile, path: &Path, survey: &Survey) -> Result<()> {
         let failed = |action| StoreError::io(action, path);
         if survey.torn_bytes > 0 || survey.dropped > 0 {
             tracing::warn!(
@@ -208,13 +210,12 @@ impl Opening<'_> {
                 torn_bytes = survey.torn_bytes, dropped_records = survey.dropped, next_seq = survey.next_seq,
                 "cut a torn tail that was never acknowledged"
             );
+            self.shared.sound()?;
+            file.set_len(survey.end).map_err(failed("cut"))?;
         } else if survey.marked {
             return Ok(());
         }
         self.shared.sound()?;
-        if file_bytes > survey.end {
-            file.set_len(survey.end).map_err(failed("cut"))?;
-        }
         // After a sync that failed the system may show pages that never reached the disk; writing them once more makes
         // the sync below mean what it says.
         let mut at = survey.group_start;
@@ -287,6 +288,7 @@ fn fresh(file: Arc<dyn DiskFile>, path: PathBuf, frontier: Frontier) -> (Segment
         first_seq,
         next_seq: first_seq,
         end,
+        file_bytes: end,
         frontier,
         refused: None,
         buffer: Vec::new(),

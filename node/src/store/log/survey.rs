@@ -44,7 +44,7 @@ pub(super) struct Survey {
     pub(super) marked: bool,
     /// Where the last group begins.
     pub(super) group_start: u64,
-    /// Bytes behind the last record that are neither mark nor record.
+    /// Bytes behind the last record that are neither mark nor record nor zeros.
     pub(super) torn_bytes: u64,
     /// Records that are whole, of an append that is not: they were never acknowledged.
     pub(super) dropped: u64,
@@ -186,6 +186,7 @@ impl<'a> Walk<'a> {
         }
         self.begin_append();
         let tail = if marked { MARK_BYTES as u64 } else { 0 };
+        let torn_end = self.window.trimmed_end(self.offset + tail)?;
         Ok(Survey {
             index: self.index,
             next_seq: self.seq,
@@ -194,7 +195,7 @@ impl<'a> Walk<'a> {
             frontier: self.frontier,
             marked,
             group_start: self.group_start.min(self.offset),
-            torn_bytes: self.question.end.saturating_sub(self.offset + tail),
+            torn_bytes: torn_end.saturating_sub(self.offset + tail),
             dropped,
             records: self.records,
         })

@@ -68,6 +68,22 @@ impl<'a> Window<'a> {
         Ok(parse_mark(id, self.bytes(offset, MARK_BYTES)?))
     }
 
+    /// Where the zeros begin that reach to the end, not before `offset`.
+    pub(super) fn trimmed_end(&mut self, offset: u64) -> io::Result<u64> {
+        let (mut at, mut trimmed) = (offset, offset);
+        while at < self.end {
+            let bytes = self.bytes(at, STEP_BYTES)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+                trimmed = at + last as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(trimmed)
+    }
+
     /// The first record from `seq` on, or mark beyond it, at or behind `offset`.
     pub(super) fn find(&mut self, offset: u64, seq: u64) -> io::Result<Option<Found>> {
         // No record can be further on than the bytes allow; that rules out almost every chance match before the

@@ -5,7 +5,7 @@ use super::super::group::Work;
 use super::super::merkle::{Frontier, leaf_hash};
 use super::core::{Core, Segment, Tail};
 use super::open::create_segment;
-use super::record::{self, Header, RECORD_HEADER_BYTES, encode_mark};
+use super::record::{self, Header, MARK_BYTES, RECORD_HEADER_BYTES, encode_mark};
 use super::registry::{self, Entry};
 use super::segment::{self, Footer, Index};
 use super::survey::{Question, survey};
@@ -109,6 +109,7 @@ impl Core {
         }
         let file = Arc::clone(tail.file.as_ref().expect("invariant: a segment was begun just above"));
         self.write_or_roll_back(tail, bytes)?;
+        self.fill_ahead(tail, grown)?;
         if let Err(error) = file.sync_data() {
             return Err(self.failed("sync", tail, &error));
         }
@@ -125,18 +126,39 @@ impl Core {
     }
 
     /// Writes at the end of the tail. When there is no room, the file is as before.
-    fn write_or_roll_back(&self, tail: &Tail, bytes: &[u8]) -> Result<()> {
+    fn write_or_roll_back(&self, tail: &mut Tail, bytes: &[u8]) -> Result<()> {
         let file = tail.file.as_ref().expect("invariant: the caller has a segment");
         match file.write_at(bytes, tail.end) {
             Ok(()) => Ok(()),
             Err(error) if is_full(&error) => {
                 file.set_len(tail.end).map_err(|error| self.failed("cut", tail, &error))?;
+                tail.file_bytes = tail.end;
                 let available_bytes = self.shared.disk.available_bytes(&self.dir).unwrap_or(0);
                 let needed_bytes = self.shared.options.reserve_bytes.saturating_add(bytes.len() as u64);
                 Err(StoreError::Full { path: tail.path.clone(), available_bytes, needed_bytes })
             }
             Err(error) => Err(self.failed("write", tail, &error)),
         }
+    }
+
+    /// Puts zeros behind what was just written, so that the next syncs need not make the file longer.
+    fn fill_ahead(&self, tail: &mut Tail, end: u64) -> Result<()> {
+        const AHEAD_BYTES_MIN: u64 = 16 << 10;
+        let options = &self.shared.options;
+        tail.file_bytes = tail.file_bytes.max(end);
+        if end + MARK_BYTES as u64 <= tail.file_bytes {
+            return Ok(());
+        }
+        let step = end.max(AHEAD_BYTES_MIN).min(options.ahead_bytes).min(options.segment_bytes.saturating_sub(end));
+        let file = tail.file.as_ref().expect("invariant: the caller has a segment");
+        let zeros = vec![0; step as usize];
+        match file.write_at(&zeros, end) {
+            Ok(()) => tail.file_bytes = end + step,
+            // A part of them is as good; the next write that needs room tells of it.
+            Err(error) if is_full(&error) => {}
+            Err(error) => return Err(self.failed("write", tail, &error)),
+        }
+        Ok(())
     }
 
     /// Writes the footer; the segment is never written again.
@@ -147,6 +169,10 @@ impl Core {
         };
         let footer = Footer { index: index.to_vec(), frontier: tail.frontier.clone() };
         let bytes = segment::encode_footer(self.id, tail.first_seq, tail.end, &footer);
+        // The trailer is found at the very end of the file.
+        let file = tail.file.as_ref().expect("invariant: the caller has a segment");
+        file.set_len(tail.end).map_err(|error| self.failed("cut", tail, &error))?;
+        tail.file_bytes = tail.end;
         self.write_or_roll_back(tail, &bytes)?;
         let file = tail.file.take().expect("invariant: the caller has a segment");
         if let Err(error) = file.sync_data() {
@@ -176,6 +202,7 @@ impl Core {
         tail.path = path.clone();
         tail.first_seq = first_seq;
         tail.end = segment::header_bytes(first_seq);
+        tail.file_bytes = tail.end;
         let data_end = tail.end;
         self.change_view().segments.push(Segment {
             first_seq,
@@ -280,7 +307,7 @@ impl Core {
         tail.path = kept.path.clone();
         tail.first_seq = kept.first_seq;
         tail.next_seq = seq;
-        tail.end = end;
+        (tail.end, tail.file_bytes) = (end, end);
         tail.frontier = frontier.clone();
         let mut view = self.change_view();
         view.segments.truncate(at + 1);

@@ -215,8 +215,6 @@ fn root(records: &[Bytes]) -> Hash {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
-
     #[test]
     fn nothing_acknowledged_is_lost_and_nothing_is_there_in_part(steps in steps()) {
         run(async {

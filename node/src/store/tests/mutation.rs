@@ -120,8 +120,6 @@ async fn inspect(store: &Store) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
-
     #[test]
     fn damage_is_told_and_nothing_wrong_is_served(choice in any::<prop::sample::Index>(), mutation in mutation()) {
         thread_local!(static FILES: Vec<(PathBuf, Vec<u8>)> = files());

@@ -1,0 +1,100 @@
+//! What the screen says once the node is up: who it is, where it listens, how others join, what to try next.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use libp2p::multiaddr::Protocol;
+use weft_protocol::Multiaddr;
+
+use super::doors::Doors;
+use crate::{
+    data_dir::DataDir,
+    node::Node,
+    trust::{InviteOptions, MeshKind, Standing},
+};
+
+/// How long the ticket on the screen can be used.
+const TICKET_TTL_MS: u64 = 3_600_000;
+
+pub(super) async fn print(node: &Node, doors: &Doors, data_dir: &DataDir) {
+    let text = compose(node, doors, data_dir).await;
+    // A closed standard error is no reason to stop.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir) -> String {
+    let trust = node.trust();
+    let peer = trust.local_peer();
+    let dir = if std::env::var_os("WEFT_DATA_DIR").is_some() || is_default(data_dir) {
+        String::new()
+    } else {
+        format!("--data-dir {} ", data_dir.path().display())
+    };
+    let mut text = format!("\nweft {} · {} · {peer}\n", env!("CARGO_PKG_VERSION"), doors.app.info.name);
+    let state = node.mesh().state();
+    for address in &state.listen {
+        text.push_str(&format!("  listening  {address}/p2p/{peer}\n"));
+    }
+    text.push_str(&format!("  local API  {}  (token in {}/api.token)\n", doors.app.info.api, data_dir.path().display()));
+    let standing = trust.watch_standing().borrow().clone();
+    let best = best_address(&state.listen, &state.external).map(|a| format!("{a}/p2p/{peer}"));
+    match standing {
+        Standing::Member(mesh) => {
+            text.push_str(&format!("  mesh       {}\n", mesh.id));
+            if mesh.kind == MeshKind::Open {
+                text.push_str("  OPEN MESH: anyone with an address may join it, call its services and read its messages.\n");
+            }
+            text.push_str("\nAnother machine joins with\n");
+            if let Some(best) = &best {
+                text.push_str(&format!("  weft run --bootstrap {best}\n"));
+            }
+            if mesh.kind == MeshKind::Private {
+                text.push_str(&format!("      and then, here:  weft {dir}member approve ID   (weft {dir}member ls --pending)\n"));
+                text.push_str(&ticket_lines(node, &dir).await);
+            }
+        }
+        Standing::Pending(mesh) => text.push_str(&format!("  waiting    to be let into {mesh}: on a member, weft member approve {peer}\n")),
+        Standing::Outside => text.push_str(&format!(
+            "  joining    a mesh; if it is private and there is no ticket, a member lets this node in with\n             weft member approve {peer}\n"
+        )),
+    }
+    text.push_str(&format!(
+        "\nTry, in another terminal\n  weft {dir}serve greet --exec 'sed s/^/hello\\ /'\n  weft {dir}call greet world\n  weft {dir}sub 'orders.>'\n  weft {dir}pub orders.eu.created '{{\"id\":1}}'\n  weft {dir}peers\n  weft {dir}doctor\n\nCtrl-C stops the node.\n"
+    ));
+    text
+}
+
+/// A ticket lets its first user in without asking, so it is shown to a person and not written into a log.
+async fn ticket_lines(node: &Node, dir: &str) -> String {
+    let by_command = format!("  weft run --join \"$(weft {dir}invite)\"\n");
+    if !std::io::stderr().is_terminal() {
+        return by_command;
+    }
+    let options = InviteOptions { ttl_ms: TICKET_TTL_MS, uses: 1, role: String::new(), labels: Vec::new() };
+    match super::invite(node, &options).await {
+        Ok((ticket, _)) => format!("or at once, one node within the next hour, with\n  weft run --join {ticket}\n"),
+        Err(_) => "or with a ticket from a member that may invite: weft invite\n".to_owned(),
+    }
+}
+
+/// What a stranger most probably reaches: a public address, else one of the local network, QUIC first.
+fn best_address<'a>(listen: &'a [Multiaddr], external: &'a [Multiaddr]) -> Option<&'a Multiaddr> {
+    let rank = |address: &Multiaddr| {
+        let mut rank = 0;
+        for part in address {
+            rank += match part {
+                Protocol::Ip4(ip) if ip.is_loopback() => 100,
+                Protocol::Ip6(ip) if ip.is_loopback() => 110,
+                Protocol::Ip6(_) => 10,
+                Protocol::QuicV1 => -2,
+                Protocol::Ws(_) => 1,
+                _ => 0,
+            };
+        }
+        rank
+    };
+    external.iter().min_by_key(|a| rank(a)).or_else(|| listen.iter().min_by_key(|a| rank(a)))
+}
+
+fn is_default(data_dir: &DataDir) -> bool {
+    crate::data_dir::resolve_for_process(None).is_ok_and(|default| default == data_dir.path())
+}

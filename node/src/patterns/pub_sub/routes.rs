@@ -1,0 +1,274 @@
+//! The same handle over the local API.
+
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{
+        State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use data_encoding::BASE64;
+use futures::{SinkExt as _, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
+
+use super::{Delivery, PublishOptions, PubSubHandle, handle::Received};
+use crate::{
+    error::{ErrorKind, NodeError},
+    local::{
+        App, rfc3339,
+        problem::{Body, Json, Path, Problem, Query},
+    },
+    telemetry::trace,
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Subscriptions of one WebSocket.
+const SUBSCRIPTIONS_MAX: usize = 256;
+/// Messages waiting to be written to one WebSocket.
+const FRAMES_MAX: usize = 256;
+
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(publish)).routes(routes!(subscribe)).routes(routes!(duplex))
+}
+
+/// What is known once a message is on its way.
+#[derive(Debug, Serialize, ToSchema)]
+struct Published {
+    id: String,
+    subject: String,
+    seq: u64,
+    /// Connected members it was sent towards.
+    peers: usize,
+}
+
+/// Publish a message
+#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
+async fn publish(
+    State(app): State<App>,
+    Path(subject): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Json<Published>, Problem> {
+    let subject: Subject = subject.parse().map_err(NodeError::from)?;
+    let mut options = PublishOptions::default();
+    for (name, value) in &headers {
+        let Ok(text) = value.to_str() else { continue };
+        if name == header::CONTENT_TYPE {
+            options.content_type = Some(text.to_owned());
+        } else if let Some(extension) = name.as_str().strip_prefix("weft-header-") {
+            options.extensions.push((extension.to_owned(), text.to_owned()));
+        }
+    }
+    let span = tracing::info_span!("publish", subject = subject.as_str(), trace_id = tracing::field::Empty);
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    trace::continue_from(&span, text("traceparent"), text("tracestate"));
+    let receipt = app.messages.publish(&subject, body.into(), options).instrument(span).await.map_err(NodeError::from)?;
+    Ok(Json(Published { id: receipt.id, subject: subject.to_string(), seq: receipt.sequence, peers: receipt.peers }))
+}
+
+/// What to subscribe to.
+#[derive(Debug, Deserialize, IntoParams)]
+struct SubscribeQuery {
+    /// A subject pattern: `orders.>`.
+    subject: String,
+}
+
+/// Subscribe: server-sent events, each message a CloudEvent; `Last-Event-ID` resumes
+#[utoipa::path(get, path = "/v1/messages", params(SubscribeQuery), responses((status = 200, body = String, content_type = "text/event-stream")))]
+async fn subscribe(
+    State(app): State<App>,
+    Query(query): Query<SubscribeQuery>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
+    let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    let subscription = app.messages.subscribe(pattern, resume);
+    let stream = futures::stream::unfold((subscription, app.messages), |(mut subscription, messages)| async move {
+        let event = match subscription.next().await? {
+            Delivery::Message(received) => {
+                let data = cloud_event(&received).to_string();
+                Event::default().id(messages.cursor(&received)).event("message").data(data)
+            }
+            Delivery::Dropped(count) => Event::default().event("gap").data(json!({ "dropped": count }).to_string()),
+        };
+        Some((Ok::<_, Infallible>(event), (subscription, messages)))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The structured JSON form of CloudEvents 1.0, §3 of its JSON format.
+pub(crate) fn cloud_event(received: &Received) -> Value {
+    let message = &received.publication.message;
+    let mut event = Map::new();
+    event.insert("specversion".into(), "1.0".into());
+    event.insert("id".into(), message.id.clone().into());
+    event.insert("source".into(), message.source.clone().into());
+    event.insert("type".into(), message.kind.clone().into());
+    if let Some(subject) = &message.subject {
+        event.insert("subject".into(), subject.as_str().into());
+    }
+    if let Some(time_ms) = message.time_ms {
+        event.insert("time".into(), rfc3339(time_ms).into());
+    }
+    for (name, value) in &message.extensions {
+        event.insert(name.clone(), value.clone().into());
+    }
+    event.insert("weftpublisher".into(), received.publisher.to_string().into());
+    event.insert("weftsequence".into(), received.publication.publisher_seq.to_string().into());
+    let content_type = message.datacontenttype.as_deref();
+    if let Some(content_type) = content_type {
+        event.insert("datacontenttype".into(), content_type.into());
+    }
+    insert_data(&mut event, content_type, &message.data);
+    Value::Object(event)
+}
+
+fn insert_data(event: &mut Map<String, Value>, content_type: Option<&str>, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if (essence.ends_with("/json") || essence.ends_with("+json"))
+        && let Ok(value) = serde_json::from_slice::<Value>(data)
+    {
+        event.insert("data".into(), value);
+    } else if let Ok(text) = std::str::from_utf8(data) {
+        event.insert("data".into(), text.into());
+    } else {
+        event.insert("data_base64".into(), BASE64.encode(data).into());
+    }
+}
+
+/// Publish and subscribe on one WebSocket
+#[utoipa::path(get, path = "/v1/messages/ws", responses((status = 101)))]
+async fn duplex(
+    State(app): State<App>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    let upgrade = upgrade.map_err(|error| Problem::new(ErrorKind::Invalid, error.body_text()))?;
+    let upgrade = upgrade.max_message_size(PUBLISH_BODY_BYTES_MAX * 2);
+    Ok(upgrade.on_upgrade(move |socket| converse(socket, app)))
+}
+
+/// What the application asks on the WebSocket.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Op {
+    Subscribe {
+        subject: String,
+    },
+    Unsubscribe {
+        subject: String,
+    },
+    Publish {
+        subject: String,
+        data: Option<Value>,
+        data_base64: Option<String>,
+        datacontenttype: Option<String>,
+    },
+}
+
+async fn converse(socket: WebSocket, app: App) {
+    let (mut write, mut read) = socket.split();
+    let (frames, mut outgoing) = mpsc::channel::<Value>(FRAMES_MAX);
+    let mut subscriptions: BTreeMap<String, tokio_util::sync::DropGuard> = BTreeMap::new();
+    let mut ping = tokio::time::interval(KEEP_ALIVE);
+    loop {
+        tokio::select! {
+            Some(value) = outgoing.recv() => {
+                if write.send(Message::Text(value.to_string().into())).await.is_err() { return }
+            }
+            message = read.next() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    let reply = match serde_json::from_str::<Op>(&text) {
+                        Ok(op) => perform(&app, op, &mut subscriptions, &frames).await,
+                        Err(error) => Err(NodeError::invalid(format!("not an operation: {error}"))),
+                    };
+                    let reply = match reply {
+                        Ok(reply) => reply,
+                        Err(error) => {
+                            let problem: Value = serde_json::from_str(&Problem::from(error).to_json()).unwrap_or_default();
+                            json!({ "op": "error", "problem": problem })
+                        }
+                    };
+                    if write.send(Message::Text(reply.to_string().into())).await.is_err() { return }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                _ => return,
+            },
+            _ = ping.tick() => {
+                if write.send(Message::Ping(Default::default())).await.is_err() { return }
+            }
+        }
+    }
+}
+
+async fn perform(
+    app: &App,
+    op: Op,
+    subscriptions: &mut BTreeMap<String, tokio_util::sync::DropGuard>,
+    frames: &mpsc::Sender<Value>,
+) -> Result<Value, NodeError> {
+    match op {
+        Op::Subscribe { subject } => {
+            let pattern: Pattern = subject.parse()?;
+            if subscriptions.len() >= SUBSCRIPTIONS_MAX {
+                return Err(NodeError::busy(format!("one WebSocket has at most {SUBSCRIPTIONS_MAX} subscriptions")));
+            }
+            let cancel = tokio_util::sync::CancellationToken::new();
+            let forward = forward(app.messages.clone(), pattern, frames.clone());
+            let cancelled = cancel.clone();
+            app.node.tasks().spawn("ws-subscription", async move {
+                tokio::select! { () = cancelled.cancelled() => {}, () = forward => {} }
+            });
+            subscriptions.insert(subject.clone(), cancel.drop_guard());
+            Ok(json!({ "op": "subscribed", "subject": subject }))
+        }
+        Op::Unsubscribe { subject } => match subscriptions.remove(&subject) {
+            Some(_) => Ok(json!({ "op": "unsubscribed", "subject": subject })),
+            None => Err(NodeError::not_found(format!("no subscription to {subject}"))),
+        },
+        Op::Publish { subject, data, data_base64, datacontenttype } => {
+            let subject: Subject = subject.parse()?;
+            let (data, json_type) = match (data, data_base64) {
+                (Some(Value::String(text)), None) => (text.into_bytes(), None),
+                (Some(value), None) => (value.to_string().into_bytes(), Some("application/json".to_owned())),
+                (None, Some(text)) => {
+                    let bytes = BASE64.decode(text.as_bytes());
+                    (bytes.map_err(|e| NodeError::invalid(format!("data_base64: {e}")))?, None)
+                }
+                (None, None) => (Vec::new(), None),
+                (Some(_), Some(_)) => return Err(NodeError::invalid("data and data_base64 exclude each other")),
+            };
+            let options = PublishOptions { content_type: datacontenttype.or(json_type), extensions: Vec::new() };
+            let receipt = app.messages.publish(&subject, data, options).await?;
+            Ok(json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers }))
+        }
+    }
+}
+
+/// Carries one subscription's deliveries to the WebSocket; its queue's bound makes a slow reader lose its own messages.
+async fn forward(messages: PubSubHandle, pattern: Pattern, frames: mpsc::Sender<Value>) {
+    let mut subscription = messages.subscribe(pattern, None);
+    while let Some(delivery) = subscription.next().await {
+        let frame = match delivery {
+            Delivery::Message(received) => json!({ "op": "message", "message": cloud_event(&received) }),
+            Delivery::Dropped(count) => json!({ "op": "gap", "dropped": count }),
+        };
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
