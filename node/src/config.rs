@@ -21,7 +21,8 @@ use std::{collections::BTreeMap, fmt::Write};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use section::{Effect, Key, Section};
 pub use sections::{
-    ApiConfig, LimitsConfig, MeshConfig, NodeConfig, PubSubConfig, RequestResponseConfig, StoreConfig, TelemetryConfig, TrustConfig,
+    ApiConfig, LimitsConfig, MeshConfig, NodeConfig, PubSubConfig, RequestResponseConfig, StoreConfig, TelemetryConfig,
+    TrustConfig,
 };
 pub use source::Sources;
 pub use value::{ByteSize, LogFormat, Setting, Toggle, format_duration, parse_duration};
@@ -91,13 +92,21 @@ impl Config {
         let (config, mut errors) = source::read(sources);
         // What could not be read stands at its default: its range says nothing, but a contradiction with another key may.
         errors.extend(check::check(&config));
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 
     /// Checks ranges and contradictions; on failure, everything that is wrong.
     pub fn validate(&self) -> Result<(), ConfigErrors> {
         let errors = check::check(self);
-        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 
     /// Where the value of a key, such as `mesh.listen`, came from.

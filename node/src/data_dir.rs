@@ -143,9 +143,10 @@ impl Kind for DataDirError {
             Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted:o} {}", shell_quote(path))),
             Self::WrongOwner { path, user, .. } => Some(format!("chown {user} {}", shell_quote(path))),
             Self::Symlink { target, .. } => Some(format!("name {} itself", target.display())),
-            Self::InUse { path, .. } => {
-                Some(format!("stop that process, or give this node its own folder instead of {}", path.display()))
-            }
+            Self::InUse { path, .. } => Some(format!(
+                "stop that process, or give this node its own folder instead of {}",
+                path.display()
+            )),
             _ => None,
         }
     }
@@ -155,9 +156,19 @@ impl DataDirError {
     fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOSPC | Errno::DQUOT) => Self::Full(path.into()),
-            Some(Errno::ROFS) => Self::ReadOnly { path: path.into(), reason: source.to_string() },
-            Some(Errno::ACCESS | Errno::PERM) if action != "read" => Self::ReadOnly { path: path.into(), reason: source.to_string() },
-            _ => Self::Io { action, path: path.into(), source },
+            Some(Errno::ROFS) => Self::ReadOnly {
+                path: path.into(),
+                reason: source.to_string(),
+            },
+            Some(Errno::ACCESS | Errno::PERM) if action != "read" => Self::ReadOnly {
+                path: path.into(),
+                reason: source.to_string(),
+            },
+            _ => Self::Io {
+                action,
+                path: path.into(),
+                source,
+            },
         }
     }
 }
@@ -165,13 +176,24 @@ impl DataDirError {
 /// Quotes a path for a POSIX shell when it needs it: the line is meant to be pasted.
 fn shell_quote(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+:@".contains(&b));
-    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    let plain = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-+:@".contains(&b));
+    if plain {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// Where the data of a node belongs: the flag, else `WEFT_DATA_DIR`, else `$XDG_DATA_HOME/weft`, else `~/.local/share/weft`, else,
 /// for root without a home, `/var/lib/weft`. Empty variables count as absent.
-pub fn resolve(flag: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Result<PathBuf, DataDirError> {
+pub fn resolve(
+    flag: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+    is_root: bool,
+) -> Result<PathBuf, DataDirError> {
     let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // The XDG specification has relative paths ignored.
     let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
@@ -185,7 +207,11 @@ pub fn resolve(flag: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>,
 
 /// As [`resolve`], for this process.
 pub fn resolve_for_process(flag: Option<&Path>) -> Result<PathBuf, DataDirError> {
-    resolve(flag, |name| std::env::var_os(name), rustix::process::geteuid().is_root())
+    resolve(
+        flag,
+        |name| std::env::var_os(name),
+        rustix::process::geteuid().is_root(),
+    )
 }
 
 /// A data folder that this process owns until the value is dropped.
@@ -227,10 +253,14 @@ impl DataDir {
 }
 
 fn create(path: &Path) -> Result<(), DataDirError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => DataDirError::NotADirectory(path.into()),
-        _ => DataDirError::io("create the data directory", path, error),
-    })
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => DataDirError::NotADirectory(path.into()),
+            _ => DataDirError::io("create the data directory", path, error),
+        })
 }
 
 /// Checks that a folder exists and that it is its owner's alone; takes no lock, so that a client may do it beside the node.
@@ -241,7 +271,10 @@ pub fn check(path: &Path) -> Result<(), DataDirError> {
         _ => DataDirError::io("read", path, error),
     })?;
     if metadata.is_symlink() {
-        return Err(DataDirError::Symlink { path: path.into(), target: fs::read_link(path).unwrap_or_default() });
+        return Err(DataDirError::Symlink {
+            path: path.into(),
+            target: fs::read_link(path).unwrap_or_default(),
+        });
     }
     if !metadata.is_dir() {
         return Err(DataDirError::NotADirectory(path.into()));
@@ -263,7 +296,12 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
         .map_err(|error| DataDirError::io("open the lock", &path, error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(DataDirError::InUse { path: dir.into(), pid: read_pid(&mut file) }),
+        Err(Errno::WOULDBLOCK) => {
+            return Err(DataDirError::InUse {
+                path: dir.into(),
+                pid: read_pid(&mut file),
+            });
+        }
         Err(errno) => return Err(DataDirError::io("lock", &path, errno.into())),
     }
     let pid = std::process::id();

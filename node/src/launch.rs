@@ -330,6 +330,7 @@ async fn until_told_to_stop(doors: &doors::Doors) -> Result<(), NodeError> {
         }
     }
     tracing::info!("stopping");
+    #[expect(clippy::disallowed_methods, reason = "the node and its tasks are on their way out; this outlives them")]
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -23,7 +23,10 @@ const ADDRESSES_MAX: usize = 64;
 
 /// Everything that is wrong with the values of a configuration.
 pub(super) fn check(config: &Config) -> Vec<ConfigError> {
-    let mut check = Check { config, errors: Vec::new() };
+    let mut check = Check {
+        config,
+        errors: Vec::new(),
+    };
     check.node();
     check.mesh_addresses();
     check.mesh_connections();
@@ -44,12 +47,19 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn wrong(&mut self, key: &str, reason: String) {
-        self.errors.push(ConfigError::Value { origin: self.config.origin(key).clone(), key: key.into(), reason });
+        self.errors.push(ConfigError::Value {
+            origin: self.config.origin(key).clone(),
+            key: key.into(),
+            reason,
+        });
     }
 
     fn range<T: PartialOrd + Copy>(&mut self, key: &str, value: T, (min, max): (T, T), show: impl Fn(T) -> String) {
         if value < min || value > max {
-            self.wrong(key, format!("must be from {} to {}, not {}", show(min), show(max), show(value)));
+            self.wrong(
+                key,
+                format!("must be from {} to {}, not {}", show(min), show(max), show(value)),
+            );
         }
     }
 
@@ -80,12 +90,20 @@ impl Check<'_> {
         if let Some(Err(error)) = node.name.as_deref().map(|name| check_name("name", name)) {
             self.misnamed("node.name", &error);
         }
-        self.duration("node.shutdown_timeout", node.shutdown_timeout, (100 * MILLISECOND, HOUR));
+        self.duration(
+            "node.shutdown_timeout",
+            node.shutdown_timeout,
+            (100 * MILLISECOND, HOUR),
+        );
     }
 
     fn mesh_addresses(&mut self) {
         let mesh = &self.config.mesh;
-        for (key, list) in [("listen", &mesh.listen), ("bootstrap", &mesh.bootstrap), ("external", &mesh.external)] {
+        for (key, list) in [
+            ("listen", &mesh.listen),
+            ("bootstrap", &mesh.bootstrap),
+            ("external", &mesh.external),
+        ] {
             let key = format!("mesh.{key}");
             if list.len() > ADDRESSES_MAX {
                 self.wrong(&key, format!("has {} addresses, more than {ADDRESSES_MAX}", list.len()));
@@ -119,8 +137,14 @@ impl Check<'_> {
         }
         for (key, value) in [
             ("mesh.connections_inbound_max", mesh.connections_inbound_max),
-            ("mesh.connections_pending_inbound_max", mesh.connections_pending_inbound_max),
-            ("mesh.connections_pending_outbound_max", mesh.connections_pending_outbound_max),
+            (
+                "mesh.connections_pending_inbound_max",
+                mesh.connections_pending_inbound_max,
+            ),
+            (
+                "mesh.connections_pending_outbound_max",
+                mesh.connections_pending_outbound_max,
+            ),
             ("mesh.connections_per_ip_max", mesh.connections_per_ip_max),
             ("mesh.connections_per_subnet_max", mesh.connections_per_subnet_max),
         ] {
@@ -139,7 +163,11 @@ impl Check<'_> {
 
     fn mesh_relay(&mut self) {
         let mesh = &self.config.mesh;
-        self.duration("mesh.relay_circuit_duration_max", mesh.relay_circuit_duration_max, (10 * SECOND, YEAR));
+        self.duration(
+            "mesh.relay_circuit_duration_max",
+            mesh.relay_circuit_duration_max,
+            (10 * SECOND, YEAR),
+        );
         for (key, value) in [
             ("mesh.relay_circuits_max", mesh.relay_circuits_max),
             ("mesh.relay_circuits_per_peer_max", mesh.relay_circuits_per_peer_max),
@@ -154,7 +182,11 @@ impl Check<'_> {
         let trust = &self.config.trust;
         self.duration("trust.certificate_ttl", trust.certificate_ttl, (SECOND, 10 * YEAR));
         self.duration("trust.invite_ttl", trust.invite_ttl, (SECOND, YEAR));
-        self.duration("trust.admission_timeout", trust.admission_timeout, (100 * MILLISECOND, HOUR));
+        self.duration(
+            "trust.admission_timeout",
+            trust.admission_timeout,
+            (100 * MILLISECOND, HOUR),
+        );
         self.count("trust.pending_max", trust.pending_max, (0, 10_000));
         if let Err(error) = check_role(&trust.role) {
             self.misnamed("trust.role", &error);
@@ -163,8 +195,16 @@ impl Check<'_> {
 
     fn store(&mut self) {
         let store = &self.config.store;
-        self.size("store.cache_bytes", store.cache_bytes, (ByteSize::mib(1), ByteSize::gib(1024)));
-        self.size("store.segment_bytes", store.segment_bytes, (ByteSize::kib(64), ByteSize::gib(16)));
+        self.size(
+            "store.cache_bytes",
+            store.cache_bytes,
+            (ByteSize::mib(1), ByteSize::gib(1024)),
+        );
+        self.size(
+            "store.segment_bytes",
+            store.segment_bytes,
+            (ByteSize::kib(64), ByteSize::gib(16)),
+        );
         let limit = ("limits.memory_budget_bytes", self.config.limits.memory_budget_bytes);
         self.at_most(("store.cache_bytes", store.cache_bytes), limit);
     }
@@ -172,17 +212,29 @@ impl Check<'_> {
     fn api(&mut self) {
         let api = &self.config.api;
         if !api.listen.ip().is_loopback() && !api.remote {
-            let reason = format!("must be a loopback address, not {}, unless api.remote is true", api.listen.ip());
+            let reason = format!(
+                "must be a loopback address, not {}, unless api.remote is true",
+                api.listen.ip()
+            );
             self.wrong("api.listen", reason);
         }
         if api.socket.as_ref().is_some_and(|path| !path.is_absolute()) {
             self.wrong("api.socket", "must be an absolute path".into());
         }
         for host in api.hosts.iter().filter(|host| !is_host(host)) {
-            self.wrong("api.hosts", format!("has {}, which is not a host name or address without a port", shorten(host)));
+            self.wrong(
+                "api.hosts",
+                format!(
+                    "has {}, which is not a host name or address without a port",
+                    shorten(host)
+                ),
+            );
         }
         for origin in api.origins.iter().filter(|origin| !is_origin(origin)) {
-            let reason = format!("has {}, which is not of the form \"https://host\" or \"https://host:port\"", shorten(origin));
+            let reason = format!(
+                "has {}, which is not of the form \"https://host\" or \"https://host:port\"",
+                shorten(origin)
+            );
             self.wrong("api.origins", reason);
         }
     }
@@ -190,10 +242,17 @@ impl Check<'_> {
     fn api_bounds(&mut self) {
         let api = &self.config.api;
         self.count("api.connections_max", api.connections_max, (1, 65_536));
-        self.duration("api.connection_wait", api.connection_wait, (Duration::ZERO, 60 * SECOND));
         // hyper refuses less than 8 KiB.
-        self.size("api.header_bytes_max", api.header_bytes_max, (ByteSize::kib(8), ByteSize::mib(1)));
-        self.size("api.body_bytes_max", api.body_bytes_max, (ByteSize::kib(1), ByteSize::gib(1)));
+        self.size(
+            "api.header_bytes_max",
+            api.header_bytes_max,
+            (ByteSize::kib(8), ByteSize::mib(1)),
+        );
+        self.size(
+            "api.body_bytes_max",
+            api.body_bytes_max,
+            (ByteSize::kib(1), ByteSize::gib(1)),
+        );
         for (key, value) in [
             ("api.header_timeout", api.header_timeout),
             ("api.body_timeout", api.body_timeout),
@@ -206,9 +265,17 @@ impl Check<'_> {
 
     fn limits(&mut self) {
         let limits = &self.config.limits;
-        self.size("limits.memory_budget_bytes", limits.memory_budget_bytes, (ByteSize::mib(32), ByteSize::gib(1024)));
+        self.size(
+            "limits.memory_budget_bytes",
+            limits.memory_budget_bytes,
+            (ByteSize::mib(32), ByteSize::gib(1024)),
+        );
         self.count("limits.streams_per_peer_max", limits.streams_per_peer_max, (1, 100_000));
-        self.count("limits.streams_per_pattern_max", limits.streams_per_pattern_max, (1, 1_000_000));
+        self.count(
+            "limits.streams_per_pattern_max",
+            limits.streams_per_pattern_max,
+            (1, 1_000_000),
+        );
         self.duration("limits.hello_timeout", limits.hello_timeout, (100 * MILLISECOND, HOUR));
         if let Err(error) = EnvFilter::try_new(&self.config.telemetry.log) {
             self.wrong("telemetry.log", format!("is not a log filter: {error}"));
@@ -218,10 +285,17 @@ impl Check<'_> {
     fn patterns(&mut self) {
         let calls = &self.config.request_response;
         self.duration("request_response.timeout", calls.timeout, (MILLISECOND, 24 * HOUR));
-        self.duration("request_response.timeout_max", calls.timeout_max, (MILLISECOND, 24 * HOUR));
+        self.duration(
+            "request_response.timeout_max",
+            calls.timeout_max,
+            (MILLISECOND, 24 * HOUR),
+        );
         if calls.timeout > calls.timeout_max {
             let limit = format_duration(calls.timeout_max);
-            self.wrong("request_response.timeout", format!("must not be more than request_response.timeout_max ({limit})"));
+            self.wrong(
+                "request_response.timeout",
+                format!("must not be more than request_response.timeout_max ({limit})"),
+            );
         }
         for (key, value) in [
             ("request_response.calls_inbound_max", calls.calls_inbound_max),
@@ -231,9 +305,21 @@ impl Check<'_> {
             self.count(key, value, (1, 1_000_000));
         }
         let messages = &self.config.pub_sub;
-        self.size("pub_sub.replay_bytes", messages.replay_bytes, (ByteSize(0), ByteSize::gib(64)));
-        self.duration("pub_sub.replay_duration", messages.replay_duration, (Duration::ZERO, YEAR));
-        self.count("pub_sub.subscriber_queue_max", messages.subscriber_queue_max, (1, 1_000_000));
+        self.size(
+            "pub_sub.replay_bytes",
+            messages.replay_bytes,
+            (ByteSize(0), ByteSize::gib(64)),
+        );
+        self.duration(
+            "pub_sub.replay_duration",
+            messages.replay_duration,
+            (Duration::ZERO, YEAR),
+        );
+        self.count(
+            "pub_sub.subscriber_queue_max",
+            messages.subscriber_queue_max,
+            (1, 1_000_000),
+        );
         self.count("pub_sub.subscriptions_max", messages.subscriptions_max, (1, 1_000_000));
     }
 }
@@ -246,7 +332,11 @@ fn is_host(text: &str) -> bool {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match bare {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !text.is_empty() && text.len() <= 253 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+        None => {
+            !text.is_empty()
+                && text.len() <= 253
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        }
     }
 }
 

@@ -26,7 +26,10 @@ const LISTEN_DEFAULT: [&str; 6] = [
 ];
 
 fn listen_default() -> Vec<Multiaddr> {
-    LISTEN_DEFAULT.iter().map(|text| text.parse().expect("invariant: the default addresses are well formed")).collect()
+    LISTEN_DEFAULT
+        .iter()
+        .map(|text| text.parse().expect("invariant: the default addresses are well formed"))
+        .collect()
 }
 
 section! {
@@ -142,14 +145,12 @@ section! {
         Restart socket: Option<PathBuf> = None;
         /// Host names, besides localhost and the loopback addresses, that a request may be addressed to.
         Live hosts: Vec<String> = Vec::new();
-        /// Web origins, such as "https://panel.example", whose pages may use the API; others are refused.
+        /// Web origins, such as `https://panel.example`, whose pages may use the API; others are refused.
         Live origins: Vec<String> = Vec::new();
         /// Make a new token at every start instead of keeping the one in api.token.
         Restart token_rotate: bool = false;
-        /// Connections at once, per listener; more wait for `connection_wait` and are then refused.
+        /// Connections at once, per listener; then the one that has been idle longest makes room, or the new one is refused.
         Restart connections_max: u32 = 256;
-        /// How long a connection over the limit waits for a free place.
-        Restart connection_wait: Duration = Duration::from_secs(1);
         /// Bytes of a request's headers; at least 8KiB.
         Restart header_bytes_max: ByteSize = ByteSize::kib(32);
         /// How long a client may take to send a request's headers.
@@ -182,7 +183,7 @@ section! {
 section! {
     /// Logs and traces. Traces are exported as the OTEL_* environment variables say.
     "telemetry" TelemetryConfig {
-        /// What is logged, such as "info" or "info,weft::mesh=debug".
+        /// What is logged, such as "info" or "info,weft_node::mesh=debug".
         Live log: String = "info".into();
         /// How log lines look: "text" or "json".
         Restart log_format: LogFormat = LogFormat::Text;

@@ -70,7 +70,8 @@ impl Sources {
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let ours = |name: &OsString| name.as_encoded_bytes().starts_with(ENVIRONMENT_PREFIX.as_bytes());
-        self.environment.extend(variables.into_iter().filter(|(name, _)| ours(name)));
+        self.environment
+            .extend(variables.into_iter().filter(|(name, _)| ours(name)));
         self
     }
 
@@ -79,7 +80,11 @@ impl Sources {
     pub fn flag<V: Into<String>>(mut self, name: &str, key: &str, values: impl IntoIterator<Item = V>) -> Self {
         let values: Vec<String> = values.into_iter().map(Into::into).collect();
         if !values.is_empty() {
-            self.flags.push(Flag { name: name.into(), key: key.into(), values });
+            self.flags.push(Flag {
+                name: name.into(),
+                key: key.into(),
+                values,
+            });
         }
         self
     }
@@ -96,7 +101,9 @@ pub(super) fn read(sources: &Sources) -> (Config, Vec<ConfigError>) {
     }
     for flag in &sources.flags {
         let (section, key) = flag.key.split_once('.').unwrap_or((&flag.key, ""));
-        reader.set(Origin::Flag(flag.name.clone()), section, key, |s, key| s.set_text(key, &flag.values, false));
+        reader.set(Origin::Flag(flag.name.clone()), section, key, |s, key| {
+            s.set_text(key, &flag.values, false)
+        });
     }
     (reader.config, reader.errors)
 }
@@ -109,7 +116,11 @@ struct Reader {
 
 impl Reader {
     fn file(&mut self, path: &Path, missing: Missing) {
-        let unreadable = |reason: String, missing| ConfigError::Unreadable { path: path.into(), reason, missing };
+        let unreadable = |reason: String, missing| ConfigError::Unreadable {
+            path: path.into(),
+            reason,
+            missing,
+        };
         let bytes = match read_bounded(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::IsFine => return,
@@ -119,13 +130,17 @@ impl Reader {
             }
         };
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            return self.errors.push(ConfigError::TooLarge { path: path.into(), bytes_max: FILE_BYTES_MAX });
+            return self.errors.push(ConfigError::TooLarge {
+                path: path.into(),
+                bytes_max: FILE_BYTES_MAX,
+            });
         }
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.text(path, text.strip_prefix('\u{feff}').unwrap_or(text)),
             Err(error) => {
                 let line = 1 + bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-                self.errors.push(unreadable(format!("line {line} is not valid UTF-8"), false));
+                self.errors
+                    .push(unreadable(format!("line {line} is not valid UTF-8"), false));
             }
         }
     }
@@ -133,12 +148,20 @@ impl Reader {
     fn text(&mut self, path: &Path, text: &str) {
         let (document, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            self.errors.extend(errors.iter().take(SYNTAX_ERRORS_MAX).map(|error| syntax(path, text, error)));
+            self.errors.extend(
+                errors
+                    .iter()
+                    .take(SYNTAX_ERRORS_MAX)
+                    .map(|error| syntax(path, text, error)),
+            );
             return;
         }
         // In the order of the file, which the table does not keep.
         for (name, value) in in_order(document.get_ref()) {
-            let origin = |span: std::ops::Range<usize>| Origin::File { path: path.into(), line: position(text, span.start).0 };
+            let origin = |span: std::ops::Range<usize>| Origin::File {
+                path: path.into(),
+                line: position(text, span.start).0,
+            };
             let section = name.get_ref().as_ref();
             let DeValue::Table(table) = value.get_ref() else {
                 self.not_a_section(origin(name.span()), section);
@@ -149,7 +172,9 @@ impl Reader {
                 continue;
             }
             for (key, value) in in_order(table) {
-                self.set(origin(key.span()), section, key.get_ref(), |s, key| s.set_value(key, value.get_ref()));
+                self.set(origin(key.span()), section, key.get_ref(), |s, key| {
+                    s.set_value(key, value.get_ref())
+                });
             }
         }
     }
@@ -168,35 +193,61 @@ impl Reader {
         }
     }
 
-    fn set(&mut self, origin: Origin, section: &str, key: &str, apply: impl FnOnce(&mut dyn Section, &str) -> Result<(), String>) {
+    fn set(
+        &mut self,
+        origin: Origin,
+        section: &str,
+        key: &str,
+        apply: impl FnOnce(&mut dyn Section, &str) -> Result<(), String>,
+    ) {
         let Some(target) = self.config.section_mut(section) else {
             return self.unknown_section(origin, section);
         };
         let Some(known) = target.keys().iter().find(|known| known.name == key) else {
             let nearest = nearest_key(&self.config, section, key);
-            return self.errors.push(ConfigError::UnknownKey { origin, key: printable(&format!("{section}.{key}")), nearest });
+            return self.errors.push(ConfigError::UnknownKey {
+                origin,
+                key: printable(&format!("{section}.{key}")),
+                nearest,
+            });
         };
         let full = format!("{section}.{}", known.name);
         match apply(target, known.name) {
             Ok(()) => drop(self.config.origins.insert(full, origin)),
-            Err(reason) => self.errors.push(ConfigError::Value { origin, key: full, reason }),
+            Err(reason) => self.errors.push(ConfigError::Value {
+                origin,
+                key: full,
+                reason,
+            }),
         }
     }
 
     fn unknown_section(&mut self, origin: Origin, section: &str) {
         let names = self.config.sections().map(|s| s.name());
         let nearest = nearest(section, names.into_iter()).map(Into::into);
-        self.errors.push(ConfigError::UnknownSection { origin, section: printable(section), nearest });
+        self.errors.push(ConfigError::UnknownSection {
+            origin,
+            section: printable(section),
+            nearest,
+        });
     }
 
     /// A value at the top of the file: most likely a key that lost its section.
     fn not_a_section(&mut self, origin: Origin, name: &str) {
         if self.config.section(name).is_some() {
             let reason = format!("expects a table, [{name}]");
-            return self.errors.push(ConfigError::Value { origin, key: name.into(), reason });
+            return self.errors.push(ConfigError::Value {
+                origin,
+                key: name.into(),
+                reason,
+            });
         }
         let nearest = nearest_key(&self.config, "", name);
-        self.errors.push(ConfigError::UnknownKey { origin, key: printable(name), nearest });
+        self.errors.push(ConfigError::UnknownKey {
+            origin,
+            key: printable(name),
+            nearest,
+        });
     }
 }
 
@@ -217,14 +268,22 @@ fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
 
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let (line, column) = position(text, error.span().map_or(text.len(), |span| span.start));
-    ConfigError::Syntax { path: path.into(), line, column, reason: error.message().replace('\n', ", ") }
+    ConfigError::Syntax {
+        path: path.into(),
+        line,
+        column,
+        reason: error.message().replace('\n', ", "),
+    }
 }
 
 /// Line and column of a byte, both counted from 1.
 fn position(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (1 + before.matches('\n').count(), 1 + before[line_start..].chars().count())
+    (
+        1 + before.matches('\n').count(),
+        1 + before[line_start..].chars().count(),
+    )
 }
 
 /// A name as it is when it is an ordinary one, otherwise shortened and escaped.
@@ -235,18 +294,29 @@ fn printable(name: &str) -> String {
 
 /// The name most like the given one, if any is like it at all.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let name: String = name.chars().take(64).collect::<String>().to_ascii_lowercase().replace('-', "_");
+    let name: String = name
+        .chars()
+        .take(64)
+        .collect::<String>()
+        .to_ascii_lowercase()
+        .replace('-', "_");
     let near = known.map(|candidate| (strsim::osa_distance(&name, candidate), candidate));
-    near.filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1)).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+    near.filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
 }
 
 /// The key most like the given one: of the same section, else one of just this name in another section.
 fn nearest_key(config: &Config, section: &str, key: &str) -> Option<String> {
-    let in_section = config.section(section).and_then(|s| nearest(key, s.keys().iter().map(|k| k.name)).map(|k| (s.name(), k)));
+    let in_section = config
+        .section(section)
+        .and_then(|s| nearest(key, s.keys().iter().map(|k| k.name)).map(|k| (s.name(), k)));
     let elsewhere = || {
         let sections = config.sections().into_iter();
         let mut near = sections.filter_map(|s| nearest(key, s.keys().iter().map(|k| k.name)).map(|k| (s.name(), k)));
         near.find(|(_, name)| strsim::osa_distance(key, name) <= 1)
     };
-    in_section.or_else(elsewhere).map(|(section, key)| format!("{section}.{key}"))
+    in_section
+        .or_else(elsewhere)
+        .map(|(section, key)| format!("{section}.{key}"))
 }

@@ -17,7 +17,11 @@ fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
 /// The messages, without the folder of the file.
 fn complaints(result: Result<Config, ConfigErrors>) -> Vec<String> {
     let errors = result.expect_err("must be refused").0;
-    errors.iter().map(|e| e.to_string()).map(|text| text.rsplit("/config.toml").next().unwrap_or(&text).to_owned()).collect()
+    errors
+        .iter()
+        .map(|e| e.to_string())
+        .map(|text| text.rsplit("/config.toml").next().unwrap_or(&text).to_owned())
+        .collect()
 }
 
 #[test]
@@ -33,7 +37,9 @@ fn the_annotated_defaults_name_every_key_and_read_back_as_the_defaults() {
     for section in Config::default().sections() {
         assert!(text.contains(&format!("\n[{}]\n", section.name())));
         for key in section.keys() {
-            let shown = text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{} = ", key.name)));
+            let shown = text
+                .lines()
+                .any(|line| line.trim_start_matches("# ").starts_with(&format!("{} = ", key.name)));
             assert!(shown, "{}.{} is not in\n{text}", section.name(), key.name);
             assert!(!key.doc.is_empty());
         }
@@ -46,7 +52,9 @@ fn other_value(section: &dyn Section, key: &Key) -> String {
         Some(text) if text == "true" => "false".into(),
         Some(text) if text == "false" => "true".into(),
         Some(text) if text.starts_with('[') && key.expects == Vec::<String>::EXPECTS => "[]".into(),
-        Some(text) => text.parse::<u32>().map_or_else(|_| "\"\"".into(), |n| (n + 1).to_string()),
+        Some(text) => text
+            .parse::<u32>()
+            .map_or_else(|_| "\"\"".into(), |n| (n + 1).to_string()),
         None => "\"/x\"".into(),
     }
 }
@@ -67,7 +75,11 @@ fn every_key_is_read_and_compared() {
                 };
             }
             if text == "[]" && section.show(key.name).as_deref() == Some("[]") {
-                text = if section.name() == "mesh" { "[\"/ip4/1.2.3.4/tcp/1\"]".into() } else { "[\"other\"]".into() };
+                text = if section.name() == "mesh" {
+                    "[\"/ip4/1.2.3.4/tcp/1\"]".into()
+                } else {
+                    "[\"other\"]".into()
+                };
             }
             let file = tempfile::NamedTempFile::new().unwrap();
             fs::write(file.path(), format!("[{}]\n{} = {text}\n", section.name(), key.name)).unwrap();
@@ -75,12 +87,24 @@ fn every_key_is_read_and_compared() {
             let changes = diff_reload(&Config::default(), &changed);
             let full = format!("{}.{}", section.name(), key.name);
             let expected = match key.effect {
-                Effect::Live => Changes { reloadable: vec![full.clone()], needs_restart: vec![] },
-                Effect::Restart => Changes { reloadable: vec![], needs_restart: vec![full.clone()] },
+                Effect::Live => Changes {
+                    reloadable: vec![full.clone()],
+                    needs_restart: vec![],
+                },
+                Effect::Restart => Changes {
+                    reloadable: vec![],
+                    needs_restart: vec![full.clone()],
+                },
             };
             assert_eq!(changes, expected, "{full} = {text}");
             assert_ne!(changed, Config::default());
-            assert_eq!(changed.origin(&full), &Origin::File { path: file.path().into(), line: 2 });
+            assert_eq!(
+                changed.origin(&full),
+                &Origin::File {
+                    path: file.path().into(),
+                    line: 2
+                }
+            );
         }
     }
 }
@@ -98,7 +122,12 @@ fn later_sources_win() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, "[mesh]\nmdns = false\nupnp = false\nconnection_target = 7\n").unwrap();
-    let environment = [("WEFT__MESH__UPNP", "true"), ("WEFT__MESH__CONNECTION_TARGET", "8"), ("WEFT_DATA_DIR", "/x"), ("PATH", "/bin")];
+    let environment = [
+        ("WEFT__MESH__UPNP", "true"),
+        ("WEFT__MESH__CONNECTION_TARGET", "8"),
+        ("WEFT_DATA_DIR", "/x"),
+        ("PATH", "/bin"),
+    ];
     let sources = Sources::new()
         .file(&path)
         .environment(environment.map(|(k, v)| (k.into(), v.into())))
@@ -109,8 +138,14 @@ fn later_sources_win() {
     assert!(config.mesh.upnp);
     assert_eq!(config.mesh.connection_target, 9);
     assert_eq!(config.origin("mesh.mdns"), &Origin::File { path, line: 2 });
-    assert_eq!(config.origin("mesh.upnp"), &Origin::Environment("WEFT__MESH__UPNP".into()));
-    assert_eq!(config.origin("mesh.connection_target"), &Origin::Flag("--connection-target".into()));
+    assert_eq!(
+        config.origin("mesh.upnp"),
+        &Origin::Environment("WEFT__MESH__UPNP".into())
+    );
+    assert_eq!(
+        config.origin("mesh.connection_target"),
+        &Origin::Flag("--connection-target".into())
+    );
     assert_eq!(config.origin("mesh.listen"), &Origin::Default);
     assert!(!config.listen_explicit());
 }
@@ -124,27 +159,65 @@ fn a_value_that_equals_the_default_is_still_the_users_choice() {
 
 #[test]
 fn durations_sizes_and_lists_in_all_their_forms() {
-    let config = from_file("[limits]\nmemory_budget_bytes = 0x1000_0000\n[trust]\ncertificate_ttl = \"36h\"\n").unwrap();
+    let config =
+        from_file("[limits]\nmemory_budget_bytes = 0x1000_0000\n[trust]\ncertificate_ttl = \"36h\"\n").unwrap();
     assert_eq!(config.limits.memory_budget_bytes, ByteSize::mib(256));
     assert_eq!(config.trust.certificate_ttl, Duration::from_secs(36 * 3600));
-    for listen in ["/ip4/0.0.0.0/tcp/1, /ip6/::/tcp/2", "[\"/ip4/0.0.0.0/tcp/1\", '/ip6/::/tcp/2']"] {
+    for listen in [
+        "/ip4/0.0.0.0/tcp/1, /ip6/::/tcp/2",
+        "[\"/ip4/0.0.0.0/tcp/1\", '/ip6/::/tcp/2']",
+    ] {
         let config = from_environment(&[("WEFT__MESH__LISTEN", listen)]).unwrap();
-        assert_eq!(config.mesh.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/2"]);
+        assert_eq!(
+            config.mesh.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/2"]
+        );
     }
-    assert!(from_environment(&[("WEFT__MESH__LISTEN", "")]).unwrap().mesh.listen.is_empty());
+    assert!(
+        from_environment(&[("WEFT__MESH__LISTEN", "")])
+            .unwrap()
+            .mesh
+            .listen
+            .is_empty()
+    );
     assert_eq!(from_environment(&[("WEFT__NODE__NAME", "")]).unwrap().node.name, None);
 }
 
 #[test]
 fn durations_and_sizes_read_back_as_written() {
-    for (text, ms) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("15m", 900_000), ("1h", 3_600_000), ("90d", 7_776_000_000)] {
+    for (text, ms) in [
+        ("0s", 0),
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("15m", 900_000),
+        ("1h", 3_600_000),
+        ("90d", 7_776_000_000),
+    ] {
         assert_eq!(parse_duration(text).map(|d| d.as_millis()), Ok(ms));
         assert_eq!(format_duration(Duration::from_millis(ms as u64)), text);
     }
-    for text in ["", "30", "s", "-1s", "1.5h", "1 week", "99999999999999999999s", "36501d", "1S", "١s"] {
+    for text in [
+        "",
+        "30",
+        "s",
+        "-1s",
+        "1.5h",
+        "1 week",
+        "99999999999999999999s",
+        "36501d",
+        "1S",
+        "١s",
+    ] {
         assert!(parse_duration(text).is_err(), "{text}");
     }
-    for (text, bytes) in [("0B", 0), ("1023B", 1023), ("1KiB", 1024), ("256MiB", 256 << 20), ("16GiB", 16 << 30), ("3TiB", 3 << 40)] {
+    for (text, bytes) in [
+        ("0B", 0),
+        ("1023B", 1023),
+        ("1KiB", 1024),
+        ("256MiB", 256 << 20),
+        ("16GiB", 16 << 30),
+        ("3TiB", 3 << 40),
+    ] {
         assert_eq!(text.parse(), Ok(ByteSize(bytes)));
         assert_eq!(ByteSize(bytes).to_string(), text);
     }
@@ -155,7 +228,8 @@ fn durations_and_sizes_read_back_as_written() {
 
 #[test]
 fn unknown_names_are_errors_with_the_nearest_known_one() {
-    let text = "top = 1\n\n[mesh]\nlistn = []\nconnection_max = 3\n[nod]\n[zzzzzzzz]\n[api]\nmdns = true\nquite_else = 1\n";
+    let text =
+        "top = 1\n\n[mesh]\nlistn = []\nconnection_max = 3\n[nod]\n[zzzzzzzz]\n[api]\nmdns = true\nquite_else = 1\n";
     assert_eq!(
         complaints(from_file(text)),
         [
@@ -169,7 +243,12 @@ fn unknown_names_are_errors_with_the_nearest_known_one() {
         ]
     );
     assert_eq!(
-        complaints(from_environment(&[("WEFT__MESH__LISTNE", "x"), ("WEFT__MESH", "x"), ("WEFT__", "x"), ("WEFT__MESH__NO\u{1b}[2J", "x")])),
+        complaints(from_environment(&[
+            ("WEFT__MESH__LISTNE", "x"),
+            ("WEFT__MESH", "x"),
+            ("WEFT__", "x"),
+            ("WEFT__MESH__NO\u{1b}[2J", "x")
+        ])),
         [
             "environment variable WEFT__MESH__LISTNE: unknown key mesh.listne; did you mean mesh.listen?",
             "environment variable WEFT__MESH: unknown key mesh.",
@@ -203,19 +282,43 @@ fn all_errors_are_reported_at_once_with_their_lines() {
 #[test]
 fn contradictions_are_errors() {
     for (text, complaint) in [
-        ("[mesh]\nconnections_max = 10", "mesh.connections_inbound_max must be less than mesh.connections_max (10)"),
-        ("[mesh]\nconnection_target = 2000", "mesh.connection_target must not be more than mesh.connections_max (1024)"),
-        ("[request_response]\ntimeout = \"1h\"", "request_response.timeout must not be more than"),
-        ("[api]\nlisten = \"0.0.0.0:7480\"", "api.listen must be a loopback address"),
-        ("[api]\nsocket = \"run/api.sock\"", "api.socket must be an absolute path"),
+        (
+            "[mesh]\nconnections_max = 10",
+            "mesh.connections_inbound_max must be less than mesh.connections_max (10)",
+        ),
+        (
+            "[mesh]\nconnection_target = 2000",
+            "mesh.connection_target must not be more than mesh.connections_max (1024)",
+        ),
+        (
+            "[request_response]\ntimeout = \"1h\"",
+            "request_response.timeout must not be more than",
+        ),
+        (
+            "[api]\nlisten = \"0.0.0.0:7480\"",
+            "api.listen must be a loopback address",
+        ),
+        (
+            "[api]\nsocket = \"run/api.sock\"",
+            "api.socket must be an absolute path",
+        ),
         ("[api]\norigins = [\"*\"]", "api.origins has \"*\""),
         ("[api]\norigins = [\"https://a/b\"]", "api.origins has \"https://a/b\""),
         ("[api]\nhosts = [\"evil:80\"]", "api.hosts has \"evil:80\""),
-        ("[api]\nheader_bytes_max = \"1KiB\"", "api.header_bytes_max must be from 8KiB"),
-        ("[store]\ncache_bytes = \"1GiB\"", "store.cache_bytes must not be more than limits.memory_budget_bytes (256MiB)"),
+        (
+            "[api]\nheader_bytes_max = \"1KiB\"",
+            "api.header_bytes_max must be from 8KiB",
+        ),
+        (
+            "[store]\ncache_bytes = \"1GiB\"",
+            "store.cache_bytes must not be more than limits.memory_budget_bytes (256MiB)",
+        ),
         ("[trust]\nrole = \"Admin!\"", "trust.role is not a name"),
         ("[node]\nname = \"\"", "node.name is not a name"),
-        ("[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\", \"/ip4/0.0.0.0/tcp/1\"]", "mesh.listen names /ip4/0.0.0.0/tcp/1 twice"),
+        (
+            "[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\", \"/ip4/0.0.0.0/tcp/1\"]",
+            "mesh.listen names /ip4/0.0.0.0/tcp/1 twice",
+        ),
     ] {
         let found = complaints(from_file(text));
         assert!(found.iter().any(|line| line.contains(complaint)), "{text}: {found:?}");
@@ -234,7 +337,10 @@ fn files_of_any_sort_give_an_error_or_a_configuration() {
         (b"[mesh]\nmdns = \n".to_vec(), ":2:"),
         (b"mesh = 3".to_vec(), ":1: mesh expects a table, [mesh]"),
         (b"[[mesh]]\nmdns = true".to_vec(), ":1: mesh expects a table, [mesh]"),
-        (b"[mesh.mdns]\n".to_vec(), ":1: mesh.mdns expects true or false, found a table"),
+        (
+            b"[mesh.mdns]\n".to_vec(),
+            ":1: mesh.mdns expects true or false, found a table",
+        ),
         (b"\0\0\0".to_vec(), ":1:"),
         ([b"a = ".to_vec(), vec![b'['; 1_000_000]].concat(), ":1:"),
         ([b"a".to_vec(), b".a".repeat(500_000), b" = 1".to_vec()].concat(), ":1"),
@@ -244,7 +350,10 @@ fn files_of_any_sort_give_an_error_or_a_configuration() {
         assert!(found[0].starts_with(complaint), "{found:?} is not {complaint}");
         assert!(found.iter().all(|line| line.len() < 400), "{found:?}");
     }
-    assert_eq!(from_file([b"#".repeat((1 << 20) - 1), b"\n".to_vec()].concat()).unwrap(), Config::default());
+    assert_eq!(
+        from_file([b"#".repeat((1 << 20) - 1), b"\n".to_vec()].concat()).unwrap(),
+        Config::default()
+    );
 }
 
 #[test]
@@ -258,25 +367,37 @@ fn a_named_file_must_exist_and_be_a_file() {
     let errors = Config::load(&Sources::new().file_if_present(dir.path())).unwrap_err();
     assert!(matches!(errors.0[..], [ConfigError::Unreadable { missing: false, .. }]));
     // A device without end is cut off, not read to memory's end.
-    assert!(matches!(Config::load(&Sources::new().file("/dev/zero")).unwrap_err().0[..], [ConfigError::TooLarge { .. }]));
+    assert!(matches!(
+        Config::load(&Sources::new().file("/dev/zero")).unwrap_err().0[..],
+        [ConfigError::TooLarge { .. }]
+    ));
 }
 
 #[test]
 fn a_variable_that_is_not_text_is_an_error() {
     let sources = Sources::new().environment([("WEFT__NODE__NAME".into(), OsString::from_vec(vec![0xff]))]);
-    assert_eq!(complaints(Config::load(&sources)), ["environment variable WEFT__NODE__NAME: node.name expects valid UTF-8"]);
+    assert_eq!(
+        complaints(Config::load(&sources)),
+        ["environment variable WEFT__NODE__NAME: node.name expects valid UTF-8"]
+    );
 }
 
 #[test]
 fn a_wrong_flag_names_the_flag() {
     let sources = Sources::new().flag("--listen", "mesh.listen", ["/ip4/0.0.0.0/tcp/1", "tcp:1"]);
     let found = complaints(Config::load(&sources));
-    assert!(found[0].starts_with("flag --listen: mesh.listen expects a multiaddress"), "{found:?}");
+    assert!(
+        found[0].starts_with("flag --listen: mesh.listen expects a multiaddress"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn what_changes_on_reload_and_what_does_not() {
-    let new = from_file("[mesh]\nmdns = false\nconnection_target = 3\n[telemetry]\nlog = \"debug\"\n[api]\nlisten = \"127.0.0.1:1\"").unwrap();
+    let new = from_file(
+        "[mesh]\nmdns = false\nconnection_target = 3\n[telemetry]\nlog = \"debug\"\n[api]\nlisten = \"127.0.0.1:1\"",
+    )
+    .unwrap();
     assert_eq!(diff_reload(&new, &new), Changes::default());
     assert_eq!(
         diff_reload(&Config::default(), &new),

@@ -124,7 +124,13 @@ integer!(u8 u16 u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
-const SIZE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 5] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 impl ByteSize {
     /// So many KiB.
@@ -155,7 +161,10 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SIZE_UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
+        match SIZE_UNITS
+            .iter()
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes))
+        {
             Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
             None => write!(f, "{}B", self.0),
         }
@@ -170,9 +179,16 @@ impl FromStr for ByteSize {
         let (count, unit) = split_unit(text).ok_or_else(wrong)?;
         let factor = match unit {
             "" => 1,
-            _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes).ok_or_else(wrong)?,
+            _ => SIZE_UNITS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .map(|(_, bytes)| *bytes)
+                .ok_or_else(wrong)?,
         };
-        count.checked_mul(factor).map(Self).ok_or_else(|| format!("{} is more bytes than can be counted", shorten(text)))
+        count
+            .checked_mul(factor)
+            .map(Self)
+            .ok_or_else(|| format!("{} is more bytes than can be counted", shorten(text)))
     }
 }
 
@@ -209,21 +225,34 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 /// The longest duration a setting may have: a hundred years, far below where adding it to a clock could overflow.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// Reads `500ms`, `30s`, `15m`, `1h`, `90d`; the reason when it cannot.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || expected::<Duration>(&shorten(text));
     let (count, unit) = split_unit(text).ok_or_else(wrong)?;
-    let (_, unit_ms) = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    let (_, unit_ms) = DURATION_UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or_else(wrong)?;
     let duration = count.checked_mul(*unit_ms).map(Duration::from_millis);
-    duration.filter(|d| *d <= DURATION_MAX).ok_or_else(|| format!("{} is longer than 36500d", shorten(text)))
+    duration
+        .filter(|d| *d <= DURATION_MAX)
+        .ok_or_else(|| format!("{} is longer than 36500d", shorten(text)))
 }
 
 /// Writes a duration as [`parse_duration`] reads it, in the largest unit that divides it; finer than a millisecond is cut off.
 pub fn format_duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let unit = DURATION_UNITS.iter().find(|(_, unit_ms)| ms >= *unit_ms && ms.is_multiple_of(*unit_ms));
+    let unit = DURATION_UNITS
+        .iter()
+        .find(|(_, unit_ms)| ms >= *unit_ms && ms.is_multiple_of(*unit_ms));
     unit.map_or_else(|| "0s".into(), |(name, unit_ms)| format!("{}{name}", ms / unit_ms))
 }
 
@@ -243,7 +272,8 @@ impl Setting for Multiaddr {
     const EXPECTS: &'static str = "a multiaddress such as \"/ip4/192.0.2.1/tcp/7400\"";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|reason| format!("{} ({reason})", expected::<Self>(&shorten(text))))
+        text.parse()
+            .map_err(|reason| format!("{} ({reason})", expected::<Self>(&shorten(text))))
     }
 
     fn to_toml(&self) -> Option<String> {
@@ -288,7 +318,11 @@ impl<T: Setting> Setting for Option<T> {
     }
 
     fn from_text(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Ok(None) } else { T::from_text(text).map(Some) }
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            T::from_text(text).map(Some)
+        }
     }
 
     fn to_toml(&self) -> Option<String> {
@@ -317,7 +351,10 @@ impl<T: Setting> Setting for Vec<T> {
             return Self::from_value(value.get_ref());
         }
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.enumerate().map(|(i, item)| T::from_text(item).map_err(|why| format!("item {}: {why}", i + 1))).collect()
+        items
+            .enumerate()
+            .map(|(i, item)| T::from_text(item).map_err(|why| format!("item {}: {why}", i + 1)))
+            .collect()
     }
 
     fn from_texts(texts: &[String]) -> Result<Self, String> {

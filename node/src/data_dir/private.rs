@@ -68,7 +68,9 @@ fn put_in_place(temporary: &Path, path: &Path, existing: Existing) -> Result<(),
         Existing::Replace => fs::rename(temporary, path),
         Existing::Keep => match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
             // Not every file system knows the flag; a hard link does not replace either.
-            Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(temporary, path).and_then(|()| fs::remove_file(temporary)),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                fs::hard_link(temporary, path).and_then(|()| fs::remove_file(temporary))
+            }
             result => result.map_err(Into::into),
         },
     };
@@ -79,8 +81,14 @@ fn put_in_place(temporary: &Path, path: &Path, existing: Existing) -> Result<(),
 }
 
 fn sync_dir(dir: &Path) -> Result<(), DataDirError> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| DataDirError::io("write", dir, error))
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| DataDirError::io("write", dir, error))
 }
 
 /// Removes what an interrupted [`write_private`] may have left.
@@ -88,7 +96,12 @@ pub(super) fn remove_leftovers(dir: &Path) -> Result<(), DataDirError> {
     let list = fs::read_dir(dir).map_err(|error| DataDirError::io("list", dir, error))?;
     for entry in list.flatten() {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file && entry.file_name().as_encoded_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes()) {
+        if is_file
+            && entry
+                .file_name()
+                .as_encoded_bytes()
+                .ends_with(TEMPORARY_SUFFIX.as_bytes())
+        {
             remove_if_present(&entry.path())?;
         }
     }
@@ -101,24 +114,38 @@ pub fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, D
     let flags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.raw_os_error().map(Errno::from_raw_os_error) == Some(Errno::LOOP) => {
-            return Err(DataDirError::Symlink { path: path.into(), target: fs::read_link(path).unwrap_or_default() });
+            return Err(DataDirError::Symlink {
+                path: path.into(),
+                target: fs::read_link(path).unwrap_or_default(),
+            });
         }
         Err(error) if error.raw_os_error().map(Errno::from_raw_os_error) == Some(Errno::NXIO) => {
-            return Err(DataDirError::NotAFile { path: path.into(), found: "a socket or device" });
+            return Err(DataDirError::NotAFile {
+                path: path.into(),
+                found: "a socket or device",
+            });
         }
         result => result.map_err(|error| DataDirError::io("read", path, error))?,
     };
     let metadata = file.metadata().map_err(|error| DataDirError::io("read", path, error))?;
     if !metadata.is_file() {
-        return Err(DataDirError::NotAFile { path: path.into(), found: sort_of(&metadata) });
+        return Err(DataDirError::NotAFile {
+            path: path.into(),
+            found: sort_of(&metadata),
+        });
     }
     check_owner_and_mode(path, &metadata, 0o600)?;
     // The whole room at once: a growing buffer would leave copies of the secret behind.
     let room = usize::try_from(metadata.len().min(bytes_max)).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|error| DataDirError::io("read", path, error))?;
+    file.take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| DataDirError::io("read", path, error))?;
     if bytes.len() as u64 > bytes_max {
-        return Err(DataDirError::TooLarge { path: path.into(), bytes_max });
+        return Err(DataDirError::TooLarge {
+            path: path.into(),
+            bytes_max,
+        });
     }
     Ok(bytes)
 }
@@ -137,11 +164,19 @@ fn sort_of(metadata: &Metadata) -> &'static str {
 pub(super) fn check_owner_and_mode(path: &Path, metadata: &Metadata, wanted: u32) -> Result<(), DataDirError> {
     let user = rustix::process::geteuid().as_raw();
     if metadata.uid() != user {
-        return Err(DataDirError::WrongOwner { path: path.into(), owner: metadata.uid(), user });
+        return Err(DataDirError::WrongOwner {
+            path: path.into(),
+            owner: metadata.uid(),
+            user,
+        });
     }
     let mode = mode_of(metadata);
     if mode & 0o077 != 0 {
-        return Err(DataDirError::TooOpen { path: path.into(), mode, wanted });
+        return Err(DataDirError::TooOpen {
+            path: path.into(),
+            mode,
+            wanted,
+        });
     }
     Ok(())
 }

@@ -21,8 +21,15 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn resolved(flag: Option<&str>, variables: &[(&str, &str)], is_root: bool) -> Option<String> {
-    let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-    resolve(flag.map(Path::new), variable, is_root).ok().map(|path| path.display().to_string())
+    let variable = |name: &str| {
+        variables
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| OsString::from(value))
+    };
+    resolve(flag.map(Path::new), variable, is_root)
+        .ok()
+        .map(|path| path.display().to_string())
 }
 
 #[test]
@@ -46,7 +53,10 @@ fn a_missing_folder_is_created_for_the_owner_alone() {
     assert_eq!(mode(&path), 0o700);
     data.write("api.json", b"{}").unwrap();
     assert_eq!(mode(&data.file("api.json")), 0o600);
-    assert_eq!(fs::read(path.join("lock")).unwrap(), format!("{}\n", std::process::id()).as_bytes());
+    assert_eq!(
+        fs::read(path.join("lock")).unwrap(),
+        format!("{}\n", std::process::id()).as_bytes()
+    );
 }
 
 #[test]
@@ -59,7 +69,10 @@ fn a_folder_that_others_can_enter_is_refused_with_the_command_that_repairs_it() 
         let error = NodeError::from(DataDir::open(&path).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Denied);
         let hint = error.hint().unwrap();
-        assert!(Command::new("sh").args(["-c", hint]).status().unwrap().success(), "{hint}");
+        assert!(
+            Command::new("sh").args(["-c", hint]).status().unwrap().success(),
+            "{hint}"
+        );
         drop(DataDir::open(&path).unwrap());
     }
 }
@@ -71,9 +84,17 @@ fn one_process_owns_a_folder() {
     assert_eq!(owner_pid(&path), None);
     let first = DataDir::open(&path).unwrap();
     let error = DataDir::open(&path).unwrap_err();
-    assert!(matches!(error, DataDirError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    assert!(
+        matches!(error, DataDirError::InUse { pid: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("in use by process {}", std::process::id())),
+        "{error}"
+    );
     assert_eq!(owner_pid(&path), Some(std::process::id()));
     drop(first);
     assert_eq!(owner_pid(&path), None);
@@ -112,15 +133,27 @@ fn what_is_not_a_folder_is_refused() {
     let dir = folder();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(matches!(DataDir::open(&file).unwrap_err(), DataDirError::NotADirectory(_)));
-    assert!(matches!(DataDir::open(file.join("below")).unwrap_err(), DataDirError::NotADirectory(_)));
+    assert!(matches!(
+        DataDir::open(&file).unwrap_err(),
+        DataDirError::NotADirectory(_)
+    ));
+    assert!(matches!(
+        DataDir::open(file.join("below")).unwrap_err(),
+        DataDirError::NotADirectory(_)
+    ));
     let real = dir.path().join("real");
     fs::create_dir(&real).unwrap();
     let link = dir.path().join("link");
     symlink(&real, &link).unwrap();
     let error = DataDir::open(&link).unwrap_err();
-    assert!(matches!(&error, DataDirError::Symlink { target, .. } if *target == real), "{error}");
-    assert!(matches!(check(&dir.path().join("none")).unwrap_err(), DataDirError::Missing(_)));
+    assert!(
+        matches!(&error, DataDirError::Symlink { target, .. } if *target == real),
+        "{error}"
+    );
+    assert!(matches!(
+        check(&dir.path().join("none")).unwrap_err(),
+        DataDirError::Missing(_)
+    ));
 }
 
 #[test]
@@ -151,7 +184,11 @@ fn a_folder_that_cannot_be_written_is_named() {
 #[test]
 fn a_full_disk_is_named_and_leaves_the_old_file() {
     assert!(matches!(
-        DataDirError::io("write", Path::new("/f"), io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error())),
+        DataDirError::io(
+            "write",
+            Path::new("/f"),
+            io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error())
+        ),
         DataDirError::Full(_)
     ));
     let dir = folder();
@@ -159,20 +196,29 @@ fn a_full_disk_is_named_and_leaves_the_old_file() {
     write_private(&path, b"old", Existing::Replace).unwrap();
     // A file size limit fails a write half-way, as a full disk does; in a child, for the limit holds for a whole process.
     let status = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact data_dir::tests::half_a_write --nocapture --ignored"])
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact data_dir::tests::half_a_write --nocapture --ignored",
+        ])
         .arg(std::env::current_exe().unwrap())
         .env("WEFT_TEST_PATH", &path)
         .output()
         .unwrap();
     assert!(status.status.success(), "{status:?}");
     assert_eq!(fs::read(&path).unwrap(), b"old");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file was left");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "a temporary file was left"
+    );
 }
 
 #[test]
 #[ignore = "a helper of a_full_disk_is_named_and_leaves_the_old_file, which runs it under a file size limit"]
 fn half_a_write() {
-    let Some(path) = std::env::var_os("WEFT_TEST_PATH").map(PathBuf::from) else { return };
+    let Some(path) = std::env::var_os("WEFT_TEST_PATH").map(PathBuf::from) else {
+        return;
+    };
     write_private(&path, &[1; 1 << 20], Existing::Replace).expect_err("the limit is 512 bytes");
 }
 
@@ -181,7 +227,10 @@ fn a_new_file_never_replaces_another() {
     let dir = folder();
     let path = dir.path().join("key");
     write_private(&path, b"one", Existing::Keep).unwrap();
-    assert!(matches!(write_private(&path, b"two", Existing::Keep).unwrap_err(), DataDirError::Exists(_)));
+    assert!(matches!(
+        write_private(&path, b"two", Existing::Keep).unwrap_err(),
+        DataDirError::Exists(_)
+    ));
     assert_eq!(fs::read(&path).unwrap(), b"one");
     write_private(&path, b"three", Existing::Replace).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"three");
@@ -206,7 +255,10 @@ fn only_private_regular_files_of_sane_size_are_read() {
     let path = dir.path().join("secret");
     write_private(&path, &[7; 100], Existing::Keep).unwrap();
     assert_eq!(read_private(&path, 100).unwrap().len(), 100);
-    assert!(matches!(read_private(&path, 99).unwrap_err(), DataDirError::TooLarge { .. }));
+    assert!(matches!(
+        read_private(&path, 99).unwrap_err(),
+        DataDirError::TooLarge { .. }
+    ));
     for open in [0o640, 0o604, 0o644, 0o620] {
         set_mode(&path, open);
         let error = read_private(&path, 100).unwrap_err();
@@ -216,10 +268,35 @@ fn only_private_regular_files_of_sane_size_are_read() {
     assert!(read_private(&path, 100).is_ok());
     let link = dir.path().join("link");
     symlink(&path, &link).unwrap();
-    assert!(matches!(read_private(&link, 100).unwrap_err(), DataDirError::Symlink { .. }));
+    assert!(matches!(
+        read_private(&link, 100).unwrap_err(),
+        DataDirError::Symlink { .. }
+    ));
     let pipe = dir.path().join("pipe");
-    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
-    assert!(matches!(read_private(&pipe, 100).unwrap_err(), DataDirError::NotAFile { found: "a named pipe", .. }));
-    assert!(matches!(read_private(dir.path(), 100).unwrap_err(), DataDirError::NotAFile { found: "a directory", .. }));
-    assert_eq!(read_private(&dir.path().join("none"), 100).unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(
+        Command::new("mkfifo")
+            .args(["-m", "600"])
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(matches!(
+        read_private(&pipe, 100).unwrap_err(),
+        DataDirError::NotAFile {
+            found: "a named pipe",
+            ..
+        }
+    ));
+    assert!(matches!(
+        read_private(dir.path(), 100).unwrap_err(),
+        DataDirError::NotAFile {
+            found: "a directory",
+            ..
+        }
+    ));
+    assert_eq!(
+        read_private(&dir.path().join("none"), 100).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 }

@@ -77,7 +77,11 @@ impl ApiToken {
     }
 
     /// The token in this file; a new one, kept there, when there is none, when it is not one, or when `rotate` is set.
-    pub fn load_or_create(path: &std::path::Path, rotate: bool, entropy: &mut dyn FnMut(&mut [u8])) -> Result<Self, DataDirError> {
+    pub fn load_or_create(
+        path: &std::path::Path,
+        rotate: bool,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Self, DataDirError> {
         if !rotate {
             match read_private(path, TOKEN_FILE_BYTES_MAX) {
                 Ok(bytes) => {
@@ -110,7 +114,9 @@ impl ApiToken {
     /// Whether this is the token; takes the same time whatever is presented, apart from its length.
     pub fn matches(&self, presented: &[u8]) -> bool {
         // Of the hashes, so that neither the length nor the place of the first difference shows.
-        Sha256::digest(self.0.as_bytes()).ct_eq(&Sha256::digest(presented)).into()
+        Sha256::digest(self.0.as_bytes())
+            .ct_eq(&Sha256::digest(presented))
+            .into()
     }
 }
 
@@ -134,7 +140,12 @@ impl Access {
     /// The rules for an API that listens on `listen` (with the port really bound).
     pub fn new(token: ApiToken, listen: Option<SocketAddr>, config: &ApiConfig) -> Arc<Self> {
         let user = rustix::process::geteuid().as_raw();
-        let access = Self { token, listen, user, lists: RwLock::default() };
+        let access = Self {
+            token,
+            listen,
+            user,
+            lists: RwLock::default(),
+        };
         access.reload(config);
         Arc::new(access)
     }
@@ -142,7 +153,10 @@ impl Access {
     /// Takes over the allowed hosts and origins, which can change while the node runs.
     pub fn reload(&self, config: &ApiConfig) {
         let lower = |list: &[String]| list.iter().map(|text| text.to_ascii_lowercase()).collect();
-        let lists = Lists { hosts: lower(&config.hosts), origins: lower(&config.origins) };
+        let lists = Lists {
+            hosts: lower(&config.hosts),
+            origins: lower(&config.origins),
+        };
         *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
@@ -155,7 +169,11 @@ impl Access {
         let via = request.extensions().get::<Via>().copied();
         if let Some(Via::Unix { uid, .. }) = via {
             self.check_origin(request)?;
-            return if uid == self.user || uid == 0 { Ok(()) } else { Err(denied(format!("user {uid} may not use this node's API"))) };
+            return if uid == self.user || uid == 0 {
+                Ok(())
+            } else {
+                Err(denied(format!("user {uid} may not use this node's API")))
+            };
         }
         // Without a `Via` nobody vouches for the connection: the stricter rules hold.
         self.check_host(request)?;
@@ -177,7 +195,10 @@ impl Access {
             (None, _) => return Err(wrong("there is no Host header")),
             (Some(_), Some(_)) => return Err(wrong("there are two Host headers")),
         }
-        request.uri().authority().map_or(Ok(()), |authority| self.check_authority(authority))
+        request
+            .uri()
+            .authority()
+            .map_or(Ok(()), |authority| self.check_authority(authority))
     }
 
     fn check_authority(&self, authority: &Authority) -> Result<(), Problem> {
@@ -194,7 +215,9 @@ impl Access {
             return Ok(());
         }
         let port = authority.port_u16().unwrap_or(80);
-        let ours = self.listen.is_some_and(|listen| listen.port() == port && names(&host, listen.ip()));
+        let ours = self
+            .listen
+            .is_some_and(|listen| listen.port() == port && names(&host, listen.ip()));
         if ours { Ok(()) } else { Err(refused()) }
     }
 
@@ -205,7 +228,10 @@ impl Access {
         if origins.next().is_none() && (self.is_allowed_origin(&text) || self.is_same_origin(&text)) {
             return Ok(());
         }
-        Err(denied(format!("requests from pages of {:?} are refused", shorten(&text))).with_hint("add the origin to api.origins"))
+        Err(
+            denied(format!("requests from pages of {:?} are refused", shorten(&text)))
+                .with_hint("add the origin to api.origins"),
+        )
     }
 
     fn is_allowed_origin(&self, origin: &str) -> bool {
@@ -214,14 +240,20 @@ impl Access {
 
     /// The API itself serves a page's origin only over plain HTTP on its own address.
     fn is_same_origin(&self, origin: &str) -> bool {
-        let authority = origin.strip_prefix("http://").and_then(|rest| rest.parse::<Authority>().ok());
-        let Some((authority, listen)) = authority.zip(self.listen) else { return false };
+        let authority = origin
+            .strip_prefix("http://")
+            .and_then(|rest| rest.parse::<Authority>().ok());
+        let Some((authority, listen)) = authority.zip(self.listen) else {
+            return false;
+        };
         authority.port_u16().unwrap_or(80) == listen.port() && names(authority.host(), listen.ip())
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let refused = |detail: &str| {
-            let hint = format!("send the header authorization: Bearer TOKEN, with the token from {TOKEN_FILE} in the data directory");
+            let hint = format!(
+                "send the header authorization: Bearer TOKEN, with the token from {TOKEN_FILE} in the data directory"
+            );
             denied(detail).with_status(StatusCode::UNAUTHORIZED).with_hint(hint)
         };
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -232,7 +264,11 @@ impl Access {
         };
         // The scheme's name has no case (RFC 9110, 11.1).
         match value.split_at_checked(7) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") && self.token.matches(token.trim_ascii()) => Ok(()),
+            Some((scheme, token))
+                if scheme.eq_ignore_ascii_case(b"bearer ") && self.token.matches(token.trim_ascii()) =>
+            {
+                Ok(())
+            }
             _ => Err(refused("the request's token is not this node's")),
         }
     }
@@ -248,7 +284,10 @@ fn shorten(text: &str) -> String {
 
 /// Whether a host in a URL means this address, or this machine when the address is its loopback.
 fn names(host: &str, ip: IpAddr) -> bool {
-    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     match literal.parse::<IpAddr>() {
         // A page cannot make an address of digits point elsewhere, so where the API listens on all, all are good.
         Ok(named) => named == ip || named.is_loopback() || ip.is_unspecified(),
@@ -263,9 +302,14 @@ pub fn protect(router: Router, access: Arc<Access>) -> Router {
 
 async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let shared = origin.filter(|value| value.to_str().is_ok_and(|text| access.is_allowed_origin(&text.to_ascii_lowercase())));
+    let shared = origin.filter(|value| {
+        value
+            .to_str()
+            .is_ok_and(|text| access.is_allowed_origin(&text.to_ascii_lowercase()))
+    });
     // A browser asks without the token first whether it may send it.
-    let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match access.check(&request) {
         Err(problem) if is_preflight && shared.is_some() && problem.status() == StatusCode::UNAUTHORIZED => preflight(),
         Err(problem) => {
@@ -279,16 +323,24 @@ async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) 
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("origin"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("weft-node, weft-rtt-ms, location"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("weft-node, weft-rtt-ms, location"),
+        );
     }
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
 fn preflight() -> Response {
     const ALLOW: [(HeaderName, &str); 3] = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, last-event-id, weft-node, weft-timeout-ms"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, last-event-id, weft-node, weft-timeout-ms",
+        ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     (StatusCode::NO_CONTENT, ALLOW).into_response()

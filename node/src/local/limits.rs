@@ -71,7 +71,8 @@ impl ServerLimits {
     /// Takes over what can change while the server runs: the bounds of bodies.
     pub fn reload(&self, config: &ApiConfig) {
         let timeout_ms = u64::try_from(config.body_timeout.as_millis()).unwrap_or(u64::MAX);
-        self.body_bytes_max.store(config.body_bytes_max.bytes(), Ordering::Relaxed);
+        self.body_bytes_max
+            .store(config.body_bytes_max.bytes(), Ordering::Relaxed);
         self.body_timeout_ms.store(timeout_ms, Ordering::Relaxed);
     }
 
@@ -116,8 +117,15 @@ pub(super) struct Activity {
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { phase: Phase::Waiting(Instant::now()), requests: 0, write_pending: false };
-        Arc::new(Self { state: Mutex::new(state), evict: Notify::new() })
+        let state = State {
+            phase: Phase::Waiting(Instant::now()),
+            requests: 0,
+            write_pending: false,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            evict: Notify::new(),
+        })
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -186,7 +194,11 @@ impl Deadline {
     }
 
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        self.running && self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        self.running
+            && self
+                .sleep
+                .as_mut()
+                .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
     }
 }
 
@@ -210,7 +222,13 @@ pub(super) struct GuardedIo<I> {
 }
 
 impl<I> GuardedIo<I> {
-    pub(super) fn new(io: I, limits: Arc<ServerLimits>, activity: Arc<Activity>, stop: CancellationToken, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(
+        io: I,
+        limits: Arc<ServerLimits>,
+        activity: Arc<Activity>,
+        stop: CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             io,
             limits,
@@ -242,7 +260,11 @@ impl<I> GuardedIo<I> {
             }
         }
         let between_requests = requests > 0 && !self.head.1;
-        self.reading.start_if_idle(if between_requests { self.limits.idle_timeout } else { self.limits.header_timeout });
+        self.reading.start_if_idle(if between_requests {
+            self.limits.idle_timeout
+        } else {
+            self.limits.header_timeout
+        });
     }
 
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -283,7 +305,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<I> {
         this.watch_write(cx, result)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
         this.watch_write(cx, result)
@@ -352,7 +378,13 @@ pub(super) struct LimitedBody<B> {
 impl<B: Body> LimitedBody<B> {
     pub(super) fn new(inner: B, limits: &ServerLimits) -> Self {
         let bytes_max = limits.body_bytes_max();
-        Self { inner, bytes_max, bytes_left: bytes_max, timeout: limits.body_timeout(), deadline: Deadline::default() }
+        Self {
+            inner,
+            bytes_max,
+            bytes_left: bytes_max,
+            timeout: limits.body_timeout(),
+            deadline: Deadline::default(),
+        }
     }
 }
 
@@ -366,7 +398,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let too_large = BodyError::TooLarge { bytes_max: this.bytes_max };
+        let too_large = BodyError::TooLarge {
+            bytes_max: this.bytes_max,
+        };
         // By its declared length, before the client is told to go on (100 Continue).
         if this.inner.size_hint().lower() > this.bytes_left {
             return Poll::Ready(Some(Err(too_large)));
@@ -383,7 +417,9 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyError::Broken(error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if this.deadline.poll_passed(cx) => Poll::Ready(Some(Err(BodyError::TooSlow { timeout: this.timeout }))),
+            Poll::Pending if this.deadline.poll_passed(cx) => {
+                Poll::Ready(Some(Err(BodyError::TooSlow { timeout: this.timeout })))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

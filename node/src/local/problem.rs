@@ -80,7 +80,10 @@ impl Problem {
 
     /// A failure of the called service itself, with the service's own code: 502.
     pub fn of_service(code: u16, reason: impl Into<String>) -> Self {
-        Self { code: Some(code), ..Self::new(ErrorKind::Internal, reason).with_status(StatusCode::BAD_GATEWAY) }
+        Self {
+            code: Some(code),
+            ..Self::new(ErrorKind::Internal, reason).with_status(StatusCode::BAD_GATEWAY)
+        }
     }
 
     /// What sort of failure it is.
@@ -106,13 +109,19 @@ impl Problem {
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        Self { hint: error.hint().map(Into::into), ..Self::new(error.kind(), error.message()) }
+        Self {
+            hint: error.hint().map(Into::into),
+            ..Self::new(error.kind(), error.message())
+        }
     }
 }
 
 impl<E: Kind> From<E> for Problem {
     fn from(error: E) -> Self {
-        Self { hint: error.hint(), ..Self::new(error.kind(), chain(&error)) }
+        Self {
+            hint: error.hint(),
+            ..Self::new(error.kind(), chain(&error))
+        }
     }
 }
 
@@ -124,10 +133,14 @@ impl IntoResponse for Problem {
         let status = self.status();
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], self.to_json()).into_response();
         if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.kind == ErrorKind::Busy {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -135,11 +148,16 @@ impl IntoResponse for Problem {
 
 /// Gives a router problems instead of empty answers for unknown paths and methods.
 pub fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router.fallback(unknown_path).method_not_allowed_fallback(unknown_method)
+    router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
 }
 
 async fn unknown_path(request: Request) -> Problem {
-    Problem::new(ErrorKind::NotFound, format!("there is nothing at {:?}", request.uri().path()))
+    Problem::new(
+        ErrorKind::NotFound,
+        format!("there is nothing at {:?}", request.uri().path()),
+    )
 }
 
 async fn unknown_method(request: Request) -> Problem {
@@ -200,7 +218,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 }
 
 fn is_json(headers: &axum::http::HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
@@ -209,7 +230,9 @@ impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         match serde_json::to_vec(&self.0) {
             Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-            Err(error) => Problem::new(ErrorKind::Internal, format!("cannot write the answer as JSON: {error}")).into_response(),
+            Err(error) => {
+                Problem::new(ErrorKind::Internal, format!("cannot write the answer as JSON: {error}")).into_response()
+            }
         }
     }
 }
@@ -224,7 +247,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|error| Problem::new(ErrorKind::Invalid, format!("the query is not what is expected: {}", chain(&error))))
+            .map_err(|error| {
+                Problem::new(
+                    ErrorKind::Invalid,
+                    format!("the query is not what is expected: {}", chain(&error)),
+                )
+            })
     }
 }
 
@@ -239,9 +267,15 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(PathRejection::FailedToDeserializePathParams(error)) if error.status() == StatusCode::BAD_REQUEST => {
-                Err(Problem::new(ErrorKind::Invalid, format!("the path is not what is expected: {}", error.body_text())))
+                Err(Problem::new(
+                    ErrorKind::Invalid,
+                    format!("the path is not what is expected: {}", error.body_text()),
+                ))
             }
-            Err(error) => Err(Problem::new(ErrorKind::Internal, format!("the path cannot be read: {}", error.body_text()))),
+            Err(error) => Err(Problem::new(
+                ErrorKind::Internal,
+                format!("the path cannot be read: {}", error.body_text()),
+            )),
         }
     }
 }

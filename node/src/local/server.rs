@@ -12,14 +12,7 @@ mod connections;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -120,7 +113,8 @@ impl Kind for ServerError {
     }
 
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::AddressInUse(_)).then(|| "choose another with --api 127.0.0.1:PORT; port 0 takes a free one".into())
+        matches!(self, Self::AddressInUse(_))
+            .then(|| "choose another with --api 127.0.0.1:PORT; port 0 takes a free one".into())
     }
 }
 
@@ -130,7 +124,9 @@ pub async fn bind_tcp(address: SocketAddr, explicit: bool) -> Result<TcpListener
     match TcpListener::bind(address).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => match explicit {
             true => Err(ServerError::AddressInUse(address)),
-            false => TcpListener::bind(SocketAddr::new(address.ip(), 0)).await.map_err(failed),
+            false => TcpListener::bind(SocketAddr::new(address.ip(), 0))
+                .await
+                .map_err(failed),
         },
         result => result.map_err(failed),
     }
@@ -138,7 +134,14 @@ pub async fn bind_tcp(address: SocketAddr, explicit: bool) -> Result<TcpListener
 
 /// Serves a router until `stop` is cancelled; then takes nothing new, lets requests under way finish for at most `grace`, and cuts
 /// the rest. Not cancel-safe in the sense of grace: dropped, it cuts everything at once.
-pub async fn serve(listener: Listener, router: Router, limits: Arc<ServerLimits>, dropped: Dropped, stop: CancellationToken, grace: Duration) {
+pub async fn serve(
+    listener: Listener,
+    router: Router,
+    limits: Arc<ServerLimits>,
+    dropped: Dropped,
+    stop: CancellationToken,
+    grace: Duration,
+) {
     // The limit of `LimitedBody` is the one that counts, and it can change.
     let router = router.layer(DefaultBodyLimit::disable());
     let room = Arc::new(Semaphore::new(limits.connections_max));
@@ -184,7 +187,10 @@ impl Server {
             // Those that have ended must not pile up in the set.
             while self.tasks.try_join_next().is_some() {}
             let accepted = match listener {
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| Accepted::Tcp(stream, from)),
+                Listener::Tcp(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, from)| Accepted::Tcp(stream, from)),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
             };
             match accepted {
@@ -196,7 +202,14 @@ impl Server {
                 Ok(Accepted::Unix(stream)) => {
                     // Without the name of the caller there is nobody to trust.
                     if let Ok(peer) = stream.peer_cred() {
-                        self.take(stream, Via::Unix { uid: peer.uid(), pid: peer.pid() }).await;
+                        self.take(
+                            stream,
+                            Via::Unix {
+                                uid: peer.uid(),
+                                pid: peer.pid(),
+                            },
+                        )
+                        .await;
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => continue,
@@ -220,7 +233,13 @@ impl Server {
         };
         let activity = Activity::new();
         let entry = self.connections.add(Arc::clone(&activity));
-        let io = GuardedIo::new(stream, Arc::clone(&self.limits), Arc::clone(&activity), self.cut.clone(), permit);
+        let io = GuardedIo::new(
+            stream,
+            Arc::clone(&self.limits),
+            Arc::clone(&activity),
+            self.cut.clone(),
+            permit,
+        );
         let (router, limits, stop) = (self.router.clone(), Arc::clone(&self.limits), self.stop.clone());
         self.tasks.spawn(async move {
             let _entry = entry;
@@ -237,11 +256,16 @@ impl Server {
             return None;
         }
         self.dropped.inc(QUEUE, "evicted");
-        timeout(EVICTION_TIMEOUT, Arc::clone(&self.room).acquire_owned()).await.ok()?.ok()
+        timeout(EVICTION_TIMEOUT, Arc::clone(&self.room).acquire_owned())
+            .await
+            .ok()?
+            .ok()
     }
 
     fn refuse<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(&mut self, mut stream: I) {
-        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else {
+            return;
+        };
         self.tasks.spawn(async move {
             let _permit = permit;
             let answer = async {
@@ -268,7 +292,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 fn no_room() -> String {
-    let problem = Problem::new(ErrorKind::Busy, "the local API has as many connections as it may").with_status(StatusCode::SERVICE_UNAVAILABLE);
+    let problem = Problem::new(ErrorKind::Busy, "the local API has as many connections as it may")
+        .with_status(StatusCode::SERVICE_UNAVAILABLE);
     let body = problem.to_json();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -277,8 +302,14 @@ fn no_room() -> String {
     )
 }
 
-async fn connection<I>(io: GuardedIo<I>, router: Router, limits: Arc<ServerLimits>, activity: Arc<Activity>, via: Via, stop: CancellationToken)
-where
+async fn connection<I>(
+    io: GuardedIo<I>,
+    router: Router,
+    limits: Arc<ServerLimits>,
+    activity: Arc<Activity>,
+    via: Via,
+    stop: CancellationToken,
+) where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(|request| {
@@ -334,7 +365,9 @@ fn prepare(request: Request<Incoming>, limits: &ServerLimits, via: Via) -> Reque
 async fn answer(mut router: Router, request: Request<Body>, activity: Arc<Activity>) -> Result<Response, Infallible> {
     let answering = activity.begin();
     let path = request.uri().path().to_owned();
-    let handled = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind().await;
+    let handled = AssertUnwindSafe(async move { router.call(request).await })
+        .catch_unwind()
+        .await;
     let response = match handled {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
@@ -346,5 +379,10 @@ async fn answer(mut router: Router, request: Request<Body>, activity: Arc<Activi
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         activity.upgrade();
     }
-    Ok(response.map(|inner| Body::new(TrackedBody { inner, _answering: Some(answering) })))
+    Ok(response.map(|inner| {
+        Body::new(TrackedBody {
+            inner,
+            _answering: Some(answering),
+        })
+    }))
 }

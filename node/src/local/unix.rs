@@ -124,7 +124,10 @@ pub fn place(data_dir: &Path, chosen: Option<&Path>, runtime_dir: Option<&Path>)
     let fits = |path: &Path| path.as_os_str().len() <= PATH_BYTES_MAX;
     let preferred = chosen.map_or_else(|| data_dir.join(SOCKET_FILE), Into::into);
     if fits(&preferred) {
-        return Ok(Place { path: preferred, own_folder: false });
+        return Ok(Place {
+            path: preferred,
+            own_folder: false,
+        });
     }
     if chosen.is_some() {
         return Err(SocketError::TooLong(preferred));
@@ -133,15 +136,23 @@ pub fn place(data_dir: &Path, chosen: Option<&Path>, runtime_dir: Option<&Path>)
     let hash = HEXLOWER.encode(&Sha256::digest(absolute.as_os_str().as_bytes())[..8]);
     let user = rustix::process::geteuid().as_raw();
     let shared = PathBuf::from(format!("/tmp/weft-{user}-{hash}"));
-    let mut folders = runtime_dir.map(|dir| dir.join(format!("weft-{hash}"))).into_iter().chain([shared]);
+    let mut folders = runtime_dir
+        .map(|dir| dir.join(format!("weft-{hash}")))
+        .into_iter()
+        .chain([shared]);
     let short = folders.find_map(|folder| Some(folder.join(SOCKET_FILE)).filter(|path| fits(path)));
-    short.map(|path| Place { path, own_folder: true }).ok_or(SocketError::TooLong(preferred))
+    short
+        .map(|path| Place { path, own_folder: true })
+        .ok_or(SocketError::TooLong(preferred))
 }
 
 /// Listens at a place found by [`place`]; must be called inside a tokio runtime.
 pub fn bind(place: &Place) -> Result<(UnixListener, Socket), SocketError> {
     let path = place.path.as_path();
-    let failed = |source| SocketError::Io { path: path.into(), source };
+    let failed = |source| SocketError::Io {
+        path: path.into(),
+        source,
+    };
     if place.own_folder {
         private_folder(path)?;
     }
@@ -152,14 +163,25 @@ pub fn bind(place: &Place) -> Result<(UnixListener, Socket), SocketError> {
         fs::symlink_metadata(path)
     };
     let found = restrict().map_err(failed)?;
-    Ok((listener, Socket { path: path.into(), identity: identity(&found) }))
+    Ok((
+        listener,
+        Socket {
+            path: path.into(),
+            identity: identity(&found),
+        },
+    ))
 }
 
 /// In a folder that everybody may write to, the name could have been taken by somebody else.
 fn private_folder(path: &Path) -> Result<(), SocketError> {
     let Some(dir) = path.parent() else { return Ok(()) };
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(SocketError::Io { path: dir.into(), source: error }),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(SocketError::Io {
+                path: dir.into(),
+                source: error,
+            });
+        }
         _ => {}
     }
     Ok(data_dir::check(dir)?)
@@ -167,7 +189,10 @@ fn private_folder(path: &Path) -> Result<(), SocketError> {
 
 /// Removes a socket on which nobody listens any more.
 fn remove_dead(path: &Path) -> Result<(), SocketError> {
-    let failed = |source| SocketError::Io { path: path.into(), source };
+    let failed = |source| SocketError::Io {
+        path: path.into(),
+        source,
+    };
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.map_err(failed)?,

@@ -232,7 +232,7 @@ async fn on_prove(
     }
     let _ = timeout(SETTLE_TIMEOUT, settled.wait_for(|s| *s)).await;
     match trust.verify_proof(peer, mesh, chain, name) {
-        ProofVerdict::Member(_) => Ok(Some(Verified::Member)),
+        ProofVerdict::Member => Ok(Some(Verified::Member)),
         ProofVerdict::Adopted(chain) => issued(trust, chain, stream).await,
         ProofVerdict::Refused(reason, detail) => Ok(Some(refuse(stream, reason, &detail).await?)),
     }

@@ -27,6 +27,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(3);
 /// Why a peer is worth a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
+    /// Only when somebody wants it.
+    Wanted,
     /// Seen on the local network, or named by somebody.
     Hint,
     /// A member of the mesh.
@@ -90,6 +92,11 @@ impl Connector {
             }
         }
         candidate.addresses.truncate(ADDRESSES_MAX);
+    }
+
+    /// Remembers where a peer may be found without dialling it for its own sake.
+    pub(crate) fn note(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
+        self.add(peer, addresses, Reason::Wanted, now);
     }
 
     /// Forgets a peer that must not be dialled again.
@@ -165,7 +172,7 @@ impl Connector {
         let mut due: Vec<(Reason, Instant, PeerId)> = self
             .candidates
             .iter()
-            .filter(|(peer, c)| !c.dialing && c.next <= now && !c.addresses.is_empty() && !connected.contains(*peer))
+            .filter(|(peer, c)| c.reason != Reason::Wanted && !c.dialing && c.next <= now && !c.addresses.is_empty() && !connected.contains(*peer))
             .filter(|(_, c)| members_wanted || (c.reason == Reason::Bootstrap && connected.is_empty()))
             .map(|(peer, c)| (c.reason, c.next, *peer))
             .collect();
@@ -184,7 +191,7 @@ impl Connector {
     pub(crate) fn tried_all(&self) -> bool {
         self.candidates
             .iter()
-            .all(|(peer, c)| c.addresses.is_empty() || c.failures > 0 || self.connected.contains(peer))
+            .all(|(peer, c)| c.addresses.is_empty() || c.reason == Reason::Wanted || c.failures > 0 || self.connected.contains(peer))
     }
 
     /// Now and then brings one peer's turn forward.
@@ -197,7 +204,7 @@ impl Connector {
         let silent: Vec<PeerId> = self
             .candidates
             .iter()
-            .filter(|(peer, c)| !c.dialing && c.next > now && c.failures > 0 && !self.connected.contains(*peer))
+            .filter(|(peer, c)| c.reason != Reason::Wanted && !c.dialing && c.next > now && c.failures > 0 && !self.connected.contains(*peer))
             .map(|(peer, _)| *peer)
             .collect();
         if silent.is_empty() {

@@ -172,8 +172,8 @@ async fn reconcile(
     loop {
         match exchange(stream, &ControlRequest::PullRecords { have: trust.have(HAVE_MAX) }).await? {
             ControlReply::Records { records, more } => {
-                let more = more && trust.learn_records(records, Some(*peer)) > 0;
-                if !more {
+                let learned = trust.learn_records(records, Some(*peer));
+                if !more || learned == 0 {
                     break;
                 }
             }

@@ -92,11 +92,6 @@ impl<B: NetworkBehaviour> Gate<B> {
         self.inner.as_mut()
     }
 
-    /// The behaviours behind the gate, to read.
-    pub(crate) fn get(&self) -> Option<&B> {
-        self.inner.as_ref()
-    }
-
     /// Puts `behaviour` behind the gate and tells it the listen and external addresses it has missed.
     pub(crate) fn install(&mut self, mut behaviour: B) {
         for (listener_id, addresses) in &self.listeners {

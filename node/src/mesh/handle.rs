@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a stream's opening may take, dial and negotiation included, when the caller sets no deadline.
-pub const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why an act on the mesh failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -346,6 +346,14 @@ impl Mesh {
     /// `Closed`.
     pub async fn add_bootstrap(&self, addresses: Vec<Multiaddr>) -> Result<(), MeshError> {
         self.send(Command::Bootstrap { addresses }).await
+    }
+
+    /// Where a peer may be found; it is dialled when somebody wants it.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn hint(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), MeshError> {
+        self.send(Command::Hint { peer, addresses }).await
     }
 
     /// A ticket to redeem, for a node that belongs to no mesh yet.

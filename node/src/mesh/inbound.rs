@@ -34,15 +34,15 @@ use crate::{telemetry::trace, trust::Trust};
 /// How long a greeting may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams and requests waiting for a pattern to take them.
-pub const DOOR_QUEUE_MAX: usize = 256;
+pub(crate) const DOOR_QUEUE_MAX: usize = 256;
 /// How long a pattern's full queue is waited for before the answer is `Busy`.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// Inbound streams of one peer at once.
-pub const STREAMS_PER_PEER_MAX: usize = 512;
+pub(crate) const STREAMS_PER_PEER_MAX: usize = 512;
 /// Memory one unread stream may hold: the muxer's initial receive window.
 const STREAM_WINDOW_BYTES: usize = 256 << 10;
 /// Unary requests of one peer being served.
-pub const REQUESTS_PER_PEER_MAX: usize = 512;
+pub(crate) const REQUESTS_PER_PEER_MAX: usize = 512;
 /// A request without a deadline of its own gets this one.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 

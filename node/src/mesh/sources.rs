@@ -54,7 +54,6 @@ pub(crate) struct Sources {
     per_ip: HashMap<IpAddr, usize>,
     per_subnet: HashMap<IpAddr, usize>,
     banned_peers: HashMap<PeerId, Instant>,
-    refused: u64,
 }
 
 impl Sources {
@@ -65,7 +64,6 @@ impl Sources {
             per_ip: HashMap::new(),
             per_subnet: HashMap::new(),
             banned_peers: HashMap::new(),
-            refused: 0,
         }
     }
 
@@ -78,16 +76,6 @@ impl Sources {
         if self.banned_peers.len() < BANS_MAX {
             self.banned_peers.insert(peer, now + duration);
         }
-    }
-
-    /// Lifts a ban.
-    pub(crate) fn unban(&mut self, peer: &PeerId) {
-        self.banned_peers.remove(peer);
-    }
-
-    /// How many connections were refused since the start.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused
     }
 
     fn check_peer(&mut self, peer: &PeerId) -> Result<(), SourceDenied> {
@@ -127,13 +115,6 @@ impl Sources {
                 }
             }
         }
-    }
-
-    fn counted<T>(&mut self, result: Result<T, SourceDenied>) -> Result<T, ConnectionDenied> {
-        result.map_err(|denied| {
-            self.refused += 1;
-            ConnectionDenied::new(denied)
-        })
     }
 }
 
@@ -177,8 +158,7 @@ impl NetworkBehaviour for Sources {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let result = self.admit(id, remote);
-        self.counted(result)
+        self.admit(id, remote).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -188,8 +168,7 @@ impl NetworkBehaviour for Sources {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let result = self.check_peer(&peer);
-        self.counted(result).map(|()| dummy::ConnectionHandler)
+        self.check_peer(&peer).map(|()| dummy::ConnectionHandler).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_outbound_connection(
@@ -200,8 +179,7 @@ impl NetworkBehaviour for Sources {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let result = self.check_peer(&peer);
-        self.counted(result).map(|()| dummy::ConnectionHandler)
+        self.check_peer(&peer).map(|()| dummy::ConnectionHandler).map_err(ConnectionDenied::new)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -37,15 +37,40 @@ pub struct OpenMode {
 
 impl OpenMode {
     /// An existing file, to be read only.
-    pub const READ: OpenMode = OpenMode { write: false, create: false, create_new: false, lock: false };
+    pub const READ: OpenMode = OpenMode {
+        write: false,
+        create: false,
+        create_new: false,
+        lock: false,
+    };
     /// An existing file, to be read and written.
-    pub const WRITE: OpenMode = OpenMode { write: true, create: false, create_new: false, lock: false };
+    pub const WRITE: OpenMode = OpenMode {
+        write: true,
+        create: false,
+        create_new: false,
+        lock: false,
+    };
     /// A file to be read and written, made when it is not there.
-    pub const CREATE: OpenMode = OpenMode { write: true, create: true, create_new: false, lock: false };
+    pub const CREATE: OpenMode = OpenMode {
+        write: true,
+        create: true,
+        create_new: false,
+        lock: false,
+    };
     /// A file that must not be there yet.
-    pub const CREATE_NEW: OpenMode = OpenMode { write: true, create: true, create_new: true, lock: false };
+    pub const CREATE_NEW: OpenMode = OpenMode {
+        write: true,
+        create: true,
+        create_new: true,
+        lock: false,
+    };
     /// A lock file: made when it is not there, held exclusively while open.
-    pub const LOCK: OpenMode = OpenMode { write: true, create: true, create_new: false, lock: true };
+    pub const LOCK: OpenMode = OpenMode {
+        write: true,
+        create: true,
+        create_new: false,
+        lock: true,
+    };
 }
 
 impl Default for OpenMode {
@@ -119,7 +144,10 @@ pub trait DiskFile: Send + Sync + Debug + 'static {
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
         let read = self.read_at(buffer, offset_bytes)?;
         if read < buffer.len() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before the bytes asked for"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file ends before the bytes asked for",
+            ));
         }
         Ok(())
     }

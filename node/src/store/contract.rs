@@ -14,7 +14,10 @@ use std::sync::Arc;
 ///
 /// When the store breaks a promise on this disk.
 pub async fn run(disk: Arc<dyn Disk>, root: &Path) {
-    let place = |name: &str| Place { disk: Arc::clone(&disk), dir: root.join(name) };
+    let place = |name: &str| Place {
+        disk: Arc::clone(&disk),
+        dir: root.join(name),
+    };
     values_outlive_a_restart(place("values")).await;
     scans_are_ordered_and_paged(place("scans")).await;
     batches_are_applied_whole_or_not_at_all(place("batches")).await;
@@ -35,7 +38,13 @@ pub async fn run(disk: Arc<dyn Disk>, root: &Path) {
 
 /// Options that make segments small and let a test disk be full.
 pub fn options() -> StoreOptions {
-    StoreOptions { segment_bytes: 4096, reserve_bytes: 0, cache_bytes: 1 << 20, ahead_bytes: 2048, ..StoreOptions::default() }
+    StoreOptions {
+        segment_bytes: 4096,
+        reserve_bytes: 0,
+        cache_bytes: 1 << 20,
+        ahead_bytes: 2048,
+        ..StoreOptions::default()
+    }
 }
 
 struct Place {
@@ -45,7 +54,9 @@ struct Place {
 
 impl Place {
     async fn open(&self) -> Store {
-        Store::open(Arc::clone(&self.disk), &self.dir, options()).await.expect("the store opens")
+        Store::open(Arc::clone(&self.disk), &self.dir, options())
+            .await
+            .expect("the store opens")
     }
 
     async fn reopen(&self, store: Store) -> Store {
@@ -91,9 +102,15 @@ async fn values_outlive_a_restart(place: Place) {
     keyspace.put("a", "1").await.expect("puts");
     keyspace.put("b", "2").await.expect("puts");
     keyspace.put("a", "3").await.expect("overwrites");
-    keyspace.put("", "").await.expect("an empty key and an empty value are allowed");
+    keyspace
+        .put("", "")
+        .await
+        .expect("an empty key and an empty value are allowed");
     keyspace.delete("b").await.expect("deletes");
-    keyspace.delete("never there").await.expect("deleting nothing is no error");
+    keyspace
+        .delete("never there")
+        .await
+        .expect("deleting nothing is no error");
     let check = async |store: &Store| {
         let keyspace = store.keyspace("members");
         assert_eq!(get(&keyspace, "a").await.as_deref(), Some("3"));
@@ -114,9 +131,9 @@ async fn scans_are_ordered_and_paged(place: Place) {
         batch = batch.put(key, key);
     }
     keyspace.commit(batch).await.expect("commits");
-    let mut found = Vec::new();
+    let mut found: Vec<Vec<u8>> = Vec::new();
     loop {
-        let after = found.last().map(|key: &Vec<u8>| key.clone());
+        let after = found.last().cloned();
         let page = keyspace.scan_prefix(b"a/", after.as_deref(), 2).await.expect("scans");
         if page.is_empty() {
             break;
@@ -126,9 +143,20 @@ async fn scans_are_ordered_and_paged(place: Place) {
     }
     assert_eq!(found, [&b"a/"[..], b"a/1", b"a/10", b"a/2"]);
     assert_eq!(keyspace.scan_prefix(b"", None, 100).await.expect("scans").len(), 8);
-    assert_eq!(keyspace.scan_prefix(b"a/", Some(b"0"), 100).await.expect("scans").len(), 4, "before the prefix");
+    assert_eq!(
+        keyspace.scan_prefix(b"a/", Some(b"0"), 100).await.expect("scans").len(),
+        4,
+        "before the prefix"
+    );
     assert_eq!(keyspace.scan_prefix(b"c", None, 100).await.expect("scans"), []);
-    assert_eq!(store.keyspace("empty").scan_prefix(b"", None, 100).await.expect("scans"), []);
+    assert_eq!(
+        store
+            .keyspace("empty")
+            .scan_prefix(b"", None, 100)
+            .await
+            .expect("scans"),
+        []
+    );
     store.close().await.expect("closes");
 }
 
@@ -138,12 +166,26 @@ async fn batches_are_applied_whole_or_not_at_all(place: Place) {
     let absent = || Batch::new().require("x", None).put("x", "1").put("y", "1");
     keyspace.commit(absent()).await.expect("x was absent");
     let refused = keyspace.commit(absent().put("z", "1")).await;
-    assert!(matches!(&refused, Err(StoreError::Conflict { keyspace: "batches", key }) if key == "x"), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StoreError::Conflict { keyspace: "batches", key }) if key == "x"),
+        "{refused:?}"
+    );
     assert_eq!(get(&keyspace, "z").await, None, "a refused batch changes nothing");
-    let held = Batch::new().require("x", Some(b"1".to_vec())).require("z", None).delete("x").put("y", "2").put("y", "3");
+    let held = Batch::new()
+        .require("x", Some(b"1".to_vec()))
+        .require("z", None)
+        .delete("x")
+        .put("y", "2")
+        .put("y", "3");
     keyspace.commit(held).await.expect("both preconditions hold");
-    assert_eq!((get(&keyspace, "x").await, get(&keyspace, "y").await.as_deref()), (None, Some("3")));
-    keyspace.commit(Batch::new().require("y", Some(b"3".to_vec()))).await.expect("a question alone");
+    assert_eq!(
+        (get(&keyspace, "x").await, get(&keyspace, "y").await.as_deref()),
+        (None, Some("3"))
+    );
+    keyspace
+        .commit(Batch::new().require("y", Some(b"3".to_vec())))
+        .await
+        .expect("a question alone");
     let wrong = keyspace.commit(Batch::new().require("y", Some(b"2".to_vec()))).await;
     assert!(matches!(wrong, Err(StoreError::Conflict { .. })), "{wrong:?}");
     keyspace.commit(Batch::new()).await.expect("nothing to do");
@@ -176,7 +218,10 @@ async fn nothing_is_lost_between_many_writers(place: Place) {
         });
     }
     writers.join_all().await;
-    assert_eq!(get(&store.keyspace("counter"), "n").await, Some((WRITERS * ROUNDS).to_string()));
+    assert_eq!(
+        get(&store.keyspace("counter"), "n").await,
+        Some((WRITERS * ROUNDS).to_string())
+    );
     let log = store.log("shared").await.expect("opens");
     let mut records = Vec::new();
     while records.len() < 2 * (WRITERS * ROUNDS) as usize {
@@ -190,14 +235,19 @@ async fn nothing_is_lost_between_many_writers(place: Place) {
         assert_eq!(rounds.len() as u64, ROUNDS);
         assert!(rounds.is_sorted(), "the order of one writer is kept");
         let followed = |seq: &u64| records[*seq as usize + 1].data == "second";
-        assert!(rounds.iter().all(followed), "the records of one append follow each other");
+        assert!(
+            rounds.iter().all(followed),
+            "the records of one append follow each other"
+        );
     }
     store.close().await.expect("closes");
 }
 
 async fn increment(keyspace: &Keyspace) -> bool {
     let old = keyspace.get(b"n").await.expect("reads");
-    let number = old.as_ref().map_or(0, |old| String::from_utf8_lossy(old).parse::<u64>().expect("a number"));
+    let number = old
+        .as_ref()
+        .map_or(0, |old| String::from_utf8_lossy(old).parse::<u64>().expect("a number"));
     let batch = Batch::new().require("n", old).put("n", (number + 1).to_string());
     match keyspace.commit(batch).await {
         Ok(()) => true,
@@ -219,7 +269,12 @@ async fn records_outlive_a_restart(place: Place) {
     expect_records(&log, 0..300).await;
     append(&log, 300..310).await;
     assert_eq!(log.append(Vec::new()).await.expect("an empty append"), 310);
-    assert_eq!(log.append(vec![Bytes::new(), record(311)]).await.expect("an empty record"), 310);
+    assert_eq!(
+        log.append(vec![Bytes::new(), record(311)])
+            .await
+            .expect("an empty record"),
+        310
+    );
     drop(log);
     let log = store.log("history").await.expect("opens again in the same process");
     assert_eq!(log.read(310, 1, 1).await.expect("reads")[0].data, Bytes::new());
@@ -236,13 +291,22 @@ async fn reads_keep_to_their_limits(place: Place) {
     assert_eq!(count(log.read(0, 0, 1000).await.expect("reads")), 0);
     assert_eq!(count(log.read(0, 5, 1000).await.expect("reads")), 5);
     assert_eq!(count(log.read(0, 100, 250).await.expect("reads")), 2);
-    assert_eq!(count(log.read(0, 100, 0).await.expect("reads")), 1, "one record is always given");
+    assert_eq!(
+        count(log.read(0, 100, 0).await.expect("reads")),
+        1,
+        "one record is always given"
+    );
     assert_eq!(count(log.read(38, 100, 100_000).await.expect("reads")), 2);
     assert_eq!(count(log.read(u64::MAX, 100, 100_000).await.expect("reads")), 0);
     let large = Bytes::from(vec![9; 700_000]);
-    log.append(vec![large.clone()]).await.expect("appends more than a segment holds");
+    log.append(vec![large.clone()])
+        .await
+        .expect("appends more than a segment holds");
     assert_eq!(log.read(40, 10, 10).await.expect("reads")[0].data, large);
-    assert_eq!(count(log.read(30, 100, usize::MAX).await.expect("reads over segments")), 11);
+    assert_eq!(
+        count(log.read(30, 100, usize::MAX).await.expect("reads over segments")),
+        11
+    );
     store.close().await.expect("closes");
 }
 
@@ -251,10 +315,16 @@ async fn a_log_can_be_shortened_at_both_ends(place: Place) {
     let log = store.log("shortened").await.expect("opens");
     append(&log, 0..300).await;
     let first = log.truncate_before(150).await.expect("removes the front");
-    assert!(first > 0 && first <= 150, "whole segments before 150, and some: {first}");
+    assert!(
+        first > 0 && first <= 150,
+        "whole segments before 150, and some: {first}"
+    );
     assert_eq!(log.first_seq(), first);
     let gone = log.read(first - 1, 1, 1).await;
-    assert!(matches!(gone, Err(StoreError::Truncated { first_seq, .. }) if first_seq == first), "{gone:?}");
+    assert!(
+        matches!(gone, Err(StoreError::Truncated { first_seq, .. }) if first_seq == first),
+        "{gone:?}"
+    );
     assert_eq!(log.truncate_before(0).await.expect("nothing to do"), first);
     expect_records(&log, first..300).await;
     log.truncate_from(400).await.expect("nothing to do");
@@ -305,7 +375,10 @@ fn root_by_definition(leaves: &[super::Hash]) -> super::Hash {
         [leaf] => *leaf,
         leaves => {
             let split = leaves.len().next_power_of_two() / 2;
-            node_hash(&root_by_definition(&leaves[..split]), &root_by_definition(&leaves[split..]))
+            node_hash(
+                &root_by_definition(&leaves[..split]),
+                &root_by_definition(&leaves[split..]),
+            )
         }
     }
 }
@@ -318,9 +391,15 @@ async fn logs_are_listed_and_removed(place: Place) {
     assert_eq!(store.logs().await.expect("lists"), ["0", "a.b-c_d", "b"]);
     let held = store.log("b").await.expect("opens");
     store.remove_log("b").await.expect("removes");
-    assert!(held.append(vec![record(3)]).await.is_err(), "a removed log takes no records");
+    assert!(
+        held.append(vec![record(3)]).await.is_err(),
+        "a removed log takes no records"
+    );
     store.remove_log("b").await.expect("removing nothing is no error");
-    assert!(matches!(store.existing_log("b").await, Err(StoreError::NoSuchLog { .. })));
+    assert!(matches!(
+        store.existing_log("b").await,
+        Err(StoreError::NoSuchLog { .. })
+    ));
     let store = place.reopen(store).await;
     assert_eq!(store.logs().await.expect("lists"), ["0", "a.b-c_d"]);
     let again = store.log("b").await.expect("made anew");
@@ -341,7 +420,10 @@ async fn a_directory_has_one_user(place: Place) {
 
 async fn another_owner_is_refused(place: Place) {
     place.open().await.close().await.expect("closes");
-    let other = StoreOptions { owner: [7; 32], ..options() };
+    let other = StoreOptions {
+        owner: [7; 32],
+        ..options()
+    };
     let refused = Store::open(Arc::clone(&place.disk), &place.dir, other).await;
     assert!(matches!(refused, Err(StoreError::WrongOwner { .. })), "{refused:?}");
 }
@@ -350,7 +432,10 @@ async fn bad_arguments_are_refused(place: Place) {
     let store = place.open().await;
     let long = "n".repeat(super::LOG_NAME_BYTES_MAX + 1);
     for name in ["", ".", "..", "a/b", "A", "a\0", "é", "~a", "-a", "../a", &long] {
-        assert!(matches!(store.log(name).await, Err(StoreError::Invalid { .. })), "{name:?}");
+        assert!(
+            matches!(store.log(name).await, Err(StoreError::Invalid { .. })),
+            "{name:?}"
+        );
     }
     let keyspace = store.keyspace("limits");
     let long_key = vec![0; super::KEY_BYTES_MAX + 1];
@@ -360,20 +445,31 @@ async fn bad_arguments_are_refused(place: Place) {
         keyspace.commit(Batch::new().require(long_key.clone(), None)).await,
         keyspace.get(&long_key).await.map(|_| ()),
         keyspace.put("k", vec![0; super::VALUE_BYTES_MAX + 1]).await,
-        keyspace.commit((0..=super::BATCH_OPERATIONS_MAX).fold(Batch::new(), |batch, _| batch.delete("k"))).await,
-        keyspace.commit((0..3).fold(Batch::new(), |batch, _| batch.put("k", vec![0; 12 << 20]))).await,
+        keyspace
+            .commit((0..=super::BATCH_OPERATIONS_MAX).fold(Batch::new(), |batch, _| batch.delete("k")))
+            .await,
+        keyspace
+            .commit((0..3).fold(Batch::new(), |batch, _| batch.put("k", vec![0; 12 << 20])))
+            .await,
     ];
     for (index, result) in refused.iter().enumerate() {
-        assert!(matches!(result, Err(StoreError::Invalid { .. })), "case {index}: {result:?}");
+        assert!(
+            matches!(result, Err(StoreError::Invalid { .. })),
+            "case {index}: {result:?}"
+        );
     }
     let log = store.log("limits").await.expect("opens");
     let refused = [
-        log.append(vec![Bytes::from(vec![0; super::RECORD_BYTES_MAX + 1])]).await,
+        log.append(vec![Bytes::from(vec![0; super::RECORD_BYTES_MAX + 1])])
+            .await,
         log.append(vec![Bytes::new(); super::APPEND_RECORDS_MAX + 1]).await,
         log.append(vec![Bytes::from(vec![0; 12 << 20]); 3]).await,
     ];
     for (index, result) in refused.iter().enumerate() {
-        assert!(matches!(result, Err(StoreError::Invalid { .. })), "case {index}: {result:?}");
+        assert!(
+            matches!(result, Err(StoreError::Invalid { .. })),
+            "case {index}: {result:?}"
+        );
     }
     assert_eq!(log.next_seq(), 0);
     store.close().await.expect("closes");

@@ -140,10 +140,10 @@ impl StoreError {
                 }
                 _ => ErrorKind::Internal,
             },
-            StoreError::Full { .. } | StoreError::InUse { .. } => ErrorKind::Busy,
+            StoreError::Full { .. } => ErrorKind::Busy,
             StoreError::Failed { .. } => ErrorKind::Internal,
             StoreError::Corrupt { .. } => ErrorKind::Corrupt,
-            StoreError::Conflict { .. } => ErrorKind::Conflict,
+            StoreError::Conflict { .. } | StoreError::InUse { .. } => ErrorKind::Conflict,
             StoreError::Truncated { .. } | StoreError::NoSuchLog { .. } => ErrorKind::NotFound,
             StoreError::Invalid { .. }
             | StoreError::TooNew { .. }
@@ -154,17 +154,28 @@ impl StoreError {
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| StoreError::Io { action, path: path.to_path_buf(), source: Arc::new(source) }
+        move |source| StoreError::Io {
+            action,
+            path: path.to_path_buf(),
+            source: Arc::new(source),
+        }
     }
 
     pub(super) fn too_large(what: &'static str, actual: usize, allowed: usize) -> StoreError {
-        StoreError::Invalid { what, actual: actual.to_string(), allowed: format!("at most {allowed}") }
+        StoreError::Invalid {
+            what,
+            actual: actual.to_string(),
+            allowed: format!("at most {allowed}"),
+        }
     }
 }
 
 /// Whether the operating system says that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// A key for people: readable bytes as they are, others in hexadecimal, cut to a length fit for a log line.
@@ -185,10 +196,12 @@ pub(super) fn readable(key: &[u8]) -> String {
 /// Bytes in hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn at(offset_bytes: Option<u64>) -> String {

@@ -35,7 +35,9 @@ pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<u32>> {
         return Ok(None);
     }
     let mut buffer = [0; FILE_BYTES_MAX];
-    let read = disk.open(&path, OpenMode::READ).and_then(|file| file.read_at(&mut buffer, 0));
+    let read = disk
+        .open(&path, OpenMode::READ)
+        .and_then(|file| file.read_at(&mut buffer, 0));
     let count = read.map_err(StoreError::io("read", &path))?;
     let text = std::str::from_utf8(&buffer[..count]).ok();
     let version = text.and_then(|text| text.strip_prefix(WORD)?.strip_suffix('\n')?.parse().ok());
@@ -52,12 +54,20 @@ pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<u32>> {
 /// Brings a directory that has a version up to `newest`, or refuses.
 pub(super) fn bring_up(disk: &dyn Disk, dir: &Path, found: u32, newest: u32, steps: &[Migration]) -> Result<()> {
     if found > newest {
-        return Err(StoreError::TooNew { dir: dir.to_path_buf(), found, supported: newest });
+        return Err(StoreError::TooNew {
+            dir: dir.to_path_buf(),
+            found,
+            supported: newest,
+        });
     }
     // Every step must be known before the first one changes anything.
     let step = |from: u32| steps.iter().find(|step| step.from == from);
     if (found..newest).any(|from| step(from).is_none()) {
-        return Err(StoreError::TooOld { dir: dir.to_path_buf(), found, supported: newest });
+        return Err(StoreError::TooOld {
+            dir: dir.to_path_buf(),
+            found,
+            supported: newest,
+        });
     }
     for step in (found..newest).filter_map(step) {
         tracing::info!(target: "weft::store", from = step.from, to = step.from + 1, "migrating the data directory");
@@ -77,7 +87,8 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, version: u32) -> Result<()> {
         file.sync_data()
     });
     written.map_err(StoreError::io("write", &temporary))?;
-    disk.rename(&temporary, &path).map_err(StoreError::io("rename to", &path))?;
+    disk.rename(&temporary, &path)
+        .map_err(StoreError::io("rename to", &path))?;
     disk.sync_dir(dir).map_err(StoreError::io("sync the folder", dir))
 }
 

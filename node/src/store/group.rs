@@ -29,6 +29,10 @@ const PERMITS: usize = QUEUE_BYTES_MAX / PERMIT_BYTES;
 
 /// Lingering takes at most this part of the time the last group took.
 const LINGER_PART: u32 = 8;
+/// Lingering for this long or longer is slept through in parts, so that the callers have the processor.
+const LINGER_ASLEEP: Duration = Duration::from_micros(400);
+/// For so few callers it is not worth falling asleep.
+const AWAKE_FOR: usize = 8;
 /// Lingering ends when nobody came for this long.
 const LINGER_IDLE: Duration = Duration::from_micros(50);
 
@@ -59,8 +63,16 @@ struct Queue<J> {
 
 impl<W: Work> Committer<W> {
     pub(super) fn new(work: Arc<W>, disk: Arc<dyn Disk>) -> Arc<Self> {
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), running: false });
-        Arc::new(Committer { work, disk, queue, room: Semaphore::new(PERMITS) })
+        let queue = Mutex::new(Queue {
+            waiting: VecDeque::new(),
+            running: false,
+        });
+        Arc::new(Committer {
+            work,
+            disk,
+            queue,
+            room: Semaphore::new(PERMITS),
+        })
     }
 
     pub(super) fn work(&self) -> &Arc<W> {
@@ -71,7 +83,11 @@ impl<W: Work> Committer<W> {
     pub(super) async fn submit(self: &Arc<Self>, job: W::Job, bytes: usize) -> Result<()> {
         let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PERMITS);
         // Given back by the number when the job is done, many jobs at once.
-        self.room.acquire_many(permits as u32).await.map_err(|_| StoreError::Closed)?.forget();
+        self.room
+            .acquire_many(permits as u32)
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .forget();
         let start = {
             let mut queue = self.lock();
             queue.waiting.push_back((job, permits));
@@ -96,9 +112,15 @@ impl<W: Work> Committer<W> {
     }
 
     fn drain(self: &Arc<Self>) {
-        let mut running = Running { committer: self, at_work: true };
+        let mut running = Running {
+            committer: self,
+            at_work: true,
+        };
         while let Some((jobs, permits)) = running.next_group() {
-            let done = Done { room: &self.room, permits };
+            let done = Done {
+                room: &self.room,
+                permits,
+            };
             let (count, start) = (jobs.len(), self.disk.stopwatch());
             self.work.run(jobs);
             drop(done);
@@ -118,7 +140,11 @@ impl<W: Work> Committer<W> {
         let expected = waiting + answered;
         let mut grown = start;
         while waiting < expected {
-            std::thread::yield_now();
+            if at_most >= LINGER_ASLEEP && answered > AWAKE_FOR {
+                std::thread::sleep(at_most / LINGER_PART);
+            } else {
+                std::thread::yield_now();
+            }
             let now = self.disk.stopwatch();
             let before = std::mem::replace(&mut waiting, self.lock().waiting.len());
             if waiting > before {

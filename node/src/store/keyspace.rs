@@ -35,7 +35,11 @@ pub struct Keyspace {
 
 impl Keyspace {
     pub(super) fn new(name: &'static str, shared: Arc<Shared>, committer: Arc<Committer<State>>) -> Keyspace {
-        Keyspace { name, shared, committer }
+        Keyspace {
+            name,
+            shared,
+            committer,
+        }
     }
 
     /// Its name.
@@ -65,7 +69,9 @@ impl Keyspace {
         let limit = limit.min(SCAN_ENTRIES_MAX);
         let (state, name) = (Arc::clone(self.committer.work()), self.name);
         let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
-        self.shared.blocking(move || state.scan(name, &prefix, after.as_deref(), limit)).await
+        self.shared
+            .blocking(move || state.scan(name, &prefix, after.as_deref(), limit))
+            .await
     }
 
     /// Applies a batch: all of it, durable when this returns `Ok`; nothing of it after [`StoreError::Conflict`],
@@ -81,8 +87,19 @@ impl Keyspace {
         }
         let bytes = batch.bytes();
         let (reply, answer) = oneshot::channel();
-        self.committer.submit(Commit { keyspace: self.name, batch, reply }, bytes).await?;
-        answer.await.unwrap_or_else(|_| Err(self.shared.fail("a commit was cut off before its end".to_string())))
+        self.committer
+            .submit(
+                Commit {
+                    keyspace: self.name,
+                    batch,
+                    reply,
+                },
+                bytes,
+            )
+            .await?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(self.shared.fail("a commit was cut off before its end".to_string())))
     }
 
     /// Sets one key; see [`Keyspace::commit`].
@@ -170,17 +187,29 @@ impl Batch {
     fn check(&self) -> Result<()> {
         let count = self.operations.len() + self.requirements.len();
         if count > BATCH_OPERATIONS_MAX {
-            return Err(StoreError::too_large("the number of operations in a batch", count, BATCH_OPERATIONS_MAX));
+            return Err(StoreError::too_large(
+                "the number of operations in a batch",
+                count,
+                BATCH_OPERATIONS_MAX,
+            ));
         }
         if self.bytes > BATCH_BYTES_MAX {
-            return Err(StoreError::too_large("the size of a batch in bytes", self.bytes, BATCH_BYTES_MAX));
+            return Err(StoreError::too_large(
+                "the size of a batch in bytes",
+                self.bytes,
+                BATCH_BYTES_MAX,
+            ));
         }
         for operation in &self.operations {
             match operation {
                 Operation::Put(key, value) => {
                     check_key(key)?;
                     if value.len() > VALUE_BYTES_MAX {
-                        return Err(StoreError::too_large("the size of a value in bytes", value.len(), VALUE_BYTES_MAX));
+                        return Err(StoreError::too_large(
+                            "the size of a value in bytes",
+                            value.len(),
+                            VALUE_BYTES_MAX,
+                        ));
                     }
                 }
                 Operation::Delete(key) => check_key(key)?,
@@ -192,7 +221,11 @@ impl Batch {
 
 fn check_key(key: &[u8]) -> Result<()> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(StoreError::too_large("the size of a key in bytes", key.len(), KEY_BYTES_MAX));
+        return Err(StoreError::too_large(
+            "the size of a key in bytes",
+            key.len(),
+            KEY_BYTES_MAX,
+        ));
     }
     Ok(())
 }

@@ -57,7 +57,10 @@ impl Frontier {
         let mut hash = leaf;
         // One subtree is joined for every trailing one bit of the count, as in a binary counter.
         for _ in 0..self.count.trailing_ones() {
-            let left = self.peaks.pop().expect("invariant: one peak for every one bit of the count");
+            let left = self
+                .peaks
+                .pop()
+                .expect("invariant: one peak for every one bit of the count");
             hash = node_hash(&left, &hash);
         }
         self.peaks.push(hash);
@@ -85,7 +88,10 @@ mod tests {
             1 => leaves[0],
             count => {
                 let split = count.next_power_of_two() / 2;
-                node_hash(&root_by_definition(&leaves[..split]), &root_by_definition(&leaves[split..]))
+                node_hash(
+                    &root_by_definition(&leaves[..split]),
+                    &root_by_definition(&leaves[split..]),
+                )
             }
         }
     }
@@ -109,7 +115,10 @@ mod tests {
     #[test]
     fn known_hashes_do_not_change() {
         let hex = super::super::error::hex;
-        assert_eq!(hex(&leaf_hash(b"")), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
+        assert_eq!(
+            hex(&leaf_hash(b"")),
+            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+        );
         assert_eq!(
             hex(&Frontier::default().root()),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

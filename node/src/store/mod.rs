@@ -118,17 +118,19 @@ impl Store {
 
     fn open_blocking(shared: Arc<Shared>) -> Result<Store> {
         let (disk, dir) = (&shared.disk, &shared.dir);
-        disk.create_dir_all(dir).map_err(StoreError::io("make the folder", dir))?;
+        disk.create_dir_all(dir)
+            .map_err(StoreError::io("make the folder", dir))?;
         let path = dir.join(LOCK);
         let lock = disk.open(&path, OpenMode::LOCK).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => StoreError::InUse { dir: dir.clone() },
             _ => StoreError::io("lock", &path)(error),
         })?;
         let version = format::read(&**disk, dir)?;
-        let state_there = disk.exists(&dir.join(state::FILE)).map_err(StoreError::io("look into", dir))?;
-        match version {
-            Some(found) => format::bring_up(&**disk, dir, found, format::VERSION, format::MIGRATIONS)?,
-            None => {}
+        let state_there = disk
+            .exists(&dir.join(state::FILE))
+            .map_err(StoreError::io("look into", dir))?;
+        if let Some(found) = version {
+            format::bring_up(&**disk, dir, found, format::VERSION, format::MIGRATIONS)?;
         }
         make_folders(&**disk, dir)?;
         if version.is_some() && !state_there {
@@ -157,7 +159,10 @@ impl Store {
     ///
     /// When the name is none; names are part of the program, never of its input.
     pub fn keyspace(&self, name: &'static str) -> Keyspace {
-        assert!(keyspace::is_keyspace_name(name), "invariant: {name:?} is no name of a keyspace");
+        assert!(
+            keyspace::is_keyspace_name(name),
+            "invariant: {name:?} is no name of a keyspace"
+        );
         Keyspace::new(name, Arc::clone(&self.inner.shared), Arc::clone(&self.inner.committer))
     }
 
@@ -208,7 +213,12 @@ impl Store {
                     Ok(log) => files.extend(log.core().verify()?),
                     Err(error @ StoreError::Corrupt { .. }) => {
                         let finding = Finding::of(&error);
-                        files.push(FileReport { path: finding.file.clone(), bytes: 0, items: 0, findings: vec![finding] });
+                        files.push(FileReport {
+                            path: finding.file.clone(),
+                            bytes: 0,
+                            items: 0,
+                            findings: vec![finding],
+                        });
                     }
                     Err(error) => return Err(error),
                 }
@@ -227,7 +237,9 @@ impl Store {
                 state_bytes: inner.state().file_bytes()?,
                 logs: log::names(inner.state())?.len() as u64,
                 logs_open: inner.open_logs().values().filter(open).count() as u64,
-                available_bytes: disk.available_bytes(dir).map_err(StoreError::io("ask for the free room of", dir))?,
+                available_bytes: disk
+                    .available_bytes(dir)
+                    .map_err(StoreError::io("ask for the free room of", dir))?,
                 failure: inner.shared.failure().map(|reason| reason.to_string()),
             })
         })
@@ -242,7 +254,12 @@ impl Store {
         if !self.inner.shared.close() {
             return Ok(());
         }
-        let open: Vec<Log> = self.inner.open_logs().drain().filter_map(|(_, log)| log.upgrade()).collect();
+        let open: Vec<Log> = self
+            .inner
+            .open_logs()
+            .drain()
+            .filter_map(|(_, log)| log.upgrade())
+            .collect();
         for log in &open {
             log.close().await;
         }
@@ -290,10 +307,18 @@ impl Inner {
         let path = self.shared.dir.join(state::FILE);
         let bytes = self.state().file_bytes()?;
         match self.state().verify() {
-            Ok(items) => Ok(FileReport { path, bytes, items, findings: Vec::new() }),
-            Err(error @ StoreError::Corrupt { .. }) => {
-                Ok(FileReport { path, bytes, items: 0, findings: vec![Finding::of(&error)] })
-            }
+            Ok(items) => Ok(FileReport {
+                path,
+                bytes,
+                items,
+                findings: Vec::new(),
+            }),
+            Err(error @ StoreError::Corrupt { .. }) => Ok(FileReport {
+                path,
+                bytes,
+                items: 0,
+                findings: vec![Finding::of(&error)],
+            }),
             Err(error) => Err(error),
         }
     }
@@ -311,9 +336,11 @@ impl Inner {
 
 fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let logs = dir.join(log::DIR);
-    disk.create_dir_all(&logs).map_err(StoreError::io("make the folder", &logs))?;
+    disk.create_dir_all(&logs)
+        .map_err(StoreError::io("make the folder", &logs))?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        disk.sync_dir(parent).map_err(StoreError::io("sync the folder", parent))?;
+        disk.sync_dir(parent)
+            .map_err(StoreError::io("sync the folder", parent))?;
     }
     Ok(())
 }
@@ -324,7 +351,11 @@ fn finish_making(shared: &Shared, state: &State) -> Result<()> {
     let logs = dir.join(log::DIR);
     let used = !state.is_unused(META)? || !disk.list(&logs).map_err(StoreError::io("list", &logs))?.is_empty();
     if used {
-        return Err(format::missing(dir, format::FILE, "the version of the data directory, no data"));
+        return Err(format::missing(
+            dir,
+            format::FILE,
+            "the version of the data directory, no data",
+        ));
     }
     // Before the version, so that a store with a version always has an owner.
     state.commit_now(META, Batch::new().put(OWNER, shared.options.owner.to_vec()))?;

@@ -54,9 +54,20 @@ impl Finding {
     /// The finding that an error tells of.
     pub(super) fn of(error: &StoreError) -> Finding {
         match error.clone() {
-            StoreError::Corrupt { file, offset_bytes, reason, lost, lost_records, .. } => {
-                Finding { file, offset_bytes, reason, lost, lost_records }
-            }
+            StoreError::Corrupt {
+                file,
+                offset_bytes,
+                reason,
+                lost,
+                lost_records,
+                ..
+            } => Finding {
+                file,
+                offset_bytes,
+                reason,
+                lost,
+                lost_records,
+            },
             other => Finding {
                 file: PathBuf::new(),
                 offset_bytes: None,

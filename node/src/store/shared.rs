@@ -19,7 +19,13 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, options: StoreOptions) -> Arc<Shared> {
         let dir = dir.to_path_buf();
-        Arc::new(Shared { disk, dir, options, failure: OnceLock::new(), closed: AtomicBool::new(false) })
+        Arc::new(Shared {
+            disk,
+            dir,
+            options,
+            failure: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// Runs blocking work where it may block: on a blocking thread, or here when the disk does not block.
@@ -33,7 +39,9 @@ impl Shared {
             return work();
         }
         // The join fails when the runtime is shutting down or the work panicked; both leave the store closed to us.
-        tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Closed))
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or(Err(StoreError::Closed))
     }
 
     /// Refuses all further writes, for this reason; the first reason stays. Gives the error to answer with.
@@ -42,7 +50,9 @@ impl Shared {
             tracing::error!(target: "weft::store", reason = %reason, "the store takes no more writes");
             Arc::from(reason)
         });
-        StoreError::Failed { reason: Arc::clone(reason) }
+        StoreError::Failed {
+            reason: Arc::clone(reason),
+        }
     }
 
     /// Whether a caller may begin a write.
@@ -55,7 +65,9 @@ impl Shared {
     pub(super) fn sound(&self) -> Result<()> {
         match self.failure.get() {
             None => Ok(()),
-            Some(reason) => Err(StoreError::Failed { reason: Arc::clone(reason) }),
+            Some(reason) => Err(StoreError::Failed {
+                reason: Arc::clone(reason),
+            }),
         }
     }
 
@@ -64,7 +76,11 @@ impl Shared {
     }
 
     pub(super) fn open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+        if self.closed.load(Ordering::Acquire) {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Notes that the store is closed; `false` when it was already.
@@ -74,11 +90,17 @@ impl Shared {
 
     /// Whether `bytes` more fit while the reserve stays free.
     pub(super) fn room_for(&self, bytes: u64, path: &Path) -> Result<()> {
-        let available_bytes =
-            self.disk.available_bytes(&self.dir).map_err(StoreError::io("ask for the free room of", &self.dir))?;
+        let available_bytes = self
+            .disk
+            .available_bytes(&self.dir)
+            .map_err(StoreError::io("ask for the free room of", &self.dir))?;
         let needed_bytes = bytes.saturating_add(self.options.reserve_bytes);
         if available_bytes < needed_bytes {
-            return Err(StoreError::Full { path: path.to_path_buf(), available_bytes, needed_bytes });
+            return Err(StoreError::Full {
+                path: path.to_path_buf(),
+                available_bytes,
+                needed_bytes,
+            });
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 mod faults;
 mod format;
+mod golden;
 mod measure;
 mod model;
 mod mutation;
@@ -13,7 +14,10 @@ use std::sync::Arc;
 
 /// Runs on a thread of its own runtime, as on a disk that does not block.
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 async fn open_memory(disk: &MemoryDisk) -> super::Result<Store> {
@@ -45,6 +49,9 @@ fn the_contract_holds_in_memory() {
 #[test]
 fn the_default_options_are_the_documented_ones() {
     let options = StoreOptions::default();
-    assert_eq!((options.cache_bytes, options.segment_bytes, options.reserve_bytes), (8 << 20, 64 << 20, 64 << 20));
+    assert_eq!(
+        (options.cache_bytes, options.segment_bytes, options.reserve_bytes),
+        (8 << 20, 64 << 20, 64 << 20)
+    );
     assert!(options.check_state);
 }

@@ -71,11 +71,18 @@ pub enum TortureError {
 
 fn options() -> StoreOptions {
     // Small segments, so that sealing and making segments are hit too; no reserve, the loop device is small.
-    StoreOptions { segment_bytes: 64 << 10, reserve_bytes: 1 << 20, ..StoreOptions::default() }
+    StoreOptions {
+        segment_bytes: 64 << 10,
+        reserve_bytes: 1 << 20,
+        ..StoreOptions::default()
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, TortureError> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().map_err(io("start a runtime"))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .map_err(io("start a runtime"))
 }
 
 fn io(action: &'static str) -> impl FnOnce(std::io::Error) -> TortureError {
@@ -127,7 +134,9 @@ async fn put_for_ever(store: Store) -> Result<(), TortureError> {
 
 fn say(line: &str) -> Result<(), TortureError> {
     let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(io("write to standard output"))
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(io("write to standard output"))
 }
 
 fn record(appender: u64, round: u64, index: u64, count: u64) -> Bytes {
@@ -144,7 +153,10 @@ fn value(number: u64) -> Vec<u8> {
 pub fn check(dir: &Path, acked: Acked) -> Result<Found, TortureError> {
     runtime()?.block_on(async {
         let store = Store::open(RealDisk::shared(), dir, options()).await?;
-        let found = Found { log: check_log(&store).await?, keys: count_keys(&store).await? };
+        let found = Found {
+            log: check_log(&store).await?,
+            keys: count_keys(&store).await?,
+        };
         if found.log < acked.log || found.keys < acked.keys {
             return Err(TortureError::Broken(format!("acknowledged {acked:?}, found {found:?}")));
         }
@@ -182,7 +194,11 @@ async fn check_log(store: &Store) -> Result<u64, TortureError> {
             seq += 1;
         }
     }
-    if awaited.is_some() { broken(seq, "is missing: the last append is there only in part") } else { Ok(seq) }
+    if awaited.is_some() {
+        broken(seq, "is missing: the last append is there only in part")
+    } else {
+        Ok(seq)
+    }
 }
 
 async fn count_keys(store: &Store) -> Result<u64, TortureError> {
@@ -213,7 +229,12 @@ impl Victim {
     /// Starts `program`, which must call [`writer`] when it finds [`WRITER_DIR`] in its environment.
     pub fn start(program: &Path, arguments: &[&str], dir: &Path) -> Result<Victim, TortureError> {
         let mut command = Command::new(program);
-        command.args(arguments).env(WRITER_DIR, dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(arguments)
+            .env(WRITER_DIR, dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().map_err(io("start the writer"))?;
         let output = child.stdout.take().expect("invariant: the output is piped");
         let acked = Arc::new(Mutex::new(Acked::default()));
@@ -287,16 +308,31 @@ pub fn power_cut(
         victim.kill()?;
         rig.unmount()?;
         rig.mount()?;
-        let acked = Acked { log: said.log.max(before.log), keys: said.keys.max(before.keys) };
-        let found = if rig.holds_store(&dir) { check(&dir, acked)? } else { Found { log: 0, keys: 0 } };
+        let acked = Acked {
+            log: said.log.max(before.log),
+            keys: said.keys.max(before.keys),
+        };
+        let found = if rig.holds_store(&dir) {
+            check(&dir, acked)?
+        } else {
+            Found { log: 0, keys: 0 }
+        };
         if found.log < acked.log || found.keys < acked.keys {
-            return Err(TortureError::Broken(format!("cycle {cycle}: acknowledged {acked:?}, found {found:?}")));
+            return Err(TortureError::Broken(format!(
+                "cycle {cycle}: acknowledged {acked:?}, found {found:?}"
+            )));
         }
         total += (said.log.max(before.log) - before.log) + (said.keys.max(before.keys) - before.keys);
-        before = Acked { log: found.log, keys: found.keys };
+        before = Acked {
+            log: found.log,
+            keys: found.keys,
+        };
         rig.unmount()?;
     }
-    Ok(PowerCuts::Survived { cuts: cycles, acked: total })
+    Ok(PowerCuts::Survived {
+        cuts: cycles,
+        acked: total,
+    })
 }
 
 /// A file system in a file, and where it is mounted; both are taken away at the end.
@@ -317,14 +353,26 @@ impl Rig {
             return Err("a power cut needs loop devices".to_string());
         }
         let folder = std::env::temp_dir().join(format!("weft-power-cut-{file_system}-{}", std::process::id()));
-        let rig = Rig { mount: folder.join("mount"), image: folder.join("image"), folder };
+        let rig = Rig {
+            mount: folder.join("mount"),
+            image: folder.join("image"),
+            folder,
+        };
         std::fs::create_dir_all(&rig.mount).map_err(|error| format!("cannot make {}: {error}", rig.mount.display()))?;
         let image = std::fs::File::create(&rig.image).and_then(|file| file.set_len(Rig::IMAGE_BYTES));
         image.map_err(|error| format!("cannot make {}: {error}", rig.image.display()))?;
-        let made = Command::new(format!("mkfs.{file_system}")).arg("-q").arg(&rig.image).output();
+        let made = Command::new(format!("mkfs.{file_system}"))
+            .arg("-q")
+            .arg(&rig.image)
+            .output();
         match made {
             Ok(output) if output.status.success() => {}
-            Ok(output) => return Err(format!("mkfs.{file_system} failed: {}", String::from_utf8_lossy(&output.stderr))),
+            Ok(output) => {
+                return Err(format!(
+                    "mkfs.{file_system} failed: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                ));
+            }
             Err(error) => return Err(format!("mkfs.{file_system} cannot be run: {error}")),
         }
         rig.mount().map_err(|error| error.to_string())?;
@@ -333,7 +381,14 @@ impl Rig {
     }
 
     fn mount(&self) -> Result<(), TortureError> {
-        run("mount the loop device", Command::new("mount").arg("-o").arg("loop").arg(&self.image).arg(&self.mount))
+        run(
+            "mount the loop device",
+            Command::new("mount")
+                .arg("-o")
+                .arg("loop")
+                .arg(&self.image)
+                .arg(&self.mount),
+        )
     }
 
     fn unmount(&self) -> Result<(), TortureError> {
@@ -355,7 +410,10 @@ impl Rig {
             let request = rustix::ioctl::Setter::<SHUTDOWN, u32>::new(WITHOUT_FLUSHING_THE_LOG);
             rustix::ioctl::ioctl(&root, request)
         };
-        cut.map_err(|error| TortureError::Io { action: "cut the power", source: error.into() })
+        cut.map_err(|error| TortureError::Io {
+            action: "cut the power",
+            source: error.into(),
+        })
     }
 }
 
@@ -372,5 +430,8 @@ fn run(action: &'static str, command: &mut Command) -> Result<(), TortureError> 
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(TortureError::Io { action, source: std::io::Error::other(text) })
+    Err(TortureError::Io {
+        action,
+        source: std::io::Error::other(text),
+    })
 }

@@ -33,7 +33,8 @@ impl DispatchSlot {
         let context = tracing_opentelemetry::get_otel_context(current.id()?, &dispatch)?;
         let span = context.span();
         let ids = span.span_context();
-        ids.is_valid().then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
+        ids.is_valid()
+            .then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
     }
 }
 
@@ -68,7 +69,10 @@ where
         self.inner.format_event(context, Writer::new(&mut line), event)?;
         let line = line.trim_end_matches('\n');
         match (self.place, line.strip_suffix('}')) {
-            (Place::JsonObject, Some(open)) => writeln!(writer, "{open},\"{TRACE_ID}\":\"{trace_id}\",\"{SPAN_ID}\":\"{span_id}\"}}"),
+            (Place::JsonObject, Some(open)) => writeln!(
+                writer,
+                "{open},\"{TRACE_ID}\":\"{trace_id}\",\"{SPAN_ID}\":\"{span_id}\"}}"
+            ),
             _ => writeln!(writer, "{line} {TRACE_ID}={trace_id} {SPAN_ID}={span_id}"),
         }
     }

@@ -22,10 +22,23 @@ use super::process::ProcessCollector;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds of a duration's buckets, from a fast call on one machine to a slow one across the world.
-pub const DURATION_BUCKETS_S: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const DURATION_BUCKETS_S: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 /// Upper bounds of a size's buckets, from 64 B to 16 MiB.
-pub const SIZE_BUCKETS_BYTES: [f64; 10] = [64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+pub const SIZE_BUCKETS_BYTES: [f64; 10] = [
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+];
 
 /// Every metric of one node. Cheap to clone; there is no global one.
 #[derive(Debug, Clone)]
@@ -47,8 +60,13 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector));
         let dropped = Dropped::default();
         let help = "Items dropped because a queue was full or their sender may not send them";
-        registry.sub_registry_with_prefix("weft").register("dropped", help, dropped.0.clone());
-        Self { registry: Arc::new(Mutex::new(registry)), dropped }
+        registry
+            .sub_registry_with_prefix("weft")
+            .register("dropped", help, dropped.0.clone());
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            dropped,
+        }
     }
 
     /// What was dropped, by queue and reason.
@@ -64,7 +82,9 @@ impl Metrics {
     /// Registers metrics under `weft_<subsystem>_`.
     pub fn subsystem<T>(&self, subsystem: &str, register: impl FnOnce(&mut Subsystem<'_>) -> T) -> T {
         self.with_registry(|registry| {
-            let registry = registry.sub_registry_with_prefix("weft").sub_registry_with_prefix(subsystem);
+            let registry = registry
+                .sub_registry_with_prefix("weft")
+                .sub_registry_with_prefix(subsystem);
             register(&mut Subsystem { registry })
         })
     }
@@ -103,7 +123,8 @@ impl Subsystem<'_> {
     /// A count of bytes that only grows.
     pub fn bytes_counter(&mut self, name: &str, help: &str) -> Counter {
         let metric = Counter::default();
-        self.registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+        self.registry
+            .register_with_unit(name, help, Unit::Bytes, metric.clone());
         metric
     }
 
@@ -124,21 +145,24 @@ impl Subsystem<'_> {
     /// How long something takes, in seconds.
     pub fn durations(&mut self, name: &str, help: &str) -> Histogram {
         let metric = Histogram::new(DURATION_BUCKETS_S);
-        self.registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        self.registry
+            .register_with_unit(name, help, Unit::Seconds, metric.clone());
         metric
     }
 
     /// How long something takes, in seconds, one histogram per set of labels.
     pub fn durations_by<L: Labels>(&mut self, name: &str, help: &str) -> Family<L, Histogram> {
         let metric = Family::new_with_constructor((|| Histogram::new(DURATION_BUCKETS_S)) as fn() -> Histogram);
-        self.registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        self.registry
+            .register_with_unit(name, help, Unit::Seconds, metric.clone());
         metric
     }
 
     /// How large something is, in bytes.
     pub fn sizes(&mut self, name: &str, help: &str) -> Histogram {
         let metric = Histogram::new(SIZE_BUCKETS_BYTES);
-        self.registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+        self.registry
+            .register_with_unit(name, help, Unit::Bytes, metric.clone());
         metric
     }
 }
@@ -165,7 +189,10 @@ const LABEL_BYTES_MAX: usize = 128;
 impl LabelBound {
     /// Room for `values_max` values.
     pub fn new(values_max: usize) -> Self {
-        Self { seen: Arc::default(), values_max }
+        Self {
+            seen: Arc::default(),
+            values_max,
+        }
     }
 
     /// The value to use for this text.
@@ -223,7 +250,10 @@ impl MeshCounters {
         metrics.subsystem("mesh", |mesh| Self {
             dropped: metrics.dropped.clone(),
             refused_connections: mesh.counter("refused_connections", "Connections refused by a limit or a ban"),
-            refused_peers: mesh.counter("refused_peers", "Peers disconnected because they did not prove their membership"),
+            refused_peers: mesh.counter(
+                "refused_peers",
+                "Peers disconnected because they did not prove their membership",
+            ),
         })
     }
 
@@ -256,9 +286,17 @@ mod tests {
     fn names_have_prefix_subsystem_and_unit() {
         let metrics = Metrics::new();
         let (calls, latency, open) = metrics.subsystem("request_response", |s| {
-            (s.counters::<ByService>("calls", "Calls"), s.durations("call", "Latency"), s.gauge("open", "Open"))
+            (
+                s.counters::<ByService>("calls", "Calls"),
+                s.durations("call", "Latency"),
+                s.gauge("open", "Open"),
+            )
         });
-        calls.get_or_create(&ByService { service: "greet".into() }).inc();
+        calls
+            .get_or_create(&ByService {
+                service: "greet".into(),
+            })
+            .inc();
         latency.observe(0.003);
         open.set(-2);
         metrics.dropped().inc("gossip", "full");
@@ -276,7 +314,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
         }
-        assert!(text.contains("\nprocess_resident_memory_bytes ") && text.ends_with("# EOF\n"), "{text}");
+        assert!(
+            text.contains("\nprocess_resident_memory_bytes ") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
     }
 
     #[test]

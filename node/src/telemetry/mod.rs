@@ -2,7 +2,7 @@
 //!
 //! Logs go to standard error, as text or JSON, through a filter that can be changed while the node runs; every line written inside
 //! a span carries its `trace_id`. Spans of level INFO and above are traces; they are exported when the `OTEL_*` variables name a
-//! collector ([`otlp`]), and their ids travel between nodes in any case ([`trace`]). [`fields`] is the table of field names,
+//! collector (`otlp`), and their ids travel between nodes in any case ([`trace`]). [`fields`] is the table of field names,
 //! [`metrics`] the OpenMetrics side.
 //!
 //! The subscriber is the one thing here that is global to the process, because `tracing` is; it is installed by the binary, never
@@ -91,7 +91,10 @@ impl Guard {
     /// Changes what is logged.
     pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
         let apply = |filter| (self.set_filter)(filter);
-        let wrong = |reason| TelemetryError::Filter { filter: filter.into(), reason };
+        let wrong = |reason| TelemetryError::Filter {
+            filter: filter.into(),
+            reason,
+        };
         apply(parse_filter(filter)?).map_err(wrong)
     }
 
@@ -124,10 +127,18 @@ pub fn init(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter { filter: filter.into(), reason: error.to_string() })
+    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
+        filter: filter.into(),
+        reason: error.to_string(),
+    })
 }
 
-fn build<W>(config: &TelemetryConfig, provider: SdkTracerProvider, writer: W, colors: bool) -> Result<(Dispatch, Guard), TelemetryError>
+fn build<W>(
+    config: &TelemetryConfig,
+    provider: SdkTracerProvider,
+    writer: W,
+    colors: bool,
+) -> Result<(Dispatch, Guard), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -141,7 +152,11 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colors);
     let lines = match config.log_format {
         LogFormat::Text => lines
-            .event_format(WithTrace { inner: format::Format::default().with_ansi(colors), place: Place::EndOfLine, slot: slot.clone() })
+            .event_format(WithTrace {
+                inner: format::Format::default().with_ansi(colors),
+                place: Place::EndOfLine,
+                slot: slot.clone(),
+            })
             .with_filter(filter)
             .boxed(),
         LogFormat::Json => lines

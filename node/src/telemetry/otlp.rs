@@ -37,24 +37,34 @@ pub(super) fn provider(variable: Variable<'_>) -> Result<SdkTracerProvider, Tele
 }
 
 fn set(variable: Variable<'_>, name: &str) -> Option<String> {
-    variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    variable(name)
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
 }
 
 fn wants_export(variable: Variable<'_>) -> Result<bool, TelemetryError> {
-    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].iter().find_map(|name| set(variable, name));
+    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .iter()
+        .find_map(|name| set(variable, name));
     let disabled = set(variable, "OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let exporter = set(variable, "OTEL_TRACES_EXPORTER").unwrap_or_else(|| "otlp".into());
     if endpoint.is_none() || disabled || exporter == "none" {
         return Ok(false);
     }
     if exporter != "otlp" {
-        return Err(TelemetryError::Unsupported { variable: "OTEL_TRACES_EXPORTER", value: exporter, supported: "otlp, none" });
+        return Err(TelemetryError::Unsupported {
+            variable: "OTEL_TRACES_EXPORTER",
+            value: exporter,
+            supported: "otlp, none",
+        });
     }
     let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
     match names.iter().find_map(|name| set(variable, name)) {
-        Some(value) if value != "http/protobuf" => {
-            Err(TelemetryError::Unsupported { variable: "OTEL_EXPORTER_OTLP_PROTOCOL", value, supported: "http/protobuf" })
-        }
+        Some(value) if value != "http/protobuf" => Err(TelemetryError::Unsupported {
+            variable: "OTEL_EXPORTER_OTLP_PROTOCOL",
+            value,
+            supported: "http/protobuf",
+        }),
         _ => Ok(true),
     }
 }
@@ -62,9 +72,14 @@ fn wants_export(variable: Variable<'_>) -> Result<bool, TelemetryError> {
 /// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are read by the SDK; without a name it would call itself unknown.
 fn resource(variable: Variable<'_>) -> Resource {
     let named = set(variable, "OTEL_SERVICE_NAME").is_some()
-        || set(variable, "OTEL_RESOURCE_ATTRIBUTES").is_some_and(|list| list.split(',').any(|item| item.trim().starts_with("service.name=")));
+        || set(variable, "OTEL_RESOURCE_ATTRIBUTES")
+            .is_some_and(|list| list.split(',').any(|item| item.trim().starts_with("service.name=")));
     let builder = Resource::builder();
-    if named { builder.build() } else { builder.with_service_name(SERVICE_NAME).build() }
+    if named {
+        builder.build()
+    } else {
+        builder.with_service_name(SERVICE_NAME).build()
+    }
 }
 
 /// The exporter, driven on the SDK's thread by a runtime of its own: that thread knows no other.
@@ -84,8 +99,15 @@ impl OwnRuntime {
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
             .build()
             .map_err(|error| failed(error.to_string()))?;
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(error.to_string()))?;
-        Ok(Self { exporter, runtime: Some(runtime), failing: Arc::default() })
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self {
+            exporter,
+            runtime: Some(runtime),
+            failing: Arc::default(),
+        })
     }
 
     /// Once per change: a collector that is away for a day must not fill the log.

@@ -40,9 +40,19 @@ pub fn sample() -> Option<ProcessSample> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let ticks = |index: usize| -> Option<f64> { fields.get(index)?.parse().ok() };
     let boot = fs::read_to_string("/proc/stat").ok()?;
-    let boot_s: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let boot_s: f64 = boot
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let max_fds = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_ascii_whitespace().next()?.to_owned();
+    let max_fds = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_ascii_whitespace()
+        .next()?
+        .to_owned();
     Some(ProcessSample {
         resident_bytes: value("VmRSS:")? * 1024,
         cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_S,
@@ -64,11 +74,23 @@ impl Collector for ProcessCollector {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?)
         };
-        gauge("process_resident_memory_bytes", "Memory that is really in use", now.resident_bytes as f64)?;
+        gauge(
+            "process_resident_memory_bytes",
+            "Memory that is really in use",
+            now.resident_bytes as f64,
+        )?;
         gauge("process_open_fds", "Open file descriptors", now.open_fds as f64)?;
-        gauge("process_max_fds", "Highest allowed number of open file descriptors", now.max_fds as f64)?;
+        gauge(
+            "process_max_fds",
+            "Highest allowed number of open file descriptors",
+            now.max_fds as f64,
+        )?;
         gauge("process_threads", "Threads", now.threads as f64)?;
-        gauge("process_start_time_seconds", "When the process started, in seconds since 1970", now.start_time_s)?;
+        gauge(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970",
+            now.start_time_s,
+        )?;
         let cpu = ConstCounter::new(now.cpu_s);
         let kind = prometheus_client::metrics::MetricType::Counter;
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", "Processor time since the start", None, kind)?)
@@ -83,11 +105,20 @@ mod tests {
     fn a_sample_is_plausible() {
         let before = super::sample().unwrap();
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        assert!(before.resident_bytes > 1 << 20 && before.resident_bytes < 1 << 36, "{before:?}");
-        assert!(before.start_time_s > now_s - 3600.0 && before.start_time_s < now_s + 2.0, "{before:?} at {now_s}");
+        assert!(
+            before.resident_bytes > 1 << 20 && before.resident_bytes < 1 << 36,
+            "{before:?}"
+        );
+        assert!(
+            before.start_time_s > now_s - 3600.0 && before.start_time_s < now_s + 2.0,
+            "{before:?} at {now_s}"
+        );
         let files: Vec<_> = (0..10).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         let after = super::sample().unwrap();
-        assert!(after.cpu_s >= before.cpu_s && after.open_fds >= 10 && after.threads >= 1, "{after:?}");
+        assert!(
+            after.cpu_s >= before.cpu_s && after.open_fds >= 10 && after.threads >= 1,
+            "{after:?}"
+        );
         drop(files);
     }
 }

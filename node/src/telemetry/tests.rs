@@ -31,10 +31,19 @@ impl Lines {
 }
 
 fn node(format: LogFormat) -> (Dispatch, Guard, Lines) {
-    let config = TelemetryConfig { log: "info".into(), log_format: format };
+    let config = TelemetryConfig {
+        log: "info".into(),
+        log_format: format,
+    };
     let lines = Lines::default();
     let writer = lines.clone();
-    let (dispatch, guard) = build(&config, otlp::provider(&|_| None).unwrap(), move || writer.clone(), false).unwrap();
+    let (dispatch, guard) = build(
+        &config,
+        otlp::provider(&|_| None).unwrap(),
+        move || writer.clone(),
+        false,
+    )
+    .unwrap();
     (dispatch, guard, lines)
 }
 
@@ -54,9 +63,15 @@ fn two_nodes_share_the_trace_id_in_their_logs_without_any_export() {
     });
     let trace_id = sent.traceparent()[3..35].to_owned();
     let text = caller_lines.text();
-    assert!(text.ends_with('\n') && text.contains(&format!(" trace_id={trace_id} span_id={}", &sent.traceparent()[36..52])), "{text}");
+    assert!(
+        text.ends_with('\n') && text.contains(&format!(" trace_id={trace_id} span_id={}", &sent.traceparent()[36..52])),
+        "{text}"
+    );
     let object: serde_json::Value = serde_json::from_str(&callee_lines.text()).unwrap();
-    assert_eq!((&object["trace_id"], &object["peer"], &object["message"]), (&trace_id.into(), &"A".into(), &"serving".into()));
+    assert_eq!(
+        (&object["trace_id"], &object["peer"], &object["message"]),
+        (&trace_id.into(), &"A".into(), &"serving".into())
+    );
     assert_ne!(object["span_id"], sent.traceparent()[36..52]);
 }
 
@@ -100,7 +115,14 @@ fn a_remote_parent_is_continued_and_its_state_carried_on() {
 fn headers_that_are_no_trace_context_are_ignored() {
     let (dispatch, _guard, _) = node(LogFormat::Text);
     tracing::dispatcher::with_default(&dispatch, || {
-        for bad in ["", "00", "00-0-0-0", &REMOTE.to_uppercase(), &REMOTE.replace("0123456789abcdef", "0000000000000000"), &"x".repeat(9999)] {
+        for bad in [
+            "",
+            "00",
+            "00-0-0-0",
+            &REMOTE.to_uppercase(),
+            &REMOTE.replace("0123456789abcdef", "0000000000000000"),
+            &"x".repeat(9999),
+        ] {
             let span = info_span!("serve");
             assert!(!trace::continue_from(&span, Some(bad), None), "{bad}");
             assert!(trace::of(&span).is_some());
@@ -132,13 +154,19 @@ fn the_filter_can_be_changed_and_a_bad_one_is_refused() {
         tracing::debug!("still shown");
     });
     let text = lines.text();
-    assert!(!text.contains("hidden") && text.contains(" shown") && text.contains("still shown"), "{text}");
+    assert!(
+        !text.contains("hidden") && text.contains(" shown") && text.contains("still shown"),
+        "{text}"
+    );
 }
 
 #[test]
 fn control_characters_do_not_reach_the_terminal() {
     let (dispatch, _guard, lines) = node(LogFormat::Text);
-    tracing::dispatcher::with_default(&dispatch, || info!(agent = ?"evil\u{1b}[2J\nfake line", "peer \u{1b}[31mred"));
+    tracing::dispatcher::with_default(
+        &dispatch,
+        || info!(agent = ?"evil\u{1b}[2J\nfake line", "peer \u{1b}[31mred"),
+    );
     let text = lines.text();
     assert!(!text.contains('\u{1b}') && text.lines().count() == 1, "{text:?}");
 }
@@ -153,8 +181,14 @@ fn which_variables_mean_export() {
     assert!(wants(&[]).is_ok());
     assert!(wants(&[endpoint]).is_ok());
     assert!(wants(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).is_ok());
-    assert!(matches!(wants(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), Err(TelemetryError::Unsupported { .. })));
-    assert!(matches!(wants(&[endpoint, ("OTEL_TRACES_EXPORTER", "zipkin")]), Err(TelemetryError::Unsupported { .. })));
+    assert!(matches!(
+        wants(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]),
+        Err(TelemetryError::Unsupported { .. })
+    ));
+    assert!(matches!(
+        wants(&[endpoint, ("OTEL_TRACES_EXPORTER", "zipkin")]),
+        Err(TelemetryError::Unsupported { .. })
+    ));
     for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
         assert!(wants(&[endpoint, off, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).is_ok());
     }
@@ -164,7 +198,7 @@ fn which_variables_mean_export() {
 fn collector() -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(16);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             while let Some(request) = answer(stream.as_ref().unwrap()) {
@@ -185,10 +219,17 @@ fn answer(mut stream: &TcpStream) -> Option<(String, Vec<u8>)> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .unwrap()
+        .parse()
+        .unwrap();
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()?;
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+        .ok()?;
     Some((head, body))
 }
 
@@ -232,7 +273,12 @@ fn contains(haystack: &[u8], needle: &str) -> bool {
 
 fn run_child(variables: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "telemetry::tests::a_process_that_traces", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "telemetry::tests::a_process_that_traces",
+            "--ignored",
+            "--nocapture",
+        ])
         .envs(variables.iter().copied())
         .output()
         .unwrap();
@@ -242,12 +288,21 @@ fn run_child(variables: &[(&str, &str)]) {
 #[test]
 fn spans_reach_a_collector_with_the_right_parents() {
     let (address, requests) = collector();
-    run_child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &address), ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=secret")]);
+    run_child(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &address),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=secret"),
+    ]);
     let (head, body) = requests.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert!(head.starts_with("post /v1/traces ") && head.contains("\r\nx-key: secret\r\n"), "{head}");
+    assert!(
+        head.starts_with("post /v1/traces ") && head.contains("\r\nx-key: secret\r\n"),
+        "{head}"
+    );
     let resource_spans = parts(&body, 1)[0];
     assert!(contains(parts(resource_spans, 1)[0], "weft"));
-    let spans: Vec<_> = parts(resource_spans, 2).into_iter().flat_map(|scope| parts(scope, 2)).collect();
+    let spans: Vec<_> = parts(resource_spans, 2)
+        .into_iter()
+        .flat_map(|scope| parts(scope, 2))
+        .collect();
     let span = |name: &str| *spans.iter().find(|span| parts(span, 5)[0] == name.as_bytes()).unwrap();
     // trace_id = 1, span_id = 2, parent_span_id = 4, name = 5.
     let hex = |part: &[u8]| data_encoding::HEXLOWER.encode(part);
@@ -262,12 +317,24 @@ fn spans_reach_a_collector_with_the_right_parents() {
 fn the_service_name_and_the_sampler_are_the_users() {
     let (address, requests) = collector();
     let endpoint = format!("{address}/v1/traces");
-    run_child(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint), ("OTEL_SERVICE_NAME", "edge-7")]);
+    run_child(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint),
+        ("OTEL_SERVICE_NAME", "edge-7"),
+    ]);
     let (_, body) = requests.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(contains(&body, "edge-7"));
-    run_child(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint), ("OTEL_TRACES_SAMPLER", "always_off")]);
-    run_child(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint), ("OTEL_SDK_DISABLED", "true")]);
-    assert!(requests.try_recv().is_err(), "a child that must not export has exported");
+    run_child(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+    ]);
+    run_child(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint),
+        ("OTEL_SDK_DISABLED", "true"),
+    ]);
+    assert!(
+        requests.try_recv().is_err(),
+        "a child that must not export has exported"
+    );
 }
 
 #[test]
@@ -281,10 +348,16 @@ fn a_dead_collector_does_not_hold_up_the_end() {
 #[ignore = "a helper of the tests above, which run it as a process with OTEL_* variables"]
 fn a_process_that_traces() {
     // As the binary does it: inside a runtime of one thread, which must not be needed to flush.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let guard = init(&TelemetryConfig::default()).unwrap();
-        assert!(matches!(init(&TelemetryConfig::default()), Err(TelemetryError::AlreadySet)));
+        assert!(matches!(
+            init(&TelemetryConfig::default()),
+            Err(TelemetryError::AlreadySet)
+        ));
         let outer = info_span!("outer");
         trace::continue_from(&outer, Some(REMOTE), None);
         outer.in_scope(|| info_span!("inner").in_scope(|| tracing::debug_span!("detail").in_scope(|| info!("done"))));

@@ -37,7 +37,10 @@ impl TraceContext {
             flags: context.trace_flags().to_u8(),
         };
         let tracestate = context.trace_state().header();
-        Some(Self { parent, tracestate: Some(tracestate).filter(|text| !text.is_empty()) })
+        Some(Self {
+            parent,
+            tracestate: Some(tracestate).filter(|text| !text.is_empty()),
+        })
     }
 }
 
@@ -47,7 +50,9 @@ pub fn continue_from(span: &Span, traceparent: Option<&str>, tracestate: Option<
     let Some(parent) = traceparent.and_then(|text| text.parse::<TraceParent>().ok()) else {
         return false;
     };
-    let state = tracestate.filter(|text| check_tracestate(text).is_ok()).and_then(|text| text.parse::<TraceState>().ok());
+    let state = tracestate
+        .filter(|text| check_tracestate(text).is_ok())
+        .and_then(|text| text.parse::<TraceState>().ok());
     let remote = SpanContext::new(
         TraceId::from_bytes(parent.trace_id),
         SpanId::from_bytes(parent.span_id),

@@ -10,11 +10,11 @@ use super::{KEY_CHAIN, KEY_MESH, MeshInfo, MeshKind, Standing, Trust};
 use crate::{error::NodeError, store::Batch};
 
 /// The role of everyone who is given no other.
-pub const ROLE_MEMBER: &str = "member";
+pub(crate) const ROLE_MEMBER: &str = "member";
 /// The role that carries every right, the right to admit and to revoke included.
-pub const ROLE_ADMIN: &str = "admin";
+pub(crate) const ROLE_ADMIN: &str = "admin";
 /// How long a certificate lives when nothing else is said: 90 days, renewed after 60.
-pub const CERTIFICATE_TTL_MS: u64 = 90 * 24 * 3600 * 1000;
+pub(crate) const CERTIFICATE_TTL_MS: u64 = 90 * 24 * 3600 * 1000;
 /// The founder's certificate, which the root key on the same disk renews: a year.
 const FOUNDER_TTL_MS: u64 = 365 * 24 * 3600 * 1000;
 /// How often the founder's rights can be handed on.
@@ -46,7 +46,7 @@ pub struct IssueOptions {
 
 /// What became of a peer's proof.
 pub(crate) enum ProofVerdict {
-    Member(Box<Membership>),
+    Member,
     /// A certificate the peer does not have yet: its old issuer was revoked, and we took it over.
     Adopted(Chain),
     Refused(AdmissionRefusal, String),
@@ -164,8 +164,8 @@ impl Trust {
         };
         match judged {
             Ok(member) if member.key == key => {
-                state.members.insert(key, member.clone());
-                ProofVerdict::Member(Box::new(member))
+                state.members.insert(key, member);
+                ProofVerdict::Member
             }
             Ok(_) => refuse(AdmissionRefusal::NotMember, "the certificate was issued to another key"),
             Err(TrustError::Revoked { .. }) if state.adopted.contains_key(&key) => {

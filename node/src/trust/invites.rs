@@ -11,9 +11,9 @@ use super::{IssueOptions, PREFIX_INVITE, Trust, authority::ROLE_MEMBER, keyed, s
 use crate::error::NodeError;
 
 /// Open invitations at once.
-pub const INVITES_MAX: usize = 1000;
+pub(crate) const INVITES_MAX: usize = 1000;
 /// Uses of one invitation at most.
-pub const USES_MAX: u32 = 10_000;
+pub(crate) const USES_MAX: u32 = 10_000;
 
 /// What an invitation gives.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ impl Trust {
         }
         let _writing = self.0.writing.lock().await;
         let hash = hex(&Sha256::digest(secret.expose()));
-        let stored = self.0.keyspace.get(&keyed(PREFIX_INVITE, hash[..12].as_bytes())).await;
+        let stored = self.0.keyspace.get(&keyed(PREFIX_INVITE, &hash.as_bytes()[..12])).await;
         let stored = stored.map_err(|e| internal(e.into()))?;
         let stored = stored.ok_or_else(|| bad("this node has issued no such ticket, or withdrew it, or it ran out"))?;
         let mut invitation: Invitation =

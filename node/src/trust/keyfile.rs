@@ -105,7 +105,9 @@ impl Kind for KeyFileError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::PassphraseNeeded { .. } => Some("put it into a file that WEFT_PASSPHRASE_FILE names, or run on a terminal".into()),
+            Self::PassphraseNeeded { .. } => {
+                Some("put it into a file that WEFT_PASSPHRASE_FILE names, or run on a terminal".into())
+            }
             Self::Damaged { .. } => Some("restore the file from a backup made by `weft id export`".into()),
             _ => None,
         }
@@ -129,7 +131,11 @@ pub fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<SecretKey, K
 
 /// Writes a key into a new file, encrypted when there is a passphrase; never replaces a file.
 pub fn create(path: &Path, key: &SecretKey, passphrase: Option<&Passphrase>) -> Result<(), KeyFileError> {
-    Ok(write_private(path, form::write(key, passphrase)?.as_bytes(), Existing::Keep)?)
+    Ok(write_private(
+        path,
+        form::write(key, passphrase)?.as_bytes(),
+        Existing::Keep,
+    )?)
 }
 
 /// Reads the key in a file, or makes a new key from `entropy` and keeps it there.
@@ -169,7 +175,10 @@ pub fn export(key: &SecretKey, passphrase: Option<&Passphrase>) -> Result<Zeroiz
 pub fn import(bytes: &[u8], passphrase: Option<&Passphrase>, what: &str) -> Result<SecretKey, KeyFileError> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let reason = format!("longer than {FILE_BYTES_MAX} bytes");
-        return Err(KeyFileError::Damaged { what: what.into(), reason });
+        return Err(KeyFileError::Damaged {
+            what: what.into(),
+            reason,
+        });
     }
     form::read(bytes, passphrase, what)
 }

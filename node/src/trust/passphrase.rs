@@ -133,15 +133,23 @@ enum Openness {
 
 /// Links are followed: secrets mounted into a container usually are links.
 fn read(path: &Path, openness: Openness) -> Result<Passphrase, PassphraseError> {
-    let unreadable = |source| PassphraseError::Unreadable { path: path.into(), source };
+    let unreadable = |source| PassphraseError::Unreadable {
+        path: path.into(),
+        source,
+    };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if openness == Openness::Checked && metadata.is_file() && metadata.mode() & 0o007 != 0 {
-        return Err(PassphraseError::TooOpen { path: path.into(), mode: metadata.mode() & 0o7777 });
+        return Err(PassphraseError::TooOpen {
+            path: path.into(),
+            mode: metadata.mode() & 0o7777,
+        });
     }
     // Room for one byte too many and a line end, so that the buffer never moves and leaves a copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(BYTES_MAX + 3));
-    file.take(BYTES_MAX as u64 + 3).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(BYTES_MAX as u64 + 3)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| PassphraseError::NotText)?;
     Passphrase::new(text.to_owned())
 }

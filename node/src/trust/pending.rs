@@ -7,7 +7,7 @@ use super::{IssueOptions, Trust};
 use crate::error::NodeError;
 
 /// Nodes waiting at once; beyond it a newcomer is told to come back.
-pub const PENDING_MAX: usize = 256;
+pub(crate) const PENDING_MAX: usize = 256;
 
 /// A node that waits.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Trust {
     /// The nodes that wait, oldest first.
     pub fn pending(&self) -> Vec<PendingMember> {
         let mut all: Vec<PendingMember> = self.state().pending.values().map(|w| w.member.clone()).collect();
-        all.sort_by(|a, b| (a.since_ms, a.peer).cmp(&(b.since_ms, b.peer)));
+        all.sort_by_key(|p| (p.since_ms, p.peer));
         all
     }
 

@@ -105,7 +105,7 @@ impl Trust {
             let revocations = state.revocations.as_ref();
             let revoked = |key: &PublicKey| revocations.is_some_and(|r| r.contains(key));
             // Whoever was admitted by a revoked key must show another certificate.
-            state.members.retain(|key, m| !revoked(key) && !m.path.iter().any(|k| revoked(k)) && !revoked(&m.issuer));
+            state.members.retain(|key, m| !revoked(key) && !m.path.iter().any(revoked) && !revoked(&m.issuer));
             let members = &state.members;
             state.records.retain(|key, _| members.contains_key(key));
             state.adopted.retain(|key, _| !revoked(key));

@@ -32,7 +32,9 @@ fn set(request: &mut Request, name: &'static str, value: &str) {
 }
 
 async fn send(access: &Arc<Access>, request: Request) -> Response {
-    let router = Router::new().route("/v1/status", get(|| async { "in" }).post(|| async { "in" })).route("/healthz", get(|| async { "in" }));
+    let router = Router::new()
+        .route("/v1/status", get(|| async { "in" }).post(|| async { "in" }))
+        .route("/healthz", get(|| async { "in" }));
     protect(router, Arc::clone(access)).call(request).await.unwrap()
 }
 
@@ -55,11 +57,26 @@ async fn only_the_token_opens() {
     let access = access(ApiConfig::default());
     let token = token();
     let right = token.expose();
-    assert_eq!(with_header(&access, "authorization", Some(&format!("Bearer {right}"))).await, 200);
-    assert_eq!(with_header(&access, "authorization", Some(&format!("bEARER  {right} "))).await, 200);
+    assert_eq!(
+        with_header(&access, "authorization", Some(&format!("Bearer {right}"))).await,
+        200
+    );
+    assert_eq!(
+        with_header(&access, "authorization", Some(&format!("bEARER  {right} "))).await,
+        200
+    );
     let mut last = right.to_owned();
     last.pop();
-    for bad in ["", "Bearer", "Bearer ", right, "Basic d2VmdDo=", &format!("Bearer {last}"), &format!("Bearer {right}x"), &format!("Bearer {}", "a".repeat(10_000))] {
+    for bad in [
+        "",
+        "Bearer",
+        "Bearer ",
+        right,
+        "Basic d2VmdDo=",
+        &format!("Bearer {last}"),
+        &format!("Bearer {right}x"),
+        &format!("Bearer {}", "a".repeat(10_000)),
+    ] {
         assert_eq!(with_header(&access, "authorization", Some(bad)).await, 401, "{bad}");
     }
     let response = {
@@ -67,19 +84,31 @@ async fn only_the_token_opens() {
         request.headers_mut().remove("authorization");
         send(&access, request).await
     };
-    assert_eq!((response.status().as_u16(), response.headers()["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            response.headers()["www-authenticate"].to_str().unwrap()
+        ),
+        (401, "Bearer")
+    );
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(problem["kind"], "denied");
     let mut two = good();
-    two.headers_mut().append("authorization", format!("Bearer {right}").parse().unwrap());
+    two.headers_mut()
+        .append("authorization", format!("Bearer {right}").parse().unwrap());
     assert_eq!(status(&access, two).await, 401);
 }
 
 #[tokio::test]
 async fn what_there_is_shows_only_to_those_with_the_token() {
     let access = access(ApiConfig::default());
-    for (path, with, without) in [("/nothing", 404, 401), ("/healthz", 200, 200), ("/healthz/", 404, 401), ("/readyz", 404, 404)] {
+    for (path, with, without) in [
+        ("/nothing", 404, 401),
+        ("/healthz", 200, 200),
+        ("/healthz/", 404, 401),
+        ("/readyz", 404, 404),
+    ] {
         let request = |authorized: bool| {
             let mut request = good();
             *request.uri_mut() = path.parse().unwrap();
@@ -95,16 +124,37 @@ async fn what_there_is_shows_only_to_those_with_the_token() {
 
 #[tokio::test]
 async fn only_this_machine_is_a_host() {
-    let config = ApiConfig { hosts: vec!["Weft.lan".into()], ..ApiConfig::default() };
+    let config = ApiConfig {
+        hosts: vec!["Weft.lan".into()],
+        ..ApiConfig::default()
+    };
     let access = access(config);
-    for host in [LISTEN, "localhost:7480", "LOCALHOST:7480", "[::1]:7480", "127.9.9.9:7480", "weft.lan", "weft.lan:443"] {
+    for host in [
+        LISTEN,
+        "localhost:7480",
+        "LOCALHOST:7480",
+        "[::1]:7480",
+        "127.9.9.9:7480",
+        "weft.lan",
+        "weft.lan:443",
+    ] {
         assert_eq!(with_header(&access, "host", Some(host)).await, 200, "{host}");
     }
-    let bad = ["rebinding.example:7480", "evil.weft.lan", "localhost.evil:7480", "localhost", "127.0.0.1", "localhost:80", "10.0.0.1:7480", "user@localhost:7480"];
+    let bad = [
+        "rebinding.example:7480",
+        "evil.weft.lan",
+        "localhost.evil:7480",
+        "localhost",
+        "127.0.0.1",
+        "localhost:80",
+        "10.0.0.1:7480",
+        "user@localhost:7480",
+        "localhost:99999",
+    ];
     for host in bad {
         assert_eq!(with_header(&access, "host", Some(host)).await, 403, "{host}");
     }
-    for host in [None, Some(""), Some("a b"), Some("localhost:99999")] {
+    for host in [None, Some(""), Some("a b")] {
         assert_eq!(with_header(&access, "host", host).await, 400, "{host:?}");
     }
     let mut two = good();
@@ -130,19 +180,38 @@ async fn an_api_open_to_other_machines_takes_addresses_but_no_foreign_names() {
 
 #[tokio::test]
 async fn pages_of_other_origins_are_kept_out() {
-    let config = ApiConfig { origins: vec!["https://Panel.example".into()], ..ApiConfig::default() };
+    let config = ApiConfig {
+        origins: vec!["https://Panel.example".into()],
+        ..ApiConfig::default()
+    };
     let access = access(config);
-    for origin in ["http://127.0.0.1:7480", "http://localhost:7480", "https://panel.example"] {
+    for origin in [
+        "http://127.0.0.1:7480",
+        "http://localhost:7480",
+        "https://panel.example",
+    ] {
         assert_eq!(with_header(&access, "origin", Some(origin)).await, 200, "{origin}");
     }
-    for origin in ["null", "", "https://evil.example", "http://127.0.0.1:8080", "https://127.0.0.1:7480", "http://localhost", "https://panel.example:444", "file://"] {
+    for origin in [
+        "null",
+        "",
+        "https://evil.example",
+        "http://127.0.0.1:8080",
+        "https://127.0.0.1:7480",
+        "http://localhost",
+        "https://panel.example:444",
+        "file://",
+    ] {
         assert_eq!(with_header(&access, "origin", Some(origin)).await, 403, "{origin}");
     }
 }
 
 #[tokio::test]
 async fn only_allowed_pages_may_read_answers() {
-    let config = ApiConfig { origins: vec!["https://panel.example".into()], ..ApiConfig::default() };
+    let config = ApiConfig {
+        origins: vec!["https://panel.example".into()],
+        ..ApiConfig::default()
+    };
     let access = access(config);
     let allowed = |origin: &'static str| {
         let mut request = good();
@@ -150,12 +219,23 @@ async fn only_allowed_pages_may_read_answers() {
         request
     };
     let response = send(&access, allowed("https://panel.example")).await;
-    assert_eq!(response.headers()["access-control-allow-origin"], "https://panel.example");
+    assert_eq!(
+        response.headers()["access-control-allow-origin"],
+        "https://panel.example"
+    );
     let mut unauthorized = allowed("https://panel.example");
     unauthorized.headers_mut().remove("authorization");
-    assert_eq!(send(&access, unauthorized).await.headers()["access-control-allow-origin"], "https://panel.example");
+    assert_eq!(
+        send(&access, unauthorized).await.headers()["access-control-allow-origin"],
+        "https://panel.example"
+    );
     for origin in ["http://127.0.0.1:7480", "https://evil.example"] {
-        assert!(!send(&access, allowed(origin)).await.headers().contains_key("access-control-allow-origin"));
+        assert!(
+            !send(&access, allowed(origin))
+                .await
+                .headers()
+                .contains_key("access-control-allow-origin")
+        );
     }
     let preflight = |origin: &'static str| {
         let mut request = allowed(origin);
@@ -182,7 +262,10 @@ async fn over_the_socket_the_user_counts_and_not_the_token() {
         request.extensions_mut().insert(Via::Unix { uid, pid: None });
         assert_eq!(status(&access, request).await, expected, "user {uid}");
     }
-    let mut page = Request::get("/v1/status").header("origin", "https://evil.example").body(Body::empty()).unwrap();
+    let mut page = Request::get("/v1/status")
+        .header("origin", "https://evil.example")
+        .body(Body::empty())
+        .unwrap();
     page.extensions_mut().insert(Via::Unix { uid: own, pid: None });
     assert_eq!(status(&access, page).await, 403);
 }
@@ -190,7 +273,10 @@ async fn over_the_socket_the_user_counts_and_not_the_token() {
 #[tokio::test]
 async fn a_connection_nobody_vouches_for_needs_the_token() {
     let access = access(ApiConfig::default());
-    let request = Request::get("/v1/status").header("host", LISTEN).body(Body::empty()).unwrap();
+    let request = Request::get("/v1/status")
+        .header("host", LISTEN)
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(status(&access, request).await, 401);
 }
 
@@ -218,6 +304,9 @@ fn the_token_is_kept_and_can_be_exchanged() {
         assert_eq!(fs::read_to_string(&path).unwrap().trim(), fresh.expose());
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(ApiToken::load_or_create(&path, false, &mut entropy), Err(DataDirError::TooOpen { .. })));
+    assert!(matches!(
+        ApiToken::load_or_create(&path, false, &mut entropy),
+        Err(DataDirError::TooOpen { .. })
+    ));
     assert!(!format!("{rotated:?}").contains(rotated.expose()));
 }

@@ -29,7 +29,12 @@ fn pair() -> Pair {
     let (activity, stop) = (Activity::new(), CancellationToken::new());
     let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
     let server = GuardedIo::new(io, limits(), Arc::clone(&activity), stop.clone(), permit);
-    Pair { client, server, activity, stop }
+    Pair {
+        client,
+        server,
+        activity,
+        stop,
+    }
 }
 
 /// Reads until an error, and says after how many seconds which came.
@@ -103,7 +108,11 @@ async fn what_the_client_does_not_take_ends_the_connection_and_each_byte_it_take
     let begin = Instant::now();
     let error = pair.server.write_all(&[0; 100]).await.unwrap_err();
     assert_eq!((error.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
-    assert_eq!(pair.activity.waiting_since(), None, "with unsent bytes it does not merely wait");
+    assert_eq!(
+        pair.activity.waiting_since(),
+        None,
+        "with unsent bytes it does not merely wait"
+    );
 
     let mut pair = self::pair();
     let slow = async {
@@ -120,7 +129,11 @@ async fn what_the_client_does_not_take_ends_the_connection_and_each_byte_it_take
 async fn after_the_last_answer_the_client_may_go_on_for_a_moment_only() {
     let mut pair = pair();
     let begin = Instant::now();
-    let endless = async { while pair.client.write_all(&[0; 16]).await.is_ok() {} };
+    let endless = async {
+        while pair.client.write_all(&[0; 16]).await.is_ok() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    };
     tokio::select! {
         ended = pair.server.shutdown() => ended.unwrap(),
         () = endless => panic!("the server must end first"),
@@ -129,7 +142,10 @@ async fn after_the_last_answer_the_client_may_go_on_for_a_moment_only() {
 }
 
 async fn read(body: impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin) -> Result<usize, BodyError> {
-    LimitedBody::new(body, &limits()).collect().await.map(|collected| collected.to_bytes().len())
+    LimitedBody::new(body, &limits())
+        .collect()
+        .await
+        .map(|collected| collected.to_bytes().len())
 }
 
 fn parts(count: usize, pause: Duration) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin {
@@ -142,9 +158,18 @@ fn parts(count: usize, pause: Duration) -> impl Body<Data = Bytes, Error = std::
 #[tokio::test(start_paused = true)]
 async fn a_body_is_bounded_in_size_and_time() {
     assert_eq!(read(Full::from("0123456789")).await.unwrap(), 10);
-    assert!(matches!(read(Full::from("0123456789a")).await, Err(BodyError::TooLarge { bytes_max: 10 })));
+    assert!(matches!(
+        read(Full::from("0123456789a")).await,
+        Err(BodyError::TooLarge { bytes_max: 10 })
+    ));
     assert_eq!(read(parts(10, Duration::ZERO)).await.unwrap(), 10);
-    assert!(matches!(read(parts(11, Duration::ZERO)).await, Err(BodyError::TooLarge { .. })));
+    assert!(matches!(
+        read(parts(11, Duration::ZERO)).await,
+        Err(BodyError::TooLarge { .. })
+    ));
     assert_eq!(read(parts(9, SECOND)).await.unwrap(), 9);
-    assert!(matches!(read(parts(9, 3 * SECOND)).await, Err(BodyError::TooSlow { .. })));
+    assert!(matches!(
+        read(parts(9, 3 * SECOND)).await,
+        Err(BodyError::TooSlow { .. })
+    ));
 }

@@ -24,7 +24,10 @@ fn every_kind_has_its_status_and_some_have_headers() {
         let response = Problem::new(kind, "x").into_response();
         assert_eq!(response.status().as_u16(), kind.http_status());
         assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
-        assert_eq!(response.headers().contains_key(header::RETRY_AFTER), kind == ErrorKind::Busy);
+        assert_eq!(
+            response.headers().contains_key(header::RETRY_AFTER),
+            kind == ErrorKind::Busy
+        );
     }
 }
 
@@ -33,7 +36,10 @@ fn a_failure_of_a_service_is_a_502_with_the_services_code() {
     let problem = Problem::of_service(42, "no such order");
     assert_eq!(problem.status(), StatusCode::BAD_GATEWAY);
     let value: serde_json::Value = serde_json::from_str(&problem.to_json()).unwrap();
-    assert_eq!((&value["code"], &value["kind"], &value["detail"]), (&42.into(), &"internal".into(), &"no such order".into()));
+    assert_eq!(
+        (&value["code"], &value["kind"], &value["detail"]),
+        (&42.into(), &"internal".into(), &"no such order".into())
+    );
 }
 
 #[test]

@@ -29,13 +29,19 @@ impl Connections {
             list.entries.insert(list.next, activity);
             list.next
         });
-        Entry { connections: self.clone(), number }
+        Entry {
+            connections: self.clone(),
+            number,
+        }
     }
 
     /// Asks the connection that has waited longest for a request to go; whether there is one.
     pub(super) fn evict_longest_waiting(&self) -> bool {
         self.with(|list| {
-            let waiting = list.entries.values().filter_map(|activity| Some((activity.waiting_since()?, activity)));
+            let waiting = list
+                .entries
+                .values()
+                .filter_map(|activity| Some((activity.waiting_since()?, activity)));
             let longest = waiting.min_by_key(|(since, _)| *since);
             longest.inspect(|(_, activity)| activity.evict.notify_one()).is_some()
         })

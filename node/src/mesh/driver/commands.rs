@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), MeshError>> },
     Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>> },
     Bootstrap { addresses: Vec<Multiaddr> },
+    Hint { peer: PeerId, addresses: Vec<Multiaddr> },
     Ticket { ticket: Box<Ticket> },
     /// We have verified the peer of a connection; answered once its gate is open.
     Verified { connection: ConnectionId, done: oneshot::Sender<()> },
@@ -95,6 +96,7 @@ impl Driver {
                 self.add_bootstrap(addresses);
                 self.dial_due();
             }
+            Command::Hint { peer, addresses } => self.connector.note(peer, &addresses, Instant::now()),
             Command::Ticket { ticket } => self.use_ticket(*ticket),
             Command::Verified { connection, done } => {
                 self.on_verified(connection);

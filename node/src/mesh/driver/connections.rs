@@ -41,7 +41,7 @@ impl Driver {
         let remote_verified = verified.subscribe();
         let connection = Connection {
             peer,
-            address: address.clone(),
+            address,
             inbound,
             since: Instant::now(),
             verified,

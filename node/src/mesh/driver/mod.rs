@@ -88,6 +88,7 @@ struct Connection {
     waits_for_approval: bool,
 }
 
+type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
 type Waiting = oneshot::Sender<Result<Vec<u8>, MeshError>>;
 
 pub(super) struct Driver {
@@ -119,7 +120,7 @@ pub(super) struct Driver {
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
-    provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, oneshot::Sender<Result<Vec<PeerId>, MeshError>>)>,
+    provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
     provide_queries: HashMap<kad::QueryId, oneshot::Sender<Result<(), MeshError>>>,
     announcements: BTreeMap<&'static str, Vec<u8>>,
     record_dirty: bool,

@@ -115,11 +115,6 @@ impl MeshStream {
     pub(crate) fn inbound(stream: libp2p::Stream) -> Self {
         MeshStream { stream, _permit: None }
     }
-
-    /// Lets the connection idle out in spite of this stream.
-    pub(crate) fn ignore_for_keep_alive(&mut self) {
-        self.stream.ignore_for_keep_alive();
-    }
 }
 
 impl fmt::Debug for MeshStream {

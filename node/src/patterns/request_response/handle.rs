@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// The endpoint of a service that names none.
-pub const DEFAULT_ENDPOINT: &str = "default";
+pub(crate) const DEFAULT_ENDPOINT: &str = "default";
 /// A call's deadline when none is given.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that has only just joined may not know every service yet.
 const NEWCOMER: Duration = Duration::from_secs(5);
 const NEWCOMER_PATIENCE: Duration = Duration::from_secs(2);

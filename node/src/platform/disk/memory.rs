@@ -160,7 +160,12 @@ impl MemoryDisk {
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let inner = self.lock();
         let length = |id: &u64| inner.files.get(id).map_or(0, |contents| contents.seen.len() as u64);
-        inner.names.seen.iter().map(|(path, id)| (path.clone(), length(id))).collect()
+        inner
+            .names
+            .seen
+            .iter()
+            .map(|(path, id)| (path.clone(), length(id)))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -184,7 +189,11 @@ impl Inner {
     }
 
     fn powered(&self) -> io::Result<()> {
-        if self.faults.changes_until_power_cut == Some(0) { Err(power_is_off()) } else { Ok(()) }
+        if self.faults.changes_until_power_cut == Some(0) {
+            Err(power_is_off())
+        } else {
+            Ok(())
+        }
     }
 
     fn change(&mut self) -> io::Result<()> {
@@ -197,7 +206,12 @@ impl Inner {
     }
 
     fn used_bytes(&self) -> u64 {
-        self.names.seen.values().filter_map(|id| self.files.get(id)).map(|file| file.seen.len() as u64).sum()
+        self.names
+            .seen
+            .values()
+            .filter_map(|id| self.files.get(id))
+            .map(|file| file.seen.len() as u64)
+            .sum()
     }
 
     fn crash(&mut self, mut survives: impl FnMut(u64) -> bool) {
@@ -212,7 +226,10 @@ impl Inner {
         let (names, dirs) = (&mut self.names, &mut self.dirs);
         dirs.seen = dirs.durable.clone();
         // A durable name in a folder that is gone is gone with it.
-        names.durable.retain(|path, _| path.parent().is_none_or(|dir| is_root(dir) || dirs.durable.contains(dir)));
+        names.durable.retain(|path, _| {
+            path.parent()
+                .is_none_or(|dir| is_root(dir) || dirs.durable.contains(dir))
+        });
         names.seen = names.durable.clone();
         let kept: BTreeSet<u64> = names.seen.values().copied().collect();
         self.files.retain(|id, _| kept.contains(id));
@@ -280,7 +297,13 @@ impl Disk for MemoryDisk {
             }
             contents.locked = true;
         }
-        Ok(Arc::new(MemoryFile { disk: self.clone(), id, boot, writable: mode.write, locks: mode.lock }))
+        Ok(Arc::new(MemoryFile {
+            disk: self.clone(),
+            id,
+            boot,
+            writable: mode.write,
+            locks: mode.lock,
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -321,14 +344,24 @@ impl Disk for MemoryDisk {
         inner.names.seen = inner.names.seen.iter().map(|(path, id)| (moved(path), *id)).collect();
         // A folder keeps what was durable in it under its new name.
         inner.dirs.durable = inner.dirs.durable.iter().map(moved).collect();
-        inner.names.durable = inner.names.durable.iter().map(|(path, id)| (moved(path), *id)).collect();
+        inner.names.durable = inner
+            .names
+            .durable
+            .iter()
+            .map(|(path, id)| (moved(path), *id))
+            .collect();
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.lock();
         inner.change()?;
-        inner.names.seen.remove(path).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        inner
+            .names
+            .seen
+            .remove(path)
+            .map(|_| ())
+            .ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -338,7 +371,11 @@ impl Disk for MemoryDisk {
         if inner.names.seen.keys().any(inside) || inner.dirs.seen.iter().any(inside) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
-        if inner.dirs.seen.remove(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        if inner.dirs.seen.remove(path) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -348,7 +385,12 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         let inside = |path: &&PathBuf| path.parent() == Some(dir);
-        let paths = inner.names.seen.keys().filter(inside).chain(inner.dirs.seen.iter().filter(inside));
+        let paths = inner
+            .names
+            .seen
+            .keys()
+            .filter(inside)
+            .chain(inner.dirs.seen.iter().filter(inside));
         let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let mut names: Vec<String> = paths.filter_map(name).collect();
         names.sort_unstable();
@@ -367,10 +409,18 @@ impl Disk for MemoryDisk {
         let inner = &mut *inner;
         let inside = |path: &Path| path.parent() == Some(dir);
         inner.names.durable.retain(|path, _| !inside(path));
-        let seen = inner.names.seen.iter().filter(|(path, _)| inside(path)).map(|(path, id)| (path.clone(), *id));
+        let seen = inner
+            .names
+            .seen
+            .iter()
+            .filter(|(path, _)| inside(path))
+            .map(|(path, id)| (path.clone(), *id));
         inner.names.durable.extend(seen);
         inner.dirs.durable.retain(|path| !inside(path));
-        inner.dirs.durable.extend(inner.dirs.seen.iter().filter(|path| inside(path)).cloned());
+        inner
+            .dirs
+            .durable
+            .extend(inner.dirs.seen.iter().filter(|path| inside(path)).cloned());
         Ok(())
     }
 
@@ -409,7 +459,10 @@ impl MemoryFile {
     fn changing(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.live()?;
         if !self.writable {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading only"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "opened for reading only",
+            ));
         }
         inner.change()?;
         Ok(inner)
@@ -433,15 +486,25 @@ impl DiskFile for MemoryFile {
         let used_bytes = inner.used_bytes();
         let held = inner.files.entry(self.id).or_default().seen.len();
         let grows = (offset + data.len()).saturating_sub(held);
-        let room = inner.faults.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(used_bytes));
+        let room = inner
+            .faults
+            .capacity_bytes
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(used_bytes));
         let missing = (grows as u64).saturating_sub(room);
-        let kept = if fails { data.len() / 2 } else { data.len().saturating_sub(missing as usize) };
+        let kept = if fails {
+            data.len() / 2
+        } else {
+            data.len().saturating_sub(missing as usize)
+        };
         if fails {
             inner.faults.writes_to_fail -= 1;
         }
         let contents = inner.files.entry(self.id).or_default();
         put(&mut contents.seen, offset, &data[..kept]);
-        contents.unsynced.push(Change::Written { offset, data: data[..kept].to_vec() });
+        contents.unsynced.push(Change::Written {
+            offset,
+            data: data[..kept].to_vec(),
+        });
         match (fails, missing) {
             (true, _) => Err(io::Error::other("injected write failure")),
             (false, 0) => Ok(()),
@@ -458,7 +521,11 @@ impl DiskFile for MemoryFile {
         let len = to_index(len_bytes)?;
         // No holes on this disk: what a file grows by is taken at once.
         let grows = len.saturating_sub(inner.files.entry(self.id).or_default().seen.len());
-        if inner.faults.capacity_bytes.is_some_and(|capacity| capacity < inner.used_bytes() + grows as u64) {
+        if inner
+            .faults
+            .capacity_bytes
+            .is_some_and(|capacity| capacity < inner.used_bytes() + grows as u64)
+        {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let contents = inner.files.entry(self.id).or_default();

@@ -29,7 +29,11 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(mode.write).create(mode.create).create_new(mode.create_new);
+        options
+            .read(true)
+            .write(mode.write)
+            .create(mode.create)
+            .create_new(mode.create_new);
         own_alone(&mut options);
         let file = options.open(path)?;
         if !file.metadata()?.is_file() {
@@ -119,7 +123,9 @@ impl Disk for RealDisk {
 fn own_alone(options: &mut std::fs::OpenOptions) {
     use std::os::unix::fs::OpenOptionsExt;
     // Non-blocking, so that opening a FIFO put in a file's place cannot hang; it has no effect on regular files.
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    options
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
 }
 
 #[cfg(not(unix))]

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 fn both() -> Vec<(Arc<dyn Disk>, PathBuf, Option<tempfile::TempDir>)> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_path_buf();
-    vec![(RealDisk::shared(), path, Some(folder)), (Arc::new(MemoryDisk::new()), PathBuf::from("/weft"), None)]
+    vec![
+        (RealDisk::shared(), path, Some(folder)),
+        (Arc::new(MemoryDisk::new()), PathBuf::from("/weft"), None),
+    ]
 }
 
 #[test]
@@ -14,14 +17,23 @@ fn both_disks_agree_on_files_and_names() {
         disk.create_dir_all(&dir).unwrap();
         disk.create_dir_all(&dir).unwrap();
         let path = dir.join("file");
-        assert_eq!(disk.open(&path, OpenMode::WRITE).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            disk.open(&path, OpenMode::WRITE).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         let file = disk.open(&path, OpenMode::CREATE_NEW).unwrap();
-        assert_eq!(disk.open(&path, OpenMode::CREATE_NEW).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            disk.open(&path, OpenMode::CREATE_NEW).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         file.write_at(b"hello", 3).unwrap();
         let mut buffer = [9; 16];
         assert_eq!(file.read_at(&mut buffer, 0).unwrap(), 8);
         assert_eq!(&buffer[..8], b"\0\0\0hello");
-        assert_eq!(file.read_exact_at(&mut buffer, 0).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            file.read_exact_at(&mut buffer, 0).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
         assert_eq!(file.read_at(&mut buffer, 100).unwrap(), 0);
         file.set_len(4).unwrap();
         file.sync_data().unwrap();
@@ -46,7 +58,10 @@ fn a_lock_has_one_holder() {
     for (disk, root, _keep) in both() {
         disk.create_dir_all(&root).unwrap();
         let held = disk.open(&root.join("LOCK"), OpenMode::LOCK).unwrap();
-        assert_eq!(disk.open(&root.join("LOCK"), OpenMode::LOCK).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            disk.open(&root.join("LOCK"), OpenMode::LOCK).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(held);
         disk.open(&root.join("LOCK"), OpenMode::LOCK).unwrap();
     }
@@ -97,10 +112,16 @@ fn faults_are_shown_and_then_gone() {
     assert!(file.sync_data().is_err());
     file.sync_data().unwrap();
     disk.set_capacity(Some(12));
-    assert_eq!(file.write_at(&[2; 5], 10).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(
+        file.write_at(&[2; 5], 10).unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
     disk.set_capacity(None);
     disk.flip_bit(path, 0, 1).unwrap();
     assert_eq!(disk.contents(path).unwrap()[0], 3);
     disk.crash();
-    assert!(disk.contents(path).unwrap().is_empty(), "what a failed sync dropped stays dropped");
+    assert!(
+        disk.contents(path).unwrap().is_empty(),
+        "what a failed sync dropped stays dropped"
+    );
 }

@@ -24,7 +24,7 @@ mod write;
 
 use super::error::{Result, StoreError};
 use super::group::Committer;
-use super::merkle::Hash;
+use super::merkle::{Hash, leaf_hash};
 use super::shared::Shared;
 use super::state::State;
 use bytes::Bytes;
@@ -57,7 +57,9 @@ impl Log {
     /// Opens a log, or makes it. Blocks.
     pub(super) fn open(shared: &Arc<Shared>, state: &Arc<State>, name: &str, create: bool) -> Result<Log> {
         let core = open::open(Arc::clone(shared), Arc::clone(state), name, create)?;
-        Ok(Log { committer: Committer::new(Arc::new(core), Arc::clone(&shared.disk)) })
+        Ok(Log {
+            committer: Committer::new(Arc::new(core), Arc::clone(&shared.disk)),
+        })
     }
 
     /// Its name.
@@ -74,9 +76,15 @@ impl Log {
     pub async fn append(&self, records: Vec<Bytes>) -> Result<u64> {
         self.core().shared.writable()?;
         let bytes = check_append(&records)?;
+        let records = records.into_iter().map(|data| (leaf_hash(&data), data)).collect();
         let (reply, answer) = oneshot::channel();
         self.committer.submit(write::Append { records, reply }, bytes).await?;
-        let cut_off = |_| Err(self.core().shared.fail("an append was cut off before its end".to_string()));
+        let cut_off = |_| {
+            Err(self
+                .core()
+                .shared
+                .fail("an append was cut off before its end".to_string()))
+        };
         answer.await.unwrap_or_else(cut_off)
     }
 
@@ -89,7 +97,10 @@ impl Log {
         let core = Arc::clone(self.core());
         core.shared.open()?;
         let (records_max, bytes_max) = (records_max.min(READ_RECORDS_MAX), bytes_max.min(READ_BYTES_MAX));
-        self.core().shared.blocking(move || core.read(from_seq, records_max, bytes_max)).await
+        self.core()
+            .shared
+            .blocking(move || core.read(from_seq, records_max, bytes_max))
+            .await
     }
 
     /// The first record that is kept.
@@ -173,7 +184,11 @@ pub(super) fn names(state: &State) -> Result<Vec<String>> {
 /// Notes where all open logs end, when the store is closed in good order. Blocks.
 pub(super) fn register_at_close(state: &State, logs: &[Log]) -> Result<()> {
     let entries: Vec<_> = logs.iter().filter_map(|log| log.core().entry_at_close()).collect();
-    if entries.is_empty() { Ok(()) } else { registry::put_all(state, &entries) }
+    if entries.is_empty() {
+        Ok(())
+    } else {
+        registry::put_all(state, &entries)
+    }
 }
 
 /// Removes a log that nobody has open: first its name, then its files. Blocks.
@@ -181,9 +196,15 @@ pub(super) fn remove(shared: &Shared, state: &State, name: &str) -> Result<()> {
     let dir = shared.dir.join(DIR).join(name);
     if shared.disk.exists(&dir).map_err(StoreError::io("look for", &dir))? {
         let doomed = shared.dir.join(DIR).join(format!("{DOOMED}{name}"));
-        shared.disk.rename(&dir, &doomed).map_err(StoreError::io("rename", &dir))?;
+        shared
+            .disk
+            .rename(&dir, &doomed)
+            .map_err(StoreError::io("rename", &dir))?;
         let logs = shared.dir.join(DIR);
-        shared.disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))?;
+        shared
+            .disk
+            .sync_dir(&logs)
+            .map_err(StoreError::io("sync the folder", &logs))?;
     }
     registry::delete(state, name)?;
     remove_doomed(shared, state)
@@ -196,18 +217,30 @@ const DOOMED: char = '~';
 pub(super) fn remove_doomed(shared: &Shared, state: &State) -> Result<()> {
     let logs = shared.dir.join(DIR);
     for folder in shared.disk.list(&logs).map_err(StoreError::io("list", &logs))? {
-        let Some(name) = folder.strip_prefix(DOOMED) else { continue };
+        let Some(name) = folder.strip_prefix(DOOMED) else {
+            continue;
+        };
         // A log of the same name may have been made again already; then its entry is not this one's.
-        if !shared.disk.exists(&logs.join(name)).map_err(StoreError::io("look for", &logs))? {
+        if !shared
+            .disk
+            .exists(&logs.join(name))
+            .map_err(StoreError::io("look for", &logs))?
+        {
             registry::delete(state, name)?;
         }
         let dir = logs.join(&folder);
         for file in shared.disk.list(&dir).map_err(StoreError::io("list", &dir))? {
             let path = dir.join(file);
-            shared.disk.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            shared
+                .disk
+                .remove_file(&path)
+                .map_err(StoreError::io("remove", &path))?;
         }
         shared.disk.remove_dir(&dir).map_err(StoreError::io("remove", &dir))?;
-        shared.disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))?;
+        shared
+            .disk
+            .sync_dir(&logs)
+            .map_err(StoreError::io("sync the folder", &logs))?;
     }
     Ok(())
 }
@@ -232,14 +265,26 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 
 fn check_append(records: &[Bytes]) -> Result<usize> {
     if records.len() > APPEND_RECORDS_MAX {
-        return Err(StoreError::too_large("the number of records in an append", records.len(), APPEND_RECORDS_MAX));
+        return Err(StoreError::too_large(
+            "the number of records in an append",
+            records.len(),
+            APPEND_RECORDS_MAX,
+        ));
     }
     if let Some(data) = records.iter().find(|data| data.len() > RECORD_BYTES_MAX) {
-        return Err(StoreError::too_large("the size of a record in bytes", data.len(), RECORD_BYTES_MAX));
+        return Err(StoreError::too_large(
+            "the size of a record in bytes",
+            data.len(),
+            RECORD_BYTES_MAX,
+        ));
     }
     let bytes = write::weight(records);
     if bytes > APPEND_BYTES_MAX {
-        return Err(StoreError::too_large("the size of an append in bytes", bytes, APPEND_BYTES_MAX));
+        return Err(StoreError::too_large(
+            "the size of an append in bytes",
+            bytes,
+            APPEND_BYTES_MAX,
+        ));
     }
     Ok(bytes)
 }

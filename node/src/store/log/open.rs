@@ -29,7 +29,13 @@ pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str,
     let entry = registry::get(&state, name)?;
     let there = shared.disk.exists(&dir).map_err(StoreError::io("look for", &dir))?;
     let id = log_id(&shared.options.owner, name);
-    let opening = Opening { shared: &shared, name, dir: dir.clone(), id, damage: Vec::new() };
+    let opening = Opening {
+        shared: &shared,
+        name,
+        dir: dir.clone(),
+        id,
+        damage: Vec::new(),
+    };
     let firsts = if there { opening.segments_on_disk()? } else { Vec::new() };
     match (entry, firsts.is_empty()) {
         (None, true) if !create => return Err(StoreError::NoSuchLog { log: name.to_string() }),
@@ -38,17 +44,36 @@ pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str,
         (_, false) => {}
     }
     let first_seq = firsts.first().copied().unwrap_or(0);
-    let known = entry.unwrap_or(Entry { first_seq, durable_seq: first_seq });
+    let known = entry.unwrap_or(Entry {
+        first_seq,
+        durable_seq: first_seq,
+    });
     let firsts = opening.without_leftovers(if firsts.is_empty() { vec![0] } else { firsts }, known.first_seq)?;
     let (view, tail) = opening.recover(&firsts, known)?;
     if entry.is_none() {
-        registry::put(&state, name, Entry { first_seq: view.first_seq(), durable_seq: view.next_seq })?;
+        registry::put(
+            &state,
+            name,
+            Entry {
+                first_seq: view.first_seq(),
+                durable_seq: view.next_seq,
+            },
+        )?;
     }
     for damage in &view.damage {
         tracing::error!(target: "weft::store", log = name, %damage, "the log is damaged");
     }
     let (tail, view) = (Mutex::new(tail), RwLock::new(view));
-    Ok(Core { name: name.to_string(), shared, state, dir, id, tail, view, cache: Mutex::new(Cache::default()) })
+    Ok(Core {
+        name: name.to_string(),
+        shared,
+        state,
+        dir,
+        id,
+        tail,
+        view,
+        cache: Mutex::new(Cache::default()),
+    })
 }
 
 struct Opening<'a> {
@@ -62,14 +87,19 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// The first records of the segments in the folder, rising.
     fn segments_on_disk(&self) -> Result<Vec<u64>> {
-        let names = self.shared.disk.list(&self.dir).map_err(StoreError::io("list", &self.dir))?;
+        let names = self
+            .shared
+            .disk
+            .list(&self.dir)
+            .map_err(StoreError::io("list", &self.dir))?;
         Ok(names.iter().filter_map(|name| segment::parse_file_name(name)).collect())
     }
 
     fn create(&self) -> Result<()> {
         self.shared.sound()?;
         let disk = &self.shared.disk;
-        disk.create_dir_all(&self.dir).map_err(StoreError::io("make the folder", &self.dir))?;
+        disk.create_dir_all(&self.dir)
+            .map_err(StoreError::io("make the folder", &self.dir))?;
         let logs = self.shared.dir.join(DIR);
         disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))?;
         create_segment(self.shared, &self.dir, self.id, &Frontier::default()).map(|_| ())
@@ -77,7 +107,13 @@ impl Opening<'_> {
 
     fn all_lost(&self, entry: Entry) -> StoreError {
         let lost = entry.durable_seq.checked_sub(1).filter(|last| *last >= entry.first_seq);
-        corrupt(self.name, &self.dir, 0, "no segment of the log is there", lost.map(|last| (entry.first_seq, last)))
+        corrupt(
+            self.name,
+            &self.dir,
+            0,
+            "no segment of the log is there",
+            lost.map(|last| (entry.first_seq, last)),
+        )
     }
 
     /// Removes segments that lie wholly before the first record kept: their removal had begun.
@@ -88,14 +124,22 @@ impl Opening<'_> {
         }
         for first in &firsts[..kept] {
             let path = self.dir.join(segment::file_name(*first));
-            self.shared.disk.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            self.shared
+                .disk
+                .remove_file(&path)
+                .map_err(StoreError::io("remove", &path))?;
         }
         Ok(firsts[kept..].to_vec())
     }
 
     fn recover(mut self, firsts: &[u64], known: Entry) -> Result<(View, Tail)> {
         if let Some(first) = firsts.first().filter(|first| **first > known.first_seq) {
-            self.note(*first, 0, "the segments before it are missing", Some((known.first_seq, first - 1)));
+            self.note(
+                *first,
+                0,
+                "the segments before it are missing",
+                Some((known.first_seq, first - 1)),
+            );
         }
         let mut segments = Vec::with_capacity(firsts.len());
         for pair in firsts.windows(2) {
@@ -127,7 +171,12 @@ impl Opening<'_> {
         };
         let next_seq = trailer.map_or(following, |trailer| trailer.next_seq.min(following));
         if next_seq < following {
-            self.note(first_seq, data_end, "the segments behind it are missing", Some((next_seq, following - 1)));
+            self.note(
+                first_seq,
+                data_end,
+                "the segments behind it are missing",
+                Some((next_seq, following - 1)),
+            );
         }
         let reason = match (&header, trailer) {
             (Err(reason), _) => Some((0, reason.clone())),
@@ -139,7 +188,14 @@ impl Opening<'_> {
             let survey = self.survey(&*file, &path, first_seq, header.ok(), data_end, following)?;
             self.note_gaps(first_seq, &survey, (offset, &reason));
         }
-        Ok(Segment { first_seq, next_seq, path, data_end, trailer, index: Arc::default() })
+        Ok(Segment {
+            first_seq,
+            next_seq,
+            path,
+            data_end,
+            trailer,
+            index: Arc::default(),
+        })
     }
 
     /// The last segment, which may still be written.
@@ -165,14 +221,20 @@ impl Opening<'_> {
             return Ok(fresh(file, path, frontier));
         }
         let data_end = trailer.map_or(file_bytes, |trailer| trailer.data_end);
-        let acknowledged = trailer.map_or(first_seq, |trailer| trailer.next_seq).max(known.durable_seq);
+        let acknowledged = trailer
+            .map_or(first_seq, |trailer| trailer.next_seq)
+            .max(known.durable_seq);
         let reason = header.as_ref().err().cloned();
         let survey = self.survey(&*file, &path, first_seq, header.ok(), data_end, acknowledged)?;
         let noted = self.damage.len();
         if let Some(reason) = &reason {
             self.note_gaps(first_seq, &survey, (0, reason));
         } else if !survey.gaps.is_empty() {
-            self.note_gaps(first_seq, &survey, (data_end, "its records do not match their checksums"));
+            self.note_gaps(
+                first_seq,
+                &survey,
+                (data_end, "its records do not match their checksums"),
+            );
         }
         let refused = self.damage.get(noted).cloned();
         if refused.is_none() && trailer.is_none() {
@@ -226,20 +288,24 @@ impl Opening<'_> {
             at += bytes.len() as u64;
         }
         file.sync_data().map_err(failed("sync"))?;
-        file.write_at(&encode_mark(self.id, survey.next_seq), survey.end).map_err(failed("write"))
+        file.write_at(&encode_mark(self.id, survey.next_seq), survey.end)
+            .map_err(failed("write"))
     }
 
     fn frontier_before(&self, first_seq: u64, before: Option<&Segment>) -> Result<Option<Frontier>> {
         if first_seq == 0 {
             return Ok(Some(Frontier::default()));
         }
-        let Some((segment, trailer)) = before.and_then(|segment| segment.trailer.map(|trailer| (segment, trailer))) else {
+        let Some((segment, trailer)) = before.and_then(|segment| segment.trailer.map(|trailer| (segment, trailer)))
+        else {
             return Ok(None);
         };
         let read = self.shared.disk.open(&segment.path, OpenMode::READ);
         let footer = read.and_then(|file| segment::read_footer(&*file, &trailer));
         let footer = footer.map_err(StoreError::io("read", &segment.path))?;
-        Ok(footer.map(|footer| footer.frontier).filter(|frontier| frontier.count() == first_seq))
+        Ok(footer
+            .map(|footer| footer.frontier)
+            .filter(|frontier| frontier.count() == first_seq))
     }
 
     fn survey(
@@ -252,13 +318,25 @@ impl Opening<'_> {
         acknowledged: u64,
     ) -> Result<Survey> {
         let start = segment::header_bytes(first_seq);
-        survey(Question { file, id: self.id, frontier, first_seq, start, end, acknowledged })
-            .map_err(StoreError::io("read", path))
+        survey(Question {
+            file,
+            id: self.id,
+            frontier,
+            first_seq,
+            start,
+            end,
+            acknowledged,
+        })
+        .map_err(StoreError::io("read", path))
     }
 
     fn open_segment(&self, first_seq: u64, mode: OpenMode) -> Result<(Arc<dyn DiskFile>, PathBuf)> {
         let path = self.dir.join(segment::file_name(first_seq));
-        let file = self.shared.disk.open(&path, mode).map_err(StoreError::io("open", &path))?;
+        let file = self
+            .shared
+            .disk
+            .open(&path, mode)
+            .map_err(StoreError::io("open", &path))?;
         Ok((file, path))
     }
 
@@ -280,8 +358,14 @@ impl Opening<'_> {
 fn fresh(file: Arc<dyn DiskFile>, path: PathBuf, frontier: Frontier) -> (Segment, Tail, Option<StoreError>) {
     let first_seq = frontier.count();
     let end = segment::header_bytes(first_seq);
-    let segment =
-        Segment { first_seq, next_seq: first_seq, path: path.clone(), data_end: end, trailer: None, index: Arc::default() };
+    let segment = Segment {
+        first_seq,
+        next_seq: first_seq,
+        path: path.clone(),
+        data_end: end,
+        trailer: None,
+        index: Arc::default(),
+    };
     let tail = Tail {
         file: Some(file),
         path,
@@ -307,8 +391,12 @@ pub(super) fn create_segment(
     let failed = |action| StoreError::io(action, &path);
     let file = shared.disk.open(&path, OpenMode::CREATE).map_err(failed("make"))?;
     file.set_len(0).map_err(failed("cut"))?;
-    file.write_at(&segment::encode_header(id, frontier), 0).map_err(failed("write"))?;
+    file.write_at(&segment::encode_header(id, frontier), 0)
+        .map_err(failed("write"))?;
     file.sync_data().map_err(failed("sync"))?;
-    shared.disk.sync_dir(dir).map_err(StoreError::io("sync the folder", dir))?;
+    shared
+        .disk
+        .sync_dir(dir)
+        .map_err(StoreError::io("sync the folder", dir))?;
     Ok((file, path))
 }

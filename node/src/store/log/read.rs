@@ -52,15 +52,19 @@ impl Answer {
     }
 
     fn takes(&self, data_bytes: usize) -> bool {
-        self.records.len() < self.records_max
-            && (self.records.is_empty() || self.bytes + data_bytes <= self.bytes_max)
+        self.records.len() < self.records_max && (self.records.is_empty() || self.bytes + data_bytes <= self.bytes_max)
     }
 }
 
 impl Core {
     /// Records from `from_seq` on, within the limits, but at least one if there is one. Blocks.
     pub(super) fn read(&self, from_seq: u64, records_max: usize, bytes_max: usize) -> Result<Vec<Record>> {
-        let mut answer = Answer { records: Vec::new(), records_max, bytes: 0, bytes_max };
+        let mut answer = Answer {
+            records: Vec::new(),
+            records_max,
+            bytes: 0,
+            bytes_max,
+        };
         let mut seq = from_seq;
         while !answer.is_full() {
             let Some(segment) = self.segment_of(seq)? else { break };
@@ -83,15 +87,26 @@ impl Core {
         let view = self.read_view();
         let first_seq = view.first_seq();
         if seq < first_seq {
-            return Err(StoreError::Truncated { log: self.name.clone(), seq, first_seq });
+            return Err(StoreError::Truncated {
+                log: self.name.clone(),
+                seq,
+                first_seq,
+            });
         }
         if seq >= view.next_seq {
             return Ok(None);
         }
-        let at = view.segments.partition_point(|segment| segment.first_seq <= seq).saturating_sub(1);
+        let at = view
+            .segments
+            .partition_point(|segment| segment.first_seq <= seq)
+            .saturating_sub(1);
         let segment = &view.segments[at];
         if seq >= segment.next_seq {
-            let last = view.segments.get(at + 1).map_or(view.next_seq, |segment| segment.first_seq) - 1;
+            let last = view
+                .segments
+                .get(at + 1)
+                .map_or(view.next_seq, |segment| segment.first_seq)
+                - 1;
             let reason = "the segments behind it are missing";
             return Err(self.corrupt(&segment.path, segment.data_end, reason, Some((seq, last))));
         }
@@ -114,8 +129,14 @@ impl Core {
         {
             return Ok((Arc::clone(file), Arc::clone(index)));
         }
-        let file = self.shared.disk.open(&segment.path, OpenMode::READ).map_err(StoreError::io("open", &segment.path))?;
-        let Some(trailer) = segment.trailer else { return Ok((file, Arc::clone(&segment.index))) };
+        let file = self
+            .shared
+            .disk
+            .open(&segment.path, OpenMode::READ)
+            .map_err(StoreError::io("open", &segment.path))?;
+        let Some(trailer) = segment.trailer else {
+            return Ok((file, Arc::clone(&segment.index)));
+        };
         let footer = segment::read_footer(&*file, &trailer).map_err(StoreError::io("read", &segment.path))?;
         // Without its index a segment is read from its beginning.
         let index = Arc::new(footer.map(|footer| footer.index).unwrap_or_default());
@@ -136,9 +157,16 @@ impl Core {
             Ok(offset) => offset,
             Err(error) => return Ok(Err(error)),
         };
-        let mut place = Place { segment: segment.first_seq, seq: from_seq, offset };
+        let mut place = Place {
+            segment: segment.first_seq,
+            seq: from_seq,
+            offset,
+        };
         while place.seq < segment.next_seq && !answer.is_full() {
-            let wanted = answer.bytes_max.saturating_sub(answer.bytes).saturating_add(RECORD_HEADER_BYTES);
+            let wanted = answer
+                .bytes_max
+                .saturating_sub(answer.bytes)
+                .saturating_add(RECORD_HEADER_BYTES);
             let taken = self.take_chunk(file, segment, &mut place, wanted.min(CHUNK_BYTES), answer)?;
             if taken == 0 {
                 break;
@@ -153,13 +181,7 @@ impl Core {
     }
 
     /// Where a record begins.
-    fn find(
-        &self,
-        file: &dyn DiskFile,
-        index: &Index,
-        segment: &Segment,
-        seq: u64,
-    ) -> io::Result<Result<u64>> {
+    fn find(&self, file: &dyn DiskFile, index: &Index, segment: &Segment, seq: u64) -> io::Result<Result<u64>> {
         if let Some(place) = self.lock_cache().next
             && (place.segment, place.seq) == (segment.first_seq, seq)
         {
@@ -167,7 +189,11 @@ impl Core {
         }
         let beginning = (segment.first_seq, segment::header_bytes(segment.first_seq));
         let (at, offset) = segment::nearest(index, seq).unwrap_or(beginning);
-        let mut place = Place { segment: segment.first_seq, seq: at, offset };
+        let mut place = Place {
+            segment: segment.first_seq,
+            seq: at,
+            offset,
+        };
         let mut window = Window::new(file, self.id, segment.data_end);
         while place.seq < seq {
             let header = Header::parse(window.bytes(place.offset, RECORD_HEADER_BYTES)?);
@@ -203,7 +229,9 @@ impl Core {
         }
         let (mut at, mut taken) = (0, 0);
         while place.seq < segment.next_seq {
-            let Some(header) = Header::parse(&chunk[at..]).filter(|header| header.seq == place.seq) else { break };
+            let Some(header) = Header::parse(&chunk[at..]).filter(|header| header.seq == place.seq) else {
+                break;
+            };
             let end = at + header.record_bytes();
             let whole = chunk.get(at..end).is_some_and(|record| header.matches(self.id, record));
             if !whole || !answer.takes(header.data_bytes) {
@@ -227,19 +255,33 @@ impl Core {
             _ => segment.next_seq,
         };
         let lost = Some((place.seq, next - 1));
-        Ok(self.corrupt(&segment.path, place.offset, "a record does not match its checksum", lost))
+        Ok(self.corrupt(
+            &segment.path,
+            place.offset,
+            "a record does not match its checksum",
+            lost,
+        ))
     }
 
     /// A read that lost a race against the removal of its segment says so, not that a file is missing.
     fn unless_truncated(&self, seq: u64, error: StoreError) -> StoreError {
         let first_seq = self.read_view().first_seq();
-        if seq < first_seq { StoreError::Truncated { log: self.name.clone(), seq, first_seq } } else { error }
+        if seq < first_seq {
+            StoreError::Truncated {
+                log: self.name.clone(),
+                seq,
+                first_seq,
+            }
+        } else {
+            error
+        }
     }
 
     /// Where a record begins, for cutting the log there. Blocks.
     pub(super) fn offset_of(&self, segment: &Segment, seq: u64) -> Result<u64> {
         let (file, index) = self.open_for_reading(segment)?;
-        self.find(&*file, &index, segment, seq).map_err(StoreError::io("read", &segment.path))?
+        self.find(&*file, &index, segment, seq)
+            .map_err(StoreError::io("read", &segment.path))?
     }
 
     /// Forgets what earlier reads found, after the log was cut.

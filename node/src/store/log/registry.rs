@@ -54,12 +54,18 @@ pub(super) fn names(state: &State) -> Result<Vec<String>> {
         if page.is_empty() {
             return Ok(names);
         }
-        names.extend(page.into_iter().map(|(name, _)| String::from_utf8_lossy(&name).into_owned()));
+        names.extend(
+            page.into_iter()
+                .map(|(name, _)| String::from_utf8_lossy(&name).into_owned()),
+        );
     }
 }
 
 fn decode(value: &[u8]) -> Option<Entry> {
     let (first, rest) = value.split_first_chunk::<8>()?;
     let durable = rest.first_chunk::<8>()?;
-    Some(Entry { first_seq: u64::from_le_bytes(*first), durable_seq: u64::from_le_bytes(*durable) })
+    Some(Entry {
+        first_seq: u64::from_le_bytes(*first),
+        durable_seq: u64::from_le_bytes(*durable),
+    })
 }

@@ -77,7 +77,11 @@ fn parse_header(bytes: &[u8], id: LogId, first_seq: u64) -> Result<Frontier, Str
     // The version comes first: a later one may have laid out the rest differently.
     match u32_at(bytes, 8) {
         Some(VERSION) => {}
-        Some(found) => return Err(format!("it is of segment version {found}, this program knows {VERSION}")),
+        Some(found) => {
+            return Err(format!(
+                "it is of segment version {found}, this program knows {VERSION}"
+            ));
+        }
         None => return Err("its header is cut short".to_string()),
     }
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or("its header is cut short")?;
@@ -124,7 +128,11 @@ pub(super) fn encode_footer(id: LogId, first_seq: u64, data_end: u64, footer: &F
         bytes.extend_from_slice(&seq.to_le_bytes());
         bytes.extend_from_slice(&offset.to_le_bytes());
     }
-    footer.frontier.peaks().iter().for_each(|peak| bytes.extend_from_slice(peak));
+    footer
+        .frontier
+        .peaks()
+        .iter()
+        .for_each(|peak| bytes.extend_from_slice(peak));
     let (body_bytes, body_crc) = (bytes.len() as u32, crc32c::crc32c(&bytes));
     let trailer_at = bytes.len();
     bytes.extend_from_slice(&data_end.to_le_bytes());
@@ -142,7 +150,9 @@ pub(super) fn encode_footer(id: LogId, first_seq: u64, data_end: u64, footer: &F
 /// The trailer of a sealed segment, `None` when the segment is not sealed or its trailer is damaged.
 pub(super) fn read_trailer(file: &dyn DiskFile, id: LogId, first_seq: u64) -> io::Result<Option<Trailer>> {
     let file_bytes = file.len()?;
-    let Some(at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let Some(at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
     let mut bytes = [0; TRAILER_BYTES];
     file.read_exact_at(&mut bytes, at)?;
     Ok(parse_trailer(&bytes, id, first_seq, file_bytes))
@@ -157,7 +167,10 @@ fn parse_trailer(bytes: &[u8; TRAILER_BYTES], id: LogId, first_seq: u64, file_by
         body_crc: u32_at(bytes, 28)?,
     };
     let crc = crc32c::crc32c_append(crc32c::crc32c(&id.0), &bytes[..32]);
-    let ends = trailer.data_end.checked_add(u64::from(trailer.body_bytes))?.checked_add(TRAILER_BYTES as u64)?;
+    let ends = trailer
+        .data_end
+        .checked_add(u64::from(trailer.body_bytes))?
+        .checked_add(TRAILER_BYTES as u64)?;
     let holds = u32_at(bytes, 32)? == crc
         && bytes[36..40] == [0; 4]
         && bytes[40..] == TRAILER_MAGIC
@@ -183,7 +196,9 @@ pub(super) fn read_footer(file: &dyn DiskFile, trailer: &Trailer) -> io::Result<
 
 /// The trailer of a sealed segment, `None` also when the footer before it is damaged.
 pub(super) fn read_whole_trailer(file: &dyn DiskFile, id: LogId, first_seq: u64) -> io::Result<Option<Trailer>> {
-    let Some(trailer) = read_trailer(file, id, first_seq)? else { return Ok(None) };
+    let Some(trailer) = read_trailer(file, id, first_seq)? else {
+        return Ok(None);
+    };
     Ok(read_footer(file, &trailer)?.map(|_| trailer))
 }
 
@@ -198,15 +213,25 @@ fn parse_footer(bytes: &[u8], next_seq: u64) -> Option<Footer> {
         return None;
     }
     let (entries, peaks) = body.split_at(entries * INDEX_ENTRY_BYTES);
-    let index: Option<Index> =
-        entries.as_chunks::<INDEX_ENTRY_BYTES>().0.iter().map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?))).collect();
+    let index: Option<Index> = entries
+        .as_chunks::<INDEX_ENTRY_BYTES>()
+        .0
+        .iter()
+        .map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?)))
+        .collect();
     let frontier = Frontier::from_peaks(next_seq, peaks.as_chunks::<PEAK_BYTES>().0.to_vec())?;
-    Some(Footer { index: index?, frontier })
+    Some(Footer {
+        index: index?,
+        frontier,
+    })
 }
 
 /// The index entry from which to walk to a record: the last one not beyond it.
 pub(super) fn nearest(index: &[(u64, u64)], seq: u64) -> Option<(u64, u64)> {
-    index.partition_point(|(first, _)| *first <= seq).checked_sub(1).map(|at| index[at])
+    index
+        .partition_point(|(first, _)| *first <= seq)
+        .checked_sub(1)
+        .map(|at| index[at])
 }
 
 /// Notes a record in an index when the last entry lies far enough back.

@@ -145,14 +145,20 @@ impl<'a> Walk<'a> {
             at = found.end();
         }
         match first.filter(|_| proved) {
-            Some(Found::Record { header, offset: resumed }) => {
+            Some(Found::Record {
+                header,
+                offset: resumed,
+            }) => {
                 self.lose(offset, seq, header.seq);
                 (self.seq, self.offset) = (header.seq, resumed);
                 self.group_start = resumed;
                 self.begin_append();
                 Ok(true)
             }
-            Some(Found::Mark { next_seq, offset: marked_at }) => {
+            Some(Found::Mark {
+                next_seq,
+                offset: marked_at,
+            }) => {
                 self.lose(offset, seq, next_seq.max(self.question.acknowledged));
                 (self.seq, self.offset) = (next_seq.max(self.question.acknowledged), marked_at);
                 self.begin_append();
@@ -171,7 +177,10 @@ impl<'a> Walk<'a> {
     fn lose(&mut self, offset: u64, first: u64, next: u64) {
         self.frontier = None;
         self.remaining = 0;
-        self.gaps.push(Gap { offset, lost: (next > first).then(|| (first, next - 1)) });
+        self.gaps.push(Gap {
+            offset,
+            lost: (next > first).then(|| (first, next - 1)),
+        });
     }
 
     fn finish(mut self) -> io::Result<Survey> {

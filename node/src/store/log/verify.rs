@@ -18,7 +18,12 @@ fn tell(reports: &mut Vec<FileReport>, finding: Finding) {
     }
     match reports.iter_mut().find(|report| report.path == finding.file) {
         Some(report) => report.findings.push(finding),
-        None => reports.push(FileReport { path: finding.file.clone(), bytes: 0, items: 0, findings: vec![finding] }),
+        None => reports.push(FileReport {
+            path: finding.file.clone(),
+            bytes: 0,
+            items: 0,
+            findings: vec![finding],
+        }),
     }
 }
 
@@ -56,7 +61,9 @@ impl Core {
             findings: Vec::new(),
         };
         let mut find = |offset: u64, reason: &str, lost| {
-            report.findings.push(Finding::of(&self.corrupt(&segment.path, offset, reason, lost)));
+            report
+                .findings
+                .push(Finding::of(&self.corrupt(&segment.path, offset, reason, lost)));
         };
         let header = segment::read_header(&*file, self.id, segment.first_seq).map_err(failed("read"))?;
         if let Err(reason) = &header {
@@ -64,7 +71,11 @@ impl Core {
         }
         let header = header.ok();
         if before.is_some() && header.is_some() && before != header {
-            find(0, "its header does not continue the hash tree of the segment before it", None);
+            find(
+                0,
+                "its header does not continue the hash tree of the segment before it",
+                None,
+            );
         }
         let question = Question {
             file: &*file,
@@ -86,7 +97,11 @@ impl Core {
             if again.as_ref() != Some(trailer) || footer.is_none() {
                 find(segment.data_end, "its footer is damaged", None);
             } else if survey.frontier.is_some() && survey.frontier.as_ref() != tree {
-                find(segment.data_end, "its records do not add up to the hash in its footer", None);
+                find(
+                    segment.data_end,
+                    "its records do not add up to the hash in its footer",
+                    None,
+                );
             }
         }
         if survey.gaps.is_empty()
@@ -104,7 +119,15 @@ impl Core {
         // Retention may have removed it since the check began.
         let removed = self.read_view().first_seq() > segment.first_seq;
         let findings = if removed { Vec::new() } else { vec![finding] };
-        (FileReport { path: segment.path.clone(), bytes: 0, items: 0, findings }, None)
+        (
+            FileReport {
+                path: segment.path.clone(),
+                bytes: 0,
+                items: 0,
+                findings,
+            },
+            None,
+        )
     }
 
     /// The first record whose data does not have the hash that stands beside it.

@@ -36,7 +36,13 @@ impl Found {
 
 impl<'a> Window<'a> {
     pub(super) fn new(file: &'a dyn DiskFile, id: LogId, end: u64) -> Self {
-        Window { file, id, end, start: 0, buffer: Vec::new() }
+        Window {
+            file,
+            id,
+            end,
+            start: 0,
+            buffer: Vec::new(),
+        }
     }
 
     /// Up to `count` bytes from `offset`; fewer only at the end.
@@ -44,7 +50,9 @@ impl<'a> Window<'a> {
         let count = count.min(usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX));
         let held = self.start..self.start + self.buffer.len() as u64;
         if offset < held.start || offset + count as u64 > held.end {
-            let step = count.max(STEP_BYTES).min(usize::try_from(self.end - offset.min(self.end)).unwrap_or(usize::MAX));
+            let step = count
+                .max(STEP_BYTES)
+                .min(usize::try_from(self.end - offset.min(self.end)).unwrap_or(usize::MAX));
             self.start = offset;
             self.buffer.resize(step, 0);
             let read = self.file.read_at(&mut self.buffer, offset)?;
@@ -56,7 +64,9 @@ impl<'a> Window<'a> {
 
     /// The record at `offset`, if it matches its checksum.
     pub(super) fn record(&mut self, offset: u64) -> io::Result<Option<Header>> {
-        let Some(header) = Header::parse(self.bytes(offset, RECORD_HEADER_BYTES)?) else { return Ok(None) };
+        let Some(header) = Header::parse(self.bytes(offset, RECORD_HEADER_BYTES)?) else {
+            return Ok(None);
+        };
         let id = self.id;
         let record = self.bytes(offset, header.record_bytes())?;
         Ok(header.matches(id, record).then_some(header))

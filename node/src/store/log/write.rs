@@ -2,7 +2,7 @@
 
 use super::super::error::{Result, StoreError, is_full};
 use super::super::group::Work;
-use super::super::merkle::{Frontier, leaf_hash};
+use super::super::merkle::{Frontier, Hash};
 use super::core::{Core, Segment, Tail};
 use super::open::create_segment;
 use super::record::{self, Header, MARK_BYTES, RECORD_HEADER_BYTES, encode_mark};
@@ -20,7 +20,8 @@ const KEPT_BUFFER_BYTES: usize = 1 << 20;
 /// Records on their way to the disk.
 #[derive(Debug)]
 pub(in crate::store) struct Append {
-    pub(super) records: Vec<Bytes>,
+    /// With their leaf hashes, which the callers compute beside each other while the writer waits for the disk.
+    pub(super) records: Vec<(Hash, Bytes)>,
     pub(super) reply: oneshot::Sender<Result<u64>>,
 }
 
@@ -52,7 +53,7 @@ impl Work for Core {
 
 impl Core {
     /// Appends, with one write and one sync; gives the first sequence number of each append. Blocks.
-    fn append_group(&self, appends: &[Vec<Bytes>]) -> Result<Vec<u64>> {
+    fn append_group(&self, appends: &[Vec<(Hash, Bytes)>]) -> Result<Vec<u64>> {
         let mut tail = self.lock_tail();
         self.shared.sound()?;
         if let Some(error) = &tail.refused {
@@ -67,7 +68,7 @@ impl Core {
         written.map(|()| group.first_seqs)
     }
 
-    fn lay_out(&self, appends: &[Vec<Bytes>], buffer: &mut Vec<u8>, tail: &Tail) -> Group {
+    fn lay_out(&self, appends: &[Vec<(Hash, Bytes)>], buffer: &mut Vec<u8>, tail: &Tail) -> Group {
         let mut group = Group {
             first_seqs: Vec::with_capacity(appends.len()),
             next_seq: tail.next_seq,
@@ -76,19 +77,18 @@ impl Core {
         };
         for records in appends {
             group.first_seqs.push(group.next_seq);
-            for (index, data) in records.iter().enumerate() {
-                let leaf = leaf_hash(data);
+            for (index, (leaf, data)) in records.iter().enumerate() {
                 let header = Header {
                     data_bytes: data.len(),
                     crc: 0,
                     seq: group.next_seq,
                     group: (group.next_seq - tail.next_seq) as u32,
                     remaining: (records.len() - 1 - index) as u32,
-                    leaf,
+                    leaf: *leaf,
                 };
                 segment::note(&mut group.starts, group.next_seq, buffer.len() as u64);
                 record::encode(buffer, self.id, &header, data);
-                group.frontier.push(leaf);
+                group.frontier.push(*leaf);
                 group.next_seq += 1;
             }
         }
@@ -120,7 +120,10 @@ impl Core {
         // Only a hint for the next start, so whether it can be written does not matter.
         let _ = file.write_at(&encode_mark(self.id, tail.next_seq), tail.end);
         self.publish(tail, |index| {
-            group.starts.iter().for_each(|(seq, offset)| segment::note(index, *seq, start + offset));
+            group
+                .starts
+                .iter()
+                .for_each(|(seq, offset)| segment::note(index, *seq, start + offset));
         });
         Ok(())
     }
@@ -131,11 +134,16 @@ impl Core {
         match file.write_at(bytes, tail.end) {
             Ok(()) => Ok(()),
             Err(error) if is_full(&error) => {
-                file.set_len(tail.end).map_err(|error| self.failed("cut", tail, &error))?;
+                file.set_len(tail.end)
+                    .map_err(|error| self.failed("cut", tail, &error))?;
                 tail.file_bytes = tail.end;
                 let available_bytes = self.shared.disk.available_bytes(&self.dir).unwrap_or(0);
                 let needed_bytes = self.shared.options.reserve_bytes.saturating_add(bytes.len() as u64);
-                Err(StoreError::Full { path: tail.path.clone(), available_bytes, needed_bytes })
+                Err(StoreError::Full {
+                    path: tail.path.clone(),
+                    available_bytes,
+                    needed_bytes,
+                })
             }
             Err(error) => Err(self.failed("write", tail, &error)),
         }
@@ -149,7 +157,10 @@ impl Core {
         if end + MARK_BYTES as u64 <= tail.file_bytes {
             return Ok(());
         }
-        let step = end.max(AHEAD_BYTES_MIN).min(options.ahead_bytes).min(options.segment_bytes.saturating_sub(end));
+        let step = end
+            .max(AHEAD_BYTES_MIN)
+            .min(options.ahead_bytes)
+            .min(options.segment_bytes.saturating_sub(end));
         let file = tail.file.as_ref().expect("invariant: the caller has a segment");
         let zeros = vec![0; step as usize];
         match file.write_at(&zeros, end) {
@@ -165,13 +176,20 @@ impl Core {
     fn seal(&self, tail: &mut Tail) -> Result<()> {
         let index = {
             let view = self.read_view();
-            view.segments.last().map(|segment| Arc::clone(&segment.index)).unwrap_or_default()
+            view.segments
+                .last()
+                .map(|segment| Arc::clone(&segment.index))
+                .unwrap_or_default()
         };
-        let footer = Footer { index: index.to_vec(), frontier: tail.frontier.clone() };
+        let footer = Footer {
+            index: index.to_vec(),
+            frontier: tail.frontier.clone(),
+        };
         let bytes = segment::encode_footer(self.id, tail.first_seq, tail.end, &footer);
         // The trailer is found at the very end of the file.
         let file = tail.file.as_ref().expect("invariant: the caller has a segment");
-        file.set_len(tail.end).map_err(|error| self.failed("cut", tail, &error))?;
+        file.set_len(tail.end)
+            .map_err(|error| self.failed("cut", tail, &error))?;
         tail.file_bytes = tail.end;
         self.write_or_roll_back(tail, &bytes)?;
         let file = tail.file.take().expect("invariant: the caller has a segment");
@@ -194,7 +212,11 @@ impl Core {
             // Nothing is acknowledged in a file whose header is not synced; the next append makes it anew.
             Err(StoreError::Io { source, path, .. }) if is_full(&source) => {
                 let available_bytes = self.shared.disk.available_bytes(&self.dir).unwrap_or(0);
-                return Err(StoreError::Full { path, available_bytes, needed_bytes: self.shared.options.reserve_bytes });
+                return Err(StoreError::Full {
+                    path,
+                    available_bytes,
+                    needed_bytes: self.shared.options.reserve_bytes,
+                });
             }
             Err(error) => return Err(self.shared.fail(error.to_string())),
         };
@@ -233,7 +255,10 @@ impl Core {
         let (gone, first_seq) = {
             let view = self.read_view();
             let followed = view.segments.len().saturating_sub(1);
-            let count = view.segments[..followed].iter().take_while(|segment| segment.next_seq <= seq).count();
+            let count = view.segments[..followed]
+                .iter()
+                .take_while(|segment| segment.next_seq <= seq)
+                .count();
             (view.segments[..count].to_vec(), view.segments[count].first_seq)
         };
         if gone.is_empty() {
@@ -243,9 +268,15 @@ impl Core {
         self.register(first_seq, tail.next_seq)?;
         self.change_view().segments.drain(..gone.len());
         for segment in &gone {
-            self.shared.disk.remove_file(&segment.path).map_err(StoreError::io("remove", &segment.path))?;
+            self.shared
+                .disk
+                .remove_file(&segment.path)
+                .map_err(StoreError::io("remove", &segment.path))?;
         }
-        self.shared.disk.sync_dir(&self.dir).map_err(StoreError::io("sync the folder", &self.dir))?;
+        self.shared
+            .disk
+            .sync_dir(&self.dir)
+            .map_err(StoreError::io("sync the folder", &self.dir))?;
         Ok(first_seq)
     }
 
@@ -264,7 +295,11 @@ impl Core {
             return Ok(());
         }
         if seq < first_seq {
-            return Err(StoreError::Truncated { log: self.name.clone(), seq, first_seq });
+            return Err(StoreError::Truncated {
+                log: self.name.clone(),
+                seq,
+                first_seq,
+            });
         }
         // First the registry, so that what is missing after a power cut is known to have been removed on purpose.
         self.register(first_seq, seq)?;
@@ -275,15 +310,27 @@ impl Core {
 
     fn cut(&self, tail: &mut Tail, seq: u64) -> Result<()> {
         let segments = self.read_view().segments.clone();
-        let at = segments.partition_point(|segment| segment.first_seq <= seq).saturating_sub(1);
+        let at = segments
+            .partition_point(|segment| segment.first_seq <= seq)
+            .saturating_sub(1);
         let kept = &segments[at];
         // The newest first, each removal durable before the next, so the log never has a hole.
         for segment in segments[at + 1..].iter().rev() {
-            self.shared.disk.remove_file(&segment.path).map_err(StoreError::io("remove", &segment.path))?;
-            self.shared.disk.sync_dir(&self.dir).map_err(StoreError::io("sync the folder", &self.dir))?;
+            self.shared
+                .disk
+                .remove_file(&segment.path)
+                .map_err(StoreError::io("remove", &segment.path))?;
+            self.shared
+                .disk
+                .sync_dir(&self.dir)
+                .map_err(StoreError::io("sync the folder", &self.dir))?;
         }
         let failed = |action| StoreError::io(action, &kept.path);
-        let file = self.shared.disk.open(&kept.path, OpenMode::WRITE).map_err(failed("open"))?;
+        let file = self
+            .shared
+            .disk
+            .open(&kept.path, OpenMode::WRITE)
+            .map_err(failed("open"))?;
         let frontier = segment::read_header(&*file, self.id, kept.first_seq).map_err(failed("read"))?;
         let frontier = frontier.map_err(|reason| self.corrupt(&kept.path, 0, &reason, None))?;
         let end = self.offset_of(kept, seq)?;
@@ -330,7 +377,10 @@ impl Core {
     /// What to note in the state when the store is closed in good order, if anything was written. Blocks.
     pub(in crate::store) fn entry_at_close(&self) -> Option<(String, Entry)> {
         let tail = self.lock_tail();
-        let entry = Entry { first_seq: self.read_view().first_seq(), durable_seq: tail.next_seq };
+        let entry = Entry {
+            first_seq: self.read_view().first_seq(),
+            durable_seq: tail.next_seq,
+        };
         tail.refused.is_none().then(|| (self.name.clone(), entry))
     }
 
@@ -340,7 +390,8 @@ impl Core {
     }
 
     fn failed(&self, action: &str, tail: &Tail, error: &std::io::Error) -> StoreError {
-        self.shared.fail(format!("cannot {action} {}: {error}", tail.path.display()))
+        self.shared
+            .fail(format!("cannot {action} {}: {error}", tail.path.display()))
     }
 }
 

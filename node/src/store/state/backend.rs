@@ -40,8 +40,16 @@ impl LiveBackend {
     pub(super) fn new(file: Arc<dyn DiskFile>) -> io::Result<Arc<LiveBackend>> {
         let mut header = Box::new([0; HEADER_BYTES]);
         file.read_at(&mut header[..], 0)?;
-        let headers = Headers { written: header.clone(), durable: header, failure: None, sealed: false };
-        Ok(Arc::new(LiveBackend { file, header: Mutex::new(headers) }))
+        let headers = Headers {
+            written: header.clone(),
+            durable: header,
+            failure: None,
+            sealed: false,
+        };
+        Ok(Arc::new(LiveBackend {
+            file,
+            header: Mutex::new(headers),
+        }))
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
@@ -54,7 +62,11 @@ impl LiveBackend {
     }
 
     fn changeable(&self) -> io::Result<()> {
-        if self.lock().sealed { Err(io::Error::other("the state takes no more writes")) } else { Ok(()) }
+        if self.lock().sealed {
+            Err(io::Error::other("the state takes no more writes"))
+        } else {
+            Ok(())
+        }
     }
 
     /// A picture of the file as of the last sync that succeeded.
@@ -70,7 +82,10 @@ impl LiveBackend {
         result.map_err(|error| {
             let kind = error.kind();
             let source = Arc::new(error);
-            self.lock().failure.get_or_insert(Failure { action, source: Arc::clone(&source) });
+            self.lock().failure.get_or_insert(Failure {
+                action,
+                source: Arc::clone(&source),
+            });
             io::Error::new(kind, source)
         })
     }
@@ -133,8 +148,19 @@ struct Overlay {
 impl Picture {
     fn new(file: Arc<dyn DiskFile>, header: Header) -> io::Result<Picture> {
         let file_bytes = file.len()?;
-        let pages = if file_bytes == 0 { BTreeMap::new() } else { BTreeMap::from([(0, header)]) };
-        Ok(Picture { file, overlay: Mutex::new(Overlay { len: file_bytes, file_bytes, pages }) })
+        let pages = if file_bytes == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(0, header)])
+        };
+        Ok(Picture {
+            file,
+            overlay: Mutex::new(Overlay {
+                len: file_bytes,
+                file_bytes,
+                pages,
+            }),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Overlay> {

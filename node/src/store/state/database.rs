@@ -8,6 +8,8 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 /// Why redb gave no answer.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -52,7 +54,9 @@ impl Database {
 
     pub(super) fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         guarded(|| {
-            let Some(table) = self.table(name)? else { return Ok(None) };
+            let Some(table) = self.table(name)? else {
+                return Ok(None);
+            };
             match table.get(key)? {
                 None => Ok(None),
                 Some(stored) => checked(name, key, stored.value()).map(|value| Some(value.to_vec())),
@@ -60,15 +64,11 @@ impl Database {
         })
     }
 
-    pub(super) fn scan(
-        &self,
-        name: &str,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Entries, Fault> {
+    pub(super) fn scan(&self, name: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Entries, Fault> {
         guarded(|| {
-            let Some(table) = self.table(name)? else { return Ok(Vec::new()) };
+            let Some(table) = self.table(name)? else {
+                return Ok(Vec::new());
+            };
             let start = match after {
                 Some(after) if after >= prefix => Bound::Excluded(after),
                 _ => Bound::Included(prefix),
@@ -96,7 +96,10 @@ impl Database {
     pub(super) fn tables(&self) -> Result<Vec<String>, Fault> {
         guarded(|| {
             let transaction = self.engine().begin_read()?;
-            Ok(transaction.list_tables()?.map(|table| table.name().to_string()).collect())
+            Ok(transaction
+                .list_tables()?
+                .map(|table| table.name().to_string())
+                .collect())
         })
     }
 
@@ -164,7 +167,7 @@ impl Database {
         self.0.as_ref().expect("invariant: only the drop takes it")
     }
 
-    fn table(&self, name: &str) -> Result<Option<redb::ReadOnlyTable<&'static [u8], &'static [u8]>>, Fault> {
+    fn table(&self, name: &str) -> Result<Option<Table>, Fault> {
         match self.engine().begin_read()?.open_table(definition(name)) {
             Ok(table) => Ok(Some(table)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -184,7 +187,10 @@ fn first_unmet(
 ) -> Result<Option<usize>, Fault> {
     for (index, (key, expected)) in batch.requirements().iter().enumerate() {
         let stored = table.get(&key[..])?;
-        let found = stored.as_ref().map(|stored| checked(name, key, stored.value())).transpose()?;
+        let found = stored
+            .as_ref()
+            .map(|stored| checked(name, key, stored.value()))
+            .transpose()?;
         if found != expected.as_deref() {
             return Ok(Some(index));
         }
@@ -193,7 +199,10 @@ fn first_unmet(
 }
 
 fn checked<'a>(name: &str, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], Fault> {
-    codec::decode(name, key, stored).ok_or_else(|| Fault::Value { table: name.to_string(), key: key.to_vec() })
+    codec::decode(name, key, stored).ok_or_else(|| Fault::Value {
+        table: name.to_string(),
+        key: key.to_vec(),
+    })
 }
 
 /// Runs redb's code. It asserts where a damaged file contradicts itself; that is an answer to us, not the node's end.
@@ -202,7 +211,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         Ok(result) => result,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no reason given");
             Err(Fault::Engine(format!("the engine gave up: {text}")))
         }
     }
@@ -231,4 +242,10 @@ macro_rules! faults_from {
     };
 }
 
-faults_from!(StorageError, TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+faults_from!(
+    StorageError,
+    TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::DatabaseError
+);

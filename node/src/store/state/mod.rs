@@ -26,7 +26,8 @@ use tokio::sync::oneshot;
 pub(super) const FILE: &str = "state.redb";
 /// What a lost state means, and what helps.
 pub(super) const LOST: &str = "everything this node keeps outside its logs";
-pub(super) const ADVICE: &str = "restore the file from a backup, or move it away together with FORMAT to begin with an empty state";
+pub(super) const ADVICE: &str =
+    "restore the file from a backup, or move it away together with FORMAT to begin with an empty state";
 
 /// What a batch may make the file grow by, beyond its own bytes: pages are copied on write.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
@@ -52,7 +53,10 @@ pub(super) struct State {
 #[derive(Debug, Clone)]
 enum Engine {
     /// All is well.
-    Live { database: Arc<Database>, backend: Arc<LiveBackend> },
+    Live {
+        database: Arc<Database>,
+        backend: Arc<LiveBackend>,
+    },
     /// A write failed: reads come from a picture of the last durable state. `reopen` says that the cause was a full
     /// disk, so the file may be opened again once there is room.
     Frozen { picture: Arc<Database>, reopen: bool },
@@ -67,7 +71,12 @@ impl State {
     /// last stop was not an orderly one. Blocks.
     pub(super) fn open(shared: Arc<Shared>, new: bool) -> Result<State> {
         let path = shared.dir.join(FILE);
-        let state = State { shared, path, engine: RwLock::new(Engine::Closed), writing: Mutex::new(()) };
+        let state = State {
+            shared,
+            path,
+            engine: RwLock::new(Engine::Closed),
+            writing: Mutex::new(()),
+        };
         // redb takes an empty file for a new database.
         if !new && state.file_bytes()? == 0 {
             return Err(state.corrupt("the file is empty".to_string(), None));
@@ -104,7 +113,10 @@ impl State {
         let picture = match self.engine() {
             Engine::Live { backend, .. } => {
                 let picture = backend.picture().map_err(StoreError::io("read", &self.path))?;
-                Arc::new(Database::open(picture, self.shared.options.cache_bytes, true).map_err(|fault| self.error(fault))?)
+                Arc::new(
+                    Database::open(picture, self.shared.options.cache_bytes, true)
+                        .map_err(|fault| self.error(fault))?,
+                )
             }
             Engine::Frozen { picture, .. } => picture,
             Engine::Lost(error) => return Err(error),
@@ -115,7 +127,8 @@ impl State {
 
     /// The length of the file. Blocks.
     pub(super) fn file_bytes(&self) -> Result<u64> {
-        self.open_file(OpenMode::READ).and_then(|file| file.len().map_err(StoreError::io("read", &self.path)))
+        self.open_file(OpenMode::READ)
+            .and_then(|file| file.len().map_err(StoreError::io("read", &self.path)))
     }
 
     /// Closes the database in good order, so that the next start need not repair it. Blocks.
@@ -153,10 +166,15 @@ impl State {
         let _writing = self.lock_writing();
         self.shared.sound()?;
         let bytes: u64 = batches.iter().map(|(_, batch)| batch.bytes() as u64).sum();
-        self.shared.room_for(bytes.saturating_mul(2).saturating_add(GROWTH_BYTES_MIN), &self.path)?;
+        self.shared
+            .room_for(bytes.saturating_mul(2).saturating_add(GROWTH_BYTES_MIN), &self.path)?;
         let database = self.database_for_writing()?;
         match database.commit(batches) {
-            Ok(verdicts) => Ok(verdicts.into_iter().zip(batches).map(|(failed, batch)| verdict(failed, batch)).collect()),
+            Ok(verdicts) => Ok(verdicts
+                .into_iter()
+                .zip(batches)
+                .map(|(failed, batch)| verdict(failed, batch))
+                .collect()),
             Err(fault) => Err(self.freeze_locked(&database, fault)),
         }
     }
@@ -193,23 +211,34 @@ impl State {
         }
         backend.seal();
         let first = backend.failure();
-        let full = first.as_ref().is_some_and(|failure| failure.action != "sync" && is_full(&failure.source));
+        let full = first
+            .as_ref()
+            .is_some_and(|failure| failure.action != "sync" && is_full(&failure.source));
         let error = match &first {
             Some(_) if full => self.full(),
-            Some(failure) => {
-                self.shared.fail(format!("cannot {} {}: {}", failure.action, self.path.display(), failure.source))
-            }
+            Some(failure) => self.shared.fail(format!(
+                "cannot {} {}: {}",
+                failure.action,
+                self.path.display(),
+                failure.source
+            )),
             None => {
                 let error = self.error(fault);
                 self.shared.fail(error.to_string());
                 error
             }
         };
-        let picture = backend.picture().map_err(StoreError::io("read", &self.path)).and_then(|picture| {
-            Database::open(picture, self.shared.options.cache_bytes, true).map_err(|fault| self.error(fault))
-        });
+        let picture = backend
+            .picture()
+            .map_err(StoreError::io("read", &self.path))
+            .and_then(|picture| {
+                Database::open(picture, self.shared.options.cache_bytes, true).map_err(|fault| self.error(fault))
+            });
         self.set_engine(match picture {
-            Ok(picture) => Engine::Frozen { picture: Arc::new(picture), reopen: full },
+            Ok(picture) => Engine::Frozen {
+                picture: Arc::new(picture),
+                reopen: full,
+            },
             Err(lost) => {
                 self.shared.fail(lost.to_string());
                 Engine::Lost(lost)
@@ -223,34 +252,50 @@ impl State {
         let file = self.open_file(OpenMode::CREATE)?;
         let backend = LiveBackend::new(file).map_err(StoreError::io("read", &self.path))?;
         match Database::open(Live(Arc::clone(&backend)), options.cache_bytes, options.check_state) {
-            Ok(database) => Ok(Engine::Live { database: Arc::new(database), backend }),
+            Ok(database) => Ok(Engine::Live {
+                database: Arc::new(database),
+                backend,
+            }),
             Err(fault) => Err(match backend.failure() {
                 Some(failure) if is_full(&failure.source) => self.full(),
                 // A file cut short shows as a read beyond its end; that is damage, not a failing disk.
                 Some(failure) if failure.source.kind() == std::io::ErrorKind::UnexpectedEof => {
                     self.corrupt("the file is shorter than it says".to_string(), None)
                 }
-                Some(failure) => {
-                    StoreError::Io { action: failure.action, path: self.path.clone(), source: failure.source }
-                }
+                Some(failure) => StoreError::Io {
+                    action: failure.action,
+                    path: self.path.clone(),
+                    source: failure.source,
+                },
                 None => self.error(fault),
             }),
         }
     }
 
     fn open_file(&self, mode: OpenMode) -> Result<Arc<dyn DiskFile>> {
-        self.shared.disk.open(&self.path, mode).map_err(StoreError::io("open", &self.path))
+        self.shared
+            .disk
+            .open(&self.path, mode)
+            .map_err(StoreError::io("open", &self.path))
     }
 
     fn full(&self) -> StoreError {
         let available_bytes = self.shared.disk.available_bytes(&self.shared.dir).unwrap_or(0);
         let needed_bytes = self.shared.options.reserve_bytes.saturating_add(GROWTH_BYTES_MIN);
-        StoreError::Full { path: self.path.clone(), available_bytes, needed_bytes }
+        StoreError::Full {
+            path: self.path.clone(),
+            available_bytes,
+            needed_bytes,
+        }
     }
 
     fn error(&self, fault: Fault) -> StoreError {
         match fault {
-            Fault::Io(source) => StoreError::Io { action: "use", path: self.path.clone(), source: Arc::new(source) },
+            Fault::Io(source) => StoreError::Io {
+                action: "use",
+                path: self.path.clone(),
+                source: Arc::new(source),
+            },
             Fault::Engine(reason) => self.corrupt(reason, None),
             Fault::Value { table, key } => {
                 let lost = format!("the value of key {} of keyspace {table}", readable(&key));
@@ -275,7 +320,10 @@ impl State {
     }
 
     fn set_engine(&self, engine: Engine) {
-        let old = std::mem::replace(&mut *self.engine.write().unwrap_or_else(PoisonError::into_inner), engine);
+        let old = std::mem::replace(
+            &mut *self.engine.write().unwrap_or_else(PoisonError::into_inner),
+            engine,
+        );
         // Closing the old database may take a while; no reader should wait for it.
         drop(old);
     }
@@ -292,8 +340,10 @@ impl Work for State {
     type Job = Commit;
 
     fn run(&self, jobs: Vec<Commit>) {
-        let (batches, replies): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| ((job.keyspace, job.batch), job.reply)).unzip();
+        let (batches, replies): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .map(|job| ((job.keyspace, job.batch), job.reply))
+            .unzip();
         // A caller that went away does not take its answer; the batch is committed all the same.
         match self.commit(&batches) {
             Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| {
@@ -311,7 +361,10 @@ fn verdict(failed: Option<usize>, (keyspace, batch): &(&'static str, Batch)) -> 
     match failed {
         None => Ok(()),
         Some(index) => {
-            let key = batch.requirements().get(index).map_or(String::new(), |(key, _)| readable(key));
+            let key = batch
+                .requirements()
+                .get(index)
+                .map_or(String::new(), |(key, _)| readable(key));
             Err(StoreError::Conflict { keyspace, key })
         }
     }

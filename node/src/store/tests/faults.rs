@@ -69,19 +69,33 @@ fn a_failed_sync_of_the_state_stops_all_writes_and_no_reads() {
         }
         disk.fail_syncs(1);
         let failed = keyspace.put("key 7", "never acknowledged").await.unwrap_err();
-        assert!(matches!(&failed, StoreError::Failed { reason } if reason.contains("state.redb")), "{failed}");
-        assert!(matches!(keyspace.put("key 8", "x").await, Err(StoreError::Failed { .. })));
+        assert!(
+            matches!(&failed, StoreError::Failed { reason } if reason.contains("state.redb")),
+            "{failed}"
+        );
+        assert!(matches!(
+            keyspace.put("key 8", "x").await,
+            Err(StoreError::Failed { .. })
+        ));
         assert!(matches!(log.append(numbered(1)).await, Err(StoreError::Failed { .. })));
         let size = disk.contents(&in_dir("state.redb")).unwrap();
         for number in 0..100 {
             let value = keyspace.get(format!("key {number}").as_bytes()).await.unwrap();
-            assert_eq!(value, Some(vec![number; 1000]), "the last durable state is what is read");
+            assert_eq!(
+                value,
+                Some(vec![number; 1000]),
+                "the last durable state is what is read"
+            );
         }
         assert_eq!(keyspace.scan_prefix(b"key", None, 1000).await.unwrap().len(), 100);
         assert_eq!(read_all(&store, "events").await.len(), 1);
         assert!(store.verify().await.unwrap().is_ok());
         store.close().await.unwrap();
-        assert_eq!(disk.contents(&in_dir("state.redb")).unwrap(), size, "no byte is written after the failure");
+        assert_eq!(
+            disk.contents(&in_dir("state.redb")).unwrap(),
+            size,
+            "no byte is written after the failure"
+        );
         disk.crash();
         let store = open_memory(&disk).await.unwrap();
         assert_eq!(store.keyspace("some").get(b"key 7").await.unwrap(), Some(vec![7; 1000]));
@@ -151,7 +165,15 @@ fn a_full_disk_refuses_and_takes_writes_again_once_there_is_room() {
             let store = open_memory(&disk).await.unwrap();
             let log = store.log("events").await.unwrap();
             assert_eq!(log.next_seq(), appended + 1);
-            assert_eq!(store.keyspace("some").scan_prefix(b"key", None, 1000).await.unwrap().len(), put + 1);
+            assert_eq!(
+                store
+                    .keyspace("some")
+                    .scan_prefix(b"key", None, 1000)
+                    .await
+                    .unwrap()
+                    .len(),
+                put + 1
+            );
             assert!(store.verify().await.unwrap().is_ok());
         });
     }
@@ -161,14 +183,22 @@ fn a_full_disk_refuses_and_takes_writes_again_once_there_is_room() {
 fn the_reserve_is_left_free() {
     let disk = MemoryDisk::new();
     run(async {
-        let options = StoreOptions { reserve_bytes: 1 << 30, ..contract::options() };
+        let options = StoreOptions {
+            reserve_bytes: 1 << 30,
+            ..contract::options()
+        };
         disk.set_capacity(Some(2 << 30));
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options)
+            .await
+            .unwrap();
         let (log, keyspace) = (store.log("events").await.unwrap(), store.keyspace("some"));
         log.append(numbered(0)).await.unwrap();
         disk.report_available(Some(1 << 30));
         let full = log.append(numbered(1)).await.unwrap_err();
-        assert!(matches!(full, StoreError::Full { available_bytes, .. } if available_bytes == 1 << 30), "{full}");
+        assert!(
+            matches!(full, StoreError::Full { available_bytes, .. } if available_bytes == 1 << 30),
+            "{full}"
+        );
         assert!(matches!(keyspace.put("k", "v").await, Err(StoreError::Full { .. })));
         disk.report_available(None);
         log.append(numbered(1)).await.unwrap();
@@ -178,8 +208,13 @@ fn the_reserve_is_left_free() {
 
 /// A store with 40 records in one large segment, closed in good order.
 async fn forty_records(disk: &MemoryDisk) -> StoreOptions {
-    let options = StoreOptions { segment_bytes: 1 << 20, ..contract::options() };
-    let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone()).await.unwrap();
+    let options = StoreOptions {
+        segment_bytes: 1 << 20,
+        ..contract::options()
+    };
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone())
+        .await
+        .unwrap();
     let log = store.log("events").await.unwrap();
     for number in 0..40 {
         log.append(numbered(number)).await.unwrap();
@@ -200,25 +235,68 @@ fn damage_before_the_tail_is_told_and_the_rest_stays_readable() {
         let options = forty_records(&disk).await;
         let path = segment("events", 0);
         disk.flip_bit(&path, offset_of(10) + 60, 3).unwrap();
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options)
+            .await
+            .unwrap();
         let log = store.log("events").await.unwrap();
         let damage = log.damage();
         assert_eq!(damage.len(), 1);
-        let StoreError::Corrupt { file, offset_bytes, lost_records, .. } = &damage[0] else { panic!("{}", damage[0]) };
-        assert_eq!((file, *offset_bytes, *lost_records), (&path, Some(offset_of(10)), Some((10, 10))));
+        let StoreError::Corrupt {
+            file,
+            offset_bytes,
+            lost_records,
+            ..
+        } = &damage[0]
+        else {
+            panic!("{}", damage[0])
+        };
+        assert_eq!(
+            (file, *offset_bytes, *lost_records),
+            (&path, Some(offset_of(10)), Some((10, 10)))
+        );
         let text = damage[0].to_string();
-        assert!(text.contains("byte 770") && text.contains("record 10 of log events"), "{text}");
-        assert_eq!(log.read(0, 100, 1 << 20).await.unwrap().len(), 10, "an answer ends before the damage");
+        assert!(
+            text.contains("byte 770") && text.contains("record 10 of log events"),
+            "{text}"
+        );
+        assert_eq!(
+            log.read(0, 100, 1 << 20).await.unwrap().len(),
+            10,
+            "an answer ends before the damage"
+        );
         let bad = log.read(10, 100, 1 << 20).await.unwrap_err();
-        assert!(matches!(bad, StoreError::Corrupt { lost_records: Some((10, 10)), .. }), "{bad}");
+        assert!(
+            matches!(
+                bad,
+                StoreError::Corrupt {
+                    lost_records: Some((10, 10)),
+                    ..
+                }
+            ),
+            "{bad}"
+        );
         let rest = log.read(11, 100, 1 << 20).await.unwrap();
-        assert_eq!(rest.iter().map(|record| record.seq).collect::<Vec<_>>(), (11..40).collect::<Vec<_>>());
-        assert_eq!(log.root().unwrap_err().kind(), ErrorKind::Corrupt, "no root over a record that is gone");
+        assert_eq!(
+            rest.iter().map(|record| record.seq).collect::<Vec<_>>(),
+            (11..40).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            log.root().unwrap_err().kind(),
+            ErrorKind::Corrupt,
+            "no root over a record that is gone"
+        );
         assert_eq!(log.append(numbered(40)).await.unwrap_err().kind(), ErrorKind::Corrupt);
-        store.keyspace("some").put("k", "v").await.expect("other parts of the store go on");
+        store
+            .keyspace("some")
+            .put("k", "v")
+            .await
+            .expect("other parts of the store go on");
         let report = store.verify().await.unwrap();
         let findings: Vec<_> = report.findings().collect();
-        assert_eq!((findings.len(), findings[0].offset_bytes, findings[0].lost_records), (1, Some(770), Some((10, 10))));
+        assert_eq!(
+            (findings.len(), findings[0].offset_bytes, findings[0].lost_records),
+            (1, Some(770), Some((10, 10)))
+        );
     });
 }
 
@@ -228,10 +306,21 @@ fn damage_in_the_last_record_of_a_closed_log_is_no_torn_tail() {
     run(async {
         let options = forty_records(&disk).await;
         disk.flip_bit(&segment("events", 0), offset_of(39) + 60, 0).unwrap();
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options)
+            .await
+            .unwrap();
         let log = store.log("events").await.unwrap();
         let damage = log.damage();
-        assert!(matches!(&damage[..], [StoreError::Corrupt { lost_records: Some((39, 39)), .. }]), "{damage:?}");
+        assert!(
+            matches!(
+                &damage[..],
+                [StoreError::Corrupt {
+                    lost_records: Some((39, 39)),
+                    ..
+                }]
+            ),
+            "{damage:?}"
+        );
         assert_eq!(log.next_seq(), 40);
     });
 }
@@ -244,13 +333,33 @@ fn a_closed_log_cut_short_is_no_torn_tail() {
         let path = segment("events", 0);
         let whole = disk.contents(&path).unwrap();
         disk.replace(&path, &whole[..offset_of(30) as usize]).unwrap();
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options)
+            .await
+            .unwrap();
         let log = store.log("events").await.unwrap();
         let damage = log.damage();
-        assert!(matches!(&damage[..], [StoreError::Corrupt { lost_records: Some((30, 39)), .. }]), "{damage:?}");
+        assert!(
+            matches!(
+                &damage[..],
+                [StoreError::Corrupt {
+                    lost_records: Some((30, 39)),
+                    ..
+                }]
+            ),
+            "{damage:?}"
+        );
         assert_eq!(log.read(0, 100, 1 << 20).await.unwrap().len(), 30);
         let gone = log.read(30, 1, 1).await.unwrap_err();
-        assert!(matches!(gone, StoreError::Corrupt { lost_records: Some((30, 39)), .. }), "{gone}");
+        assert!(
+            matches!(
+                gone,
+                StoreError::Corrupt {
+                    lost_records: Some((30, 39)),
+                    ..
+                }
+            ),
+            "{gone}"
+        );
     });
 }
 
@@ -261,8 +370,16 @@ fn a_torn_tail_is_cut_and_the_log_goes_on() {
         let options = forty_records(&disk).await;
         let path = segment("events", 0);
         let whole = disk.contents(&path).unwrap();
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone()).await.unwrap();
-        store.log("events").await.unwrap().append((40..50).flat_map(numbered).collect()).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone())
+            .await
+            .unwrap();
+        store
+            .log("events")
+            .await
+            .unwrap()
+            .append((40..50).flat_map(numbered).collect())
+            .await
+            .unwrap();
         let longer = disk.contents(&path).unwrap();
         // The power goes while the append is written: every length from none of it to all but its last byte.
         for kept in offset_of(40) as usize..offset_of(50) as usize {
@@ -270,7 +387,9 @@ fn a_torn_tail_is_cut_and_the_log_goes_on() {
             let mut torn = whole[..offset_of(40) as usize].to_vec();
             torn.extend_from_slice(&longer[offset_of(40) as usize..kept]);
             disk.replace(&path, &torn).unwrap();
-            let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone()).await.unwrap();
+            let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone())
+                .await
+                .unwrap();
             let log = store.log("events").await.unwrap();
             assert!(log.damage().is_empty(), "{kept}: {:?}", log.damage());
             assert_eq!(log.next_seq(), 40, "{kept}: an append is there whole or not at all");
@@ -288,17 +407,29 @@ fn records_seen_after_a_failed_sync_are_made_durable_before_they_are_served() {
     let disk = MemoryDisk::new();
     run(async {
         let options = forty_records(&disk).await;
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone()).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone())
+            .await
+            .unwrap();
         disk.fail_syncs(1);
-        store.log("events").await.unwrap().append(numbered(40)).await.unwrap_err();
+        store
+            .log("events")
+            .await
+            .unwrap()
+            .append(numbered(40))
+            .await
+            .unwrap_err();
         store.close().await.unwrap();
         drop(store);
         // The process restarts, the machine does not: the system still shows what never reached the disk.
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone()).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options.clone())
+            .await
+            .unwrap();
         let shown = read_all(&store, "events").await;
         drop(store);
         disk.crash();
-        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options).await.unwrap();
+        let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options)
+            .await
+            .unwrap();
         assert_eq!(read_all(&store, "events").await, shown);
     });
 }
@@ -315,8 +446,15 @@ fn damage_in_a_sealed_segment_leaves_the_log_writable() {
         let root = log.root().unwrap();
         store.close().await.unwrap();
         drop((log, store));
-        let sealed: Vec<_> = disk.files().into_iter().filter(|(path, _)| path.extension().is_some()).collect();
-        let sealed: Vec<_> = sealed.iter().filter(|(path, _)| path.to_string_lossy().ends_with(".seg")).collect();
+        let sealed: Vec<_> = disk
+            .files()
+            .into_iter()
+            .filter(|(path, _)| path.extension().is_some())
+            .collect();
+        let sealed: Vec<_> = sealed
+            .iter()
+            .filter(|(path, _)| path.to_string_lossy().ends_with(".seg"))
+            .collect();
         assert!(sealed.len() > 3);
         // In turn: a record, the header, the footer, the trailer of the second segment.
         let (path, bytes) = sealed[1];
@@ -326,7 +464,10 @@ fn damage_in_a_sealed_segment_leaves_the_log_writable() {
             let log = store.log("events").await.unwrap();
             assert_eq!(log.root().unwrap(), root);
             let report = store.verify().await.unwrap();
-            let finding = report.findings().next().unwrap_or_else(|| panic!("byte {offset} is not missed"));
+            let finding = report
+                .findings()
+                .next()
+                .unwrap_or_else(|| panic!("byte {offset} is not missed"));
             assert_eq!(&finding.file, path);
             let (mut seq, mut lost) = (0, 0);
             while seq < log.next_seq() {
@@ -335,7 +476,10 @@ fn damage_in_a_sealed_segment_leaves_the_log_writable() {
                         assert_eq!(page[0].data, numbered(seq)[0]);
                         seq += 1;
                     }
-                    Err(StoreError::Corrupt { lost_records: Some((first, last)), .. }) => {
+                    Err(StoreError::Corrupt {
+                        lost_records: Some((first, last)),
+                        ..
+                    }) => {
                         assert_eq!(first, seq);
                         lost += last - first + 1;
                         seq = last + 1;
@@ -370,9 +514,14 @@ fn a_segment_that_is_missing_or_another_logs_is_told() {
         let firsts: Vec<u64> = {
             let prefix = in_dir("logs/events");
             let names = disk.files().into_iter().filter(|(path, _)| path.starts_with(&prefix));
-            names.map(|(path, _)| path.file_stem().unwrap().to_str().unwrap().parse().unwrap()).collect()
+            names
+                .map(|(path, _)| path.file_stem().unwrap().to_str().unwrap().parse().unwrap())
+                .collect()
         };
-        let whole: Vec<_> = firsts.iter().map(|first| disk.contents(&segment("events", *first)).unwrap()).collect();
+        let whole: Vec<_> = firsts
+            .iter()
+            .map(|first| disk.contents(&segment("events", *first)).unwrap())
+            .collect();
         for (at, first) in firsts.iter().enumerate() {
             let next = firsts.get(at + 1).copied().unwrap_or(200);
             let expected = Some((*first, next - 1));
@@ -391,7 +540,10 @@ fn a_segment_that_is_missing_or_another_logs_is_told() {
             let store = open_memory(&disk).await.unwrap();
             let log = store.log("events").await.unwrap();
             assert!(!log.damage().is_empty(), "segment {first} is another log's");
-            assert!(log.read(*first, 1, 1).await.is_err(), "nothing of another log is served");
+            assert!(
+                log.read(*first, 1, 1).await.is_err(),
+                "nothing of another log is served"
+            );
             assert!(!store.verify().await.unwrap().is_ok());
             store.close().await.unwrap();
             drop((log, store));
@@ -410,7 +562,16 @@ fn a_log_whose_folder_is_gone_is_told() {
         disk.remove_file(&segment("events", 0)).unwrap();
         let store = open_memory(&disk).await.unwrap();
         let gone = store.log("events").await.unwrap_err();
-        assert!(matches!(gone, StoreError::Corrupt { lost_records: Some((0, 39)), .. }), "{gone}");
+        assert!(
+            matches!(
+                gone,
+                StoreError::Corrupt {
+                    lost_records: Some((0, 39)),
+                    ..
+                }
+            ),
+            "{gone}"
+        );
         assert!(!store.verify().await.unwrap().is_ok());
         store.remove_log("events").await.unwrap();
         assert_eq!(store.log("events").await.unwrap().next_seq(), 0);
@@ -439,7 +600,9 @@ fn removing_and_shortening_can_be_cut_off_anywhere() {
             });
             disk.crash_torn(step);
             run(async {
-                let store = open_memory(&disk).await.unwrap_or_else(|error| panic!("{kind} cut after {step}: {error}"));
+                let store = open_memory(&disk)
+                    .await
+                    .unwrap_or_else(|error| panic!("{kind} cut after {step}: {error}"));
                 let log = store.log("events").await.unwrap();
                 assert!(log.damage().is_empty(), "{kind} cut after {step}: {:?}", log.damage());
                 let records = read_all(&store, "events").await;
@@ -473,11 +636,17 @@ fn a_group_is_one_sync() {
         let keyspace = store.keyspace("some");
         keyspace.put("k", "v").await.unwrap();
         let before = disk.syncs();
-        keyspace.commit((0..50_u8).fold(Batch::new(), |batch, key| batch.put([key], "v"))).await.unwrap();
+        keyspace
+            .commit((0..50_u8).fold(Batch::new(), |batch, key| batch.put([key], "v")))
+            .await
+            .unwrap();
         assert_eq!(disk.syncs(), before + 1);
         log.append((0..20).flat_map(numbered).collect()).await.unwrap();
         assert_eq!(disk.syncs(), before + 2);
-        keyspace.commit(Batch::new().require("k", None).put("k", "w")).await.unwrap_err();
+        keyspace
+            .commit(Batch::new().require("k", None).put("k", "w"))
+            .await
+            .unwrap_err();
         assert_eq!(disk.syncs(), before + 2, "a refused batch costs no sync");
     });
 }

@@ -9,7 +9,10 @@ use std::path::Path;
 const DIR: &str = "/weft";
 
 /// A made-up version 0 kept its state in another file.
-const FROM_ZERO: &[Migration] = &[Migration { from: 0, run: rename_state }];
+const FROM_ZERO: &[Migration] = &[Migration {
+    from: 0,
+    run: rename_state,
+}];
 
 fn rename_state(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     let (old, new) = (dir.join("state.zero"), dir.join("state.one"));
@@ -60,7 +63,17 @@ fn a_migration_cut_off_anywhere_is_finished_later() {
 fn a_directory_no_step_leads_up_from_is_left_alone() {
     let disk = version_zero();
     let refused = format::bring_up(&disk, Path::new(DIR), 0, 2, FROM_ZERO).unwrap_err();
-    assert!(matches!(refused, StoreError::TooOld { found: 0, supported: 2, .. }), "{refused}");
+    assert!(
+        matches!(
+            refused,
+            StoreError::TooOld {
+                found: 0,
+                supported: 2,
+                ..
+            }
+        ),
+        "{refused}"
+    );
     assert_eq!(disk.contents(&in_dir("FORMAT")).unwrap(), b"weft-store 0\n");
     assert_eq!(disk.contents(&in_dir("state.zero")).unwrap(), b"old");
 }
@@ -80,11 +93,22 @@ fn a_newer_directory_is_refused_and_left_alone() {
 
 #[test]
 fn a_version_that_cannot_be_read_is_damage() {
-    for text in ["", "weft-store", "weft-store 1", "weft-store one\n", "weft-store 1\nmore\n", "\u{feff}weft-store 1\n"] {
+    for text in [
+        "",
+        "weft-store",
+        "weft-store 1",
+        "weft-store one\n",
+        "weft-store 1\nmore\n",
+        "\u{feff}weft-store 1\n",
+    ] {
         let disk = MemoryDisk::new();
         run(async { open_memory(&disk).await.unwrap().close().await.unwrap() });
         disk.replace(&in_dir("FORMAT"), text.as_bytes()).unwrap();
-        assert_eq!(run(open_memory(&disk)).unwrap_err().kind(), ErrorKind::Corrupt, "{text:?}");
+        assert_eq!(
+            run(open_memory(&disk)).unwrap_err().kind(),
+            ErrorKind::Corrupt,
+            "{text:?}"
+        );
     }
 }
 
@@ -139,7 +163,13 @@ fn what_is_no_directory_is_refused() {
 fn a_directory_in_a_files_place_is_refused() {
     for name in ["state.redb", "FORMAT", "LOCK"] {
         let folder = tempfile::tempdir().unwrap();
-        let open = || super::Store::open(crate::platform::disk::RealDisk::shared(), folder.path(), contract::options());
+        let open = || {
+            super::Store::open(
+                crate::platform::disk::RealDisk::shared(),
+                folder.path(),
+                contract::options(),
+            )
+        };
         run(async { open().await.unwrap().close().await.unwrap() });
         std::fs::remove_file(folder.path().join(name)).unwrap();
         std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -154,10 +184,18 @@ struct ReadOnly(MemoryDisk);
 
 impl Disk for ReadOnly {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<std::sync::Arc<dyn crate::platform::disk::DiskFile>> {
-        if mode.write { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { self.0.open(path, mode) }
+        if mode.write {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        } else {
+            self.0.open(path, mode)
+        }
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        if self.0.exists(path)? { Ok(()) } else { Err(io::ErrorKind::ReadOnlyFilesystem.into()) }
+        if self.0.exists(path)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        }
     }
     fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())

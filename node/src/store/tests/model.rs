@@ -67,7 +67,9 @@ fn options() -> StoreOptions {
 }
 
 async fn open(disk: &MemoryDisk) -> (Store, Log) {
-    let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options()).await.expect("opens after a crash");
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/weft"), options())
+        .await
+        .expect("opens after a crash");
     let log = store.log("events").await.expect("opens after a crash");
     (store, log)
 }
@@ -76,7 +78,13 @@ impl World {
     async fn new() -> World {
         let disk = MemoryDisk::new();
         let (store, log) = open(&disk).await;
-        World { disk, store, log, model: Model::default(), counter: 0 }
+        World {
+            disk,
+            store,
+            log,
+            model: Model::default(),
+            counter: 0,
+        }
     }
 
     fn data(&mut self, size: u16) -> Vec<u8> {
@@ -167,7 +175,10 @@ impl World {
     }
 
     fn doubt(&mut self, error: StoreError, unknown: Unknown) {
-        assert!(!matches!(error, StoreError::Corrupt { .. } | StoreError::Conflict { .. }), "{error}");
+        assert!(
+            !matches!(error, StoreError::Corrupt { .. } | StoreError::Conflict { .. }),
+            "{error}"
+        );
         self.model.unknown.get_or_insert(unknown);
     }
 
@@ -183,7 +194,9 @@ impl World {
         let (first, next) = (self.log.first_seq(), self.log.next_seq());
         match self.model.unknown.take() {
             Some(Unknown::Values(after)) if values == after => self.model.values = after,
-            Some(Unknown::Appended(records)) if next > self.model.records.len() as u64 => self.model.records.extend(records),
+            Some(Unknown::Appended(records)) if next > self.model.records.len() as u64 => {
+                self.model.records.extend(records)
+            }
             Some(Unknown::TruncatedFrom(seq)) if next < self.model.records.len() as u64 => {
                 assert!(next >= seq);
                 self.model.records.truncate(next as usize);

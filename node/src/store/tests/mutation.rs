@@ -5,7 +5,7 @@ use super::{in_dir, open_memory, run};
 use crate::platform::disk::{Disk, MemoryDisk};
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const KEYS: u64 = 60;
 const RECORDS: u64 = 120;
@@ -54,17 +54,22 @@ fn files() -> Vec<(PathBuf, Vec<u8>)> {
         }
         store.close().await.unwrap();
     });
-    disk.files().into_iter().map(|(path, _)| (path.clone(), disk.contents(&path).unwrap())).collect()
+    disk.files()
+        .into_iter()
+        .map(|(path, _)| (path.clone(), disk.contents(&path).unwrap()))
+        .collect()
 }
 
 fn restore(files: &[(PathBuf, Vec<u8>)]) -> MemoryDisk {
     let disk = MemoryDisk::new();
     disk.create_dir_all(&in_dir("logs/events")).unwrap();
-    files.iter().for_each(|(path, bytes)| disk.replace(path, bytes).unwrap());
+    files
+        .iter()
+        .for_each(|(path, bytes)| disk.replace(path, bytes).unwrap());
     disk
 }
 
-fn mutate(disk: &MemoryDisk, path: &PathBuf, bytes: &[u8], mutation: &Mutation) {
+fn mutate(disk: &MemoryDisk, path: &Path, bytes: &[u8], mutation: &Mutation) {
     let len = bytes.len() as u64;
     let mut bytes = bytes.to_vec();
     match mutation {
@@ -100,7 +105,9 @@ async fn inspect(store: &Store) -> bool {
     while seq < RECORDS {
         match log.read(seq, 1, 1).await {
             Ok(page) => {
-                let found = page.first().unwrap_or_else(|| panic!("record {seq} is missing and nobody says so"));
+                let found = page
+                    .first()
+                    .unwrap_or_else(|| panic!("record {seq} is missing and nobody says so"));
                 assert_eq!((found.seq, &found.data), (seq, &record(seq)));
                 seq += 1;
             }
@@ -109,7 +116,10 @@ async fn inspect(store: &Store) -> bool {
                 seq = lost_records.map_or(seq, |(_, last)| last) + 1;
             }
             Err(StoreError::Truncated { first_seq, .. }) => {
-                assert!(!log.damage().is_empty(), "records before {first_seq} are missing and nobody says so");
+                assert!(
+                    !log.damage().is_empty(),
+                    "records before {first_seq} are missing and nobody says so"
+                );
                 seq = first_seq;
             }
             Err(error) => panic!("{error}"),

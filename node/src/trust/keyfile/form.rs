@@ -43,7 +43,9 @@ pub(super) fn write(key: &SecretKey, passphrase: Option<&Passphrase>) -> Result<
         None => Ok(line),
         Some(passphrase) => encrypt(line.as_bytes(), passphrase)
             .map(|bytes| Zeroizing::new(armor(&bytes)))
-            .map_err(|reason| KeyFileError::Encrypt { reason: reason.to_string() }),
+            .map_err(|reason| KeyFileError::Encrypt {
+                reason: reason.to_string(),
+            }),
     }
 }
 
@@ -62,11 +64,18 @@ pub(super) fn read(bytes: &[u8], passphrase: Option<&Passphrase>, what: &str) ->
 }
 
 fn damaged(what: &str, reason: impl Into<String>) -> KeyFileError {
-    KeyFileError::Damaged { what: what.into(), reason: reason.into() }
+    KeyFileError::Damaged {
+        what: what.into(),
+        reason: reason.into(),
+    }
 }
 
 fn checksum(key: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let digest = Sha256::new().chain_update(TYPE).chain_update([0]).chain_update(key).finalize();
+    let digest = Sha256::new()
+        .chain_update(TYPE)
+        .chain_update([0])
+        .chain_update(key)
+        .finalize();
     let mut head = [0; CHECKSUM_BYTES];
     head.copy_from_slice(&digest[..CHECKSUM_BYTES]);
     head
@@ -95,16 +104,26 @@ fn read_line(bytes: &[u8], what: &str) -> Result<SecretKey, KeyFileError> {
     let mut words = text.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
     if first != TYPE {
-        let other = first.strip_prefix("weft-").and_then(|rest| rest.strip_suffix("-secret"));
-        return Err(match other.filter(|name| name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            Some(found) => KeyFileError::WrongType { what: what.into(), found: found.into() },
-            None => not_a_key(),
-        });
+        let other = first
+            .strip_prefix("weft-")
+            .and_then(|rest| rest.strip_suffix("-secret"));
+        return Err(
+            match other.filter(|name| name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
+                Some(found) => KeyFileError::WrongType {
+                    what: what.into(),
+                    found: found.into(),
+                },
+                None => not_a_key(),
+            },
+        );
     }
     let version = words.next().unwrap_or_default();
     if version != VERSION {
         let version = version.chars().take(16).filter(|c| !c.is_control()).collect();
-        return Err(KeyFileError::Version { what: what.into(), version });
+        return Err(KeyFileError::Version {
+            what: what.into(),
+            version,
+        });
     }
     let text = words.next().unwrap_or_default();
     if words.next().is_some() {
@@ -115,14 +134,19 @@ fn read_line(bytes: &[u8], what: &str) -> Result<SecretKey, KeyFileError> {
 
 fn decode(text: &str) -> Result<SecretKey, String> {
     if text.len() != CODED_CHARS {
-        return Err(format!("the key has {} characters instead of {CODED_CHARS}", text.len()));
+        return Err(format!(
+            "the key has {} characters instead of {CODED_CHARS}",
+            text.len()
+        ));
     }
     let mut upper = Zeroizing::new([0; CODED_CHARS]);
     upper.copy_from_slice(text.as_bytes());
     upper.make_ascii_uppercase();
     let mut coded = Zeroizing::new([0; CODED_BYTES]);
     // The decoder's own words would name characters of the key.
-    BASE32_NOPAD.decode_mut(upper.as_ref(), coded.as_mut()).map_err(|_| "the key is not base32".to_owned())?;
+    BASE32_NOPAD
+        .decode_mut(upper.as_ref(), coded.as_mut())
+        .map_err(|_| "the key is not base32".to_owned())?;
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     key.copy_from_slice(&coded[..KEY_BYTES]);
     if checksum(key.as_ref()) != coded[KEY_BYTES..] {
@@ -144,7 +168,9 @@ fn encrypt(plain: &[u8], passphrase: &Passphrase) -> Result<Vec<u8>, age::Encryp
 
 fn decrypt(sealed: &[u8], passphrase: &Passphrase, what: &str) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let failed = |error: DecryptError| match error {
-        DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => KeyFileError::WrongPassphrase { what: what.into() },
+        DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => {
+            KeyFileError::WrongPassphrase { what: what.into() }
+        }
         DecryptError::NoMatchingKeys => damaged(what, "it is encrypted to a key, not by a passphrase"),
         DecryptError::ExcessiveWork { .. } => damaged(what, "opening it would take more work than is sane"),
         DecryptError::UnknownFormat => damaged(what, "it is of an unknown version of the age format"),
@@ -153,10 +179,15 @@ fn decrypt(sealed: &[u8], passphrase: &Passphrase, what: &str) -> Result<Zeroizi
     let decryptor = Decryptor::new_buffered(sealed).map_err(failed)?;
     let mut identity = scrypt::Identity::new(secret(passphrase));
     identity.set_max_work_factor(WORK_FACTOR_MAX);
-    let reader = decryptor.decrypt(iter::once(&identity as &dyn age::Identity)).map_err(failed)?;
+    let reader = decryptor
+        .decrypt(iter::once(&identity as &dyn age::Identity))
+        .map_err(failed)?;
     let room = usize::try_from(FILE_BYTES_MAX).unwrap_or_default();
     let mut plain = Zeroizing::new(Vec::with_capacity(room));
-    reader.take(FILE_BYTES_MAX).read_to_end(&mut plain).map_err(|_| damaged(what, "its encryption does not check out"))?;
+    reader
+        .take(FILE_BYTES_MAX)
+        .read_to_end(&mut plain)
+        .map_err(|_| damaged(what, "its encryption does not check out"))?;
     Ok(plain)
 }
 
@@ -183,7 +214,13 @@ fn armor(bytes: &[u8]) -> String {
 /// Lines may be of any length and end in CR LF: mail programs do that.
 fn dearmor(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
-    let body = text.trim_ascii().strip_prefix(ARMOR_BEGIN).and_then(|rest| rest.strip_suffix(ARMOR_END));
-    let body: String = body.ok_or("its last line is missing")?.split_ascii_whitespace().collect();
+    let body = text
+        .trim_ascii()
+        .strip_prefix(ARMOR_BEGIN)
+        .and_then(|rest| rest.strip_suffix(ARMOR_END));
+    let body: String = body
+        .ok_or("its last line is missing")?
+        .split_ascii_whitespace()
+        .collect();
     BASE64.decode(body.as_bytes()).map_err(|_| "it is not base64")
 }

@@ -52,8 +52,19 @@ fn the_first_start_makes_a_key_and_the_next_finds_it() {
 fn the_plain_form_is_fixed() {
     assert_eq!(export(&key(), None).unwrap().as_str(), LINE);
     assert!(same(&import(LINE.as_bytes(), None, "text").unwrap()));
-    assert!(same(&import(LINE.to_uppercase().replace("WEFT-ED25519-SECRET", "weft-ed25519-secret").as_bytes(), None, "text").unwrap()));
-    assert!(same(&import(LINE.replace('\n', "\r\n").as_bytes(), None, "text").unwrap()));
+    assert!(same(
+        &import(
+            LINE.to_uppercase()
+                .replace("WEFT-ED25519-SECRET", "weft-ed25519-secret")
+                .as_bytes(),
+            None,
+            "text"
+        )
+        .unwrap()
+    ));
+    assert!(same(
+        &import(LINE.replace('\n', "\r\n").as_bytes(), None, "text").unwrap()
+    ));
 }
 
 #[test]
@@ -77,14 +88,23 @@ fn a_damaged_file_is_an_error_and_stays_as_it_is() {
             damaged.push(bytes);
         }
     }
-    damaged.extend([vec![0; 100], vec![0xff; 32], [good, b" x"].concat(), [good, b"\n", good].concat(), vec![b'a'; 9000]]);
+    damaged.extend([
+        vec![0; 100],
+        vec![0xff; 32],
+        [good, b" x"].concat(),
+        [good, b"\n", good].concat(),
+        vec![b'a'; 9000],
+    ]);
     let mut entropy = |_: &mut [u8]| panic!("a damaged key must not be replaced by a new one");
     for bytes in damaged {
         write(&path, &bytes, 0o600);
         match load_or_create(&path, None, &mut entropy) {
             // Case and the sort of white space carry nothing.
             Ok((found, _)) => assert!(same(&found), "another key from {:?}", String::from_utf8_lossy(&bytes)),
-            Err(error) => assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid), "{error}"),
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid),
+                "{error}"
+            ),
         }
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
@@ -93,9 +113,18 @@ fn a_damaged_file_is_an_error_and_stays_as_it_is() {
 #[test]
 fn errors_name_what_is_wrong() {
     let error = |text: &str| import(text.as_bytes(), None, "/d/node.key").unwrap_err().to_string();
-    assert_eq!(error("weft-rsa-secret 1 abc"), "/d/node.key holds a key of type rsa, not ed25519");
-    assert_eq!(error("weft-ed25519-secret 2 abc"), "/d/node.key is a key file of version 2, but this program knows version 1 only");
-    assert_eq!(error("weft-ed25519-secret 1 abc"), "/d/node.key is damaged: the key has 3 characters instead of 58");
+    assert_eq!(
+        error("weft-rsa-secret 1 abc"),
+        "/d/node.key holds a key of type rsa, not ed25519"
+    );
+    assert_eq!(
+        error("weft-ed25519-secret 2 abc"),
+        "/d/node.key is a key file of version 2, but this program knows version 1 only"
+    );
+    assert_eq!(
+        error("weft-ed25519-secret 1 abc"),
+        "/d/node.key is damaged: the key has 3 characters instead of 58"
+    );
     assert!(error("-----BEGIN OPENSSH PRIVATE KEY-----").contains("is not a weft key"));
     assert!(error("").contains("is not a weft key"));
     // No part of the key may reach a log.
@@ -110,12 +139,18 @@ fn files_that_others_can_read_or_that_are_no_files_are_refused() {
     for mode in [0o640, 0o644, 0o604, 0o666] {
         write(&path, LINE.as_bytes(), mode);
         let error = load_or_create(&path, None, &mut entropy).unwrap_err();
-        assert_eq!((error.kind(), error.hint()), (ErrorKind::Denied, Some(format!("chmod 600 {}", path.display()))));
+        assert_eq!(
+            (error.kind(), error.hint()),
+            (ErrorKind::Denied, Some(format!("chmod 600 {}", path.display())))
+        );
     }
     write(&path, LINE.as_bytes(), 0o600);
     let link = dir.path().join("link.key");
     symlink(&path, &link).unwrap();
-    assert!(matches!(load_or_create(&link, None, &mut entropy).unwrap_err(), KeyFileError::File(DataDirError::Symlink { .. })));
+    assert!(matches!(
+        load_or_create(&link, None, &mut entropy).unwrap_err(),
+        KeyFileError::File(DataDirError::Symlink { .. })
+    ));
     let dangling = dir.path().join("dangling.key");
     symlink("/none", &dangling).unwrap();
     assert!(load_or_create(&dangling, None, &mut entropy).is_err());
@@ -128,13 +163,24 @@ fn a_passphrase_protects_and_opens() {
     let (right, wrong) = (passphrase("right"), passphrase("wrong"));
     create(&path, &key(), Some(&right)).unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----\n") && text.ends_with("-----END AGE ENCRYPTED FILE-----\n"));
+    assert!(
+        text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----\n")
+            && text.ends_with("-----END AGE ENCRYPTED FILE-----\n")
+    );
     assert!(text.lines().all(|line| line.len() <= 64));
     assert!(is_encrypted(&path).unwrap());
     assert!(same(&load(&path, Some(&right)).unwrap()));
-    assert!(matches!(load(&path, Some(&wrong)).unwrap_err(), KeyFileError::WrongPassphrase { .. }));
-    assert!(matches!(load(&path, None).unwrap_err(), KeyFileError::PassphraseNeeded { .. }));
-    assert!(same(&import(text.replace('\n', "\r\n").as_bytes(), Some(&right), "mail").unwrap()));
+    assert!(matches!(
+        load(&path, Some(&wrong)).unwrap_err(),
+        KeyFileError::WrongPassphrase { .. }
+    ));
+    assert!(matches!(
+        load(&path, None).unwrap_err(),
+        KeyFileError::PassphraseNeeded { .. }
+    ));
+    assert!(same(
+        &import(text.replace('\n', "\r\n").as_bytes(), Some(&right), "mail").unwrap()
+    ));
 }
 
 #[test]
@@ -159,7 +205,10 @@ fn a_damaged_encrypted_file_is_an_error_wherever_it_is_damaged() {
     let right = passphrase("right");
     let text = export(&key(), Some(&right)).unwrap();
     for cut in (0..text.len() - 2).step_by(7) {
-        assert!(import(&text.as_bytes()[..cut], Some(&right), "cut").is_err(), "cut at {cut}");
+        assert!(
+            import(&text.as_bytes()[..cut], Some(&right), "cut").is_err(),
+            "cut at {cut}"
+        );
     }
     for at in (0..text.len() - 1).step_by(5) {
         let mut bytes = text.as_bytes().to_vec();
@@ -175,5 +224,8 @@ fn a_file_that_would_take_forever_to_open_is_refused() {
     let sealed = "age-encryption.org/v1\n-> scrypt AAAAAAAAAAAAAAAAAAAAAA 30\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n\
         --- AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n0123456789abcdef0123456789abcdef";
     let error = import(sealed.as_bytes(), Some(&passphrase("x")), "bomb").unwrap_err();
-    assert_eq!(error.to_string(), "bomb is damaged: opening it would take more work than is sane");
+    assert_eq!(
+        error.to_string(),
+        "bomb is damaged: opening it would take more work than is sane"
+    );
 }

@@ -1,0 +1,176 @@
+//! Nodes in one process, for tests: a real network on loopback, a disk in memory, a calendar that can be moved.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use libp2p::identity::Keypair;
+use weft_protocol::{Multiaddr, SecretKey};
+
+use crate::{
+    mesh::{MeshConfig, RelayConfig, RelayUse, SourceLimits},
+    node::{Node, NodeBuilder, NodeOptions},
+    platform::{
+        Clock, Entropy, Network, NetworkLimits, Platform, RealPlatform,
+        disk::{Disk, MemoryDisk},
+    },
+    store::{Store, StoreOptions},
+    telemetry::metrics::Metrics,
+    trust::{FoundOptions, MeshKind, Standing, Trust, TrustParts},
+};
+
+/// How long a condition may take to come true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A calendar that stands where it is put.
+pub(crate) struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_unix_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The real network, everything else of the test's making.
+pub(crate) struct TestPlatform {
+    pub(crate) clock: Arc<ManualClock>,
+    disk: Arc<dyn Disk>,
+}
+
+impl TestPlatform {
+    pub(crate) fn new() -> Arc<TestPlatform> {
+        let now_ms = RealPlatform.clock().now_unix_ms();
+        Arc::new(TestPlatform { clock: Arc::new(ManualClock(AtomicU64::new(now_ms))), disk: Arc::new(MemoryDisk::new()) })
+    }
+}
+
+impl Platform for TestPlatform {
+    fn network(&self, key: &Keypair, limits: &NetworkLimits) -> io::Result<Network> {
+        RealPlatform.network(key, limits)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
+    }
+
+    fn entropy(&self) -> Arc<dyn Entropy> {
+        RealPlatform.entropy()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+}
+
+pub(crate) fn mesh_config(name: &str, bootstrap: Vec<Multiaddr>, transport: &str) -> MeshConfig {
+    let listen = match transport {
+        "quic" => "/ip4/127.0.0.1/udp/0/quic-v1",
+        "ws" => "/ip4/127.0.0.1/tcp/0/ws",
+        _ => "/ip4/127.0.0.1/tcp/0",
+    };
+    MeshConfig {
+        name: name.to_owned(),
+        agent: "weft/test".to_owned(),
+        listen: vec![listen.parse().unwrap()],
+        listen_explicit: true,
+        bootstrap,
+        external: Vec::new(),
+        ticket: None,
+        mdns: false,
+        upnp: false,
+        relay: RelayConfig {
+            server: true,
+            server_always: true,
+            client: RelayUse::Off,
+            reservations: 2,
+            reservations_max: 64,
+            circuits_max: 64,
+            circuits_per_peer_max: 16,
+            circuit_duration: Duration::from_secs(3600),
+            circuit_bytes_max: 0,
+        },
+        connections_max: 256,
+        connection_target: 64,
+        sources: SourceLimits { connections_per_ip_max: 256, connections_per_subnet_max: 512 },
+        memory_budget_bytes: 256 << 20,
+    }
+}
+
+pub(crate) fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes(&[seed; 32])
+}
+
+/// Starts a node; with `found`, the founder of a mesh of that kind.
+pub(crate) async fn start(builder: NodeBuilder, seed: u8, mesh: MeshConfig, found: Option<MeshKind>) -> Node {
+    let platform = TestPlatform::new();
+    let name = mesh.name.clone();
+    let options = NodeOptions {
+        key: key(seed),
+        root: None,
+        store_dir: PathBuf::from("/store"),
+        store_cache_bytes: 1 << 20,
+        mesh,
+        metrics: Metrics::new(),
+    };
+    let node = builder.start(platform, options).await.unwrap();
+    if let Some(kind) = found {
+        node.trust().found(&key(seed ^ 0x80), FoundOptions { kind, name }).await.unwrap();
+    }
+    let mut state = node.mesh().watch_state();
+    tokio::time::timeout(PATIENCE, state.wait_for(|s| s.listening)).await.unwrap().unwrap();
+    node
+}
+
+/// The node's first address, with its id.
+pub(crate) fn address(node: &Node) -> Multiaddr {
+    node.mesh().state().listen[0].clone().with_p2p(node.mesh().local_peer()).unwrap()
+}
+
+pub(crate) async fn member(node: &Node) {
+    let mut standing = node.trust().watch_standing();
+    tokio::time::timeout(PATIENCE, standing.wait_for(|s| matches!(s, Standing::Member(_)))).await.unwrap().unwrap();
+}
+
+/// Waits until the node is connected to so many members.
+pub(crate) async fn peers(node: &Node, count: usize) {
+    let mut changed = node.mesh().peers().watch();
+    let wait = async {
+        while node.mesh().peers().len() < count {
+            changed.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+}
+
+/// Waits until something holds, looking again and again.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never came true: {what}");
+}
+
+/// Trust alone, without a network.
+pub(crate) async fn trust(seed: u8, platform: &TestPlatform) -> Trust {
+    let key = key(seed);
+    let options = StoreOptions { owner: *key.public().as_bytes(), ..StoreOptions::default() };
+    let dir = PathBuf::from(format!("/trust-{seed}"));
+    let store = Store::open(platform.disk(), &dir, options).await.unwrap();
+    let parts =
+        TrustParts { key, root: None, keyspace: store.keyspace("trust"), clock: platform.clock(), entropy: platform.entropy() };
+    Trust::open(parts).await.unwrap()
+}

@@ -1,0 +1,1 @@
+//! Peers that are up to no good.

@@ -1,0 +1,5 @@
+//! Whole-system tests of the built `weft`: one module per subject.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test stops where something is wrong")]
+
+mod quickstart;
