@@ -21,8 +21,7 @@ use std::{collections::BTreeMap, fmt::Write};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use section::{Effect, Key, Section};
 pub use sections::{
-    ApiConfig, LimitsConfig, MeshConfig, NodeConfig, PubSubConfig, RequestResponseConfig, StoreConfig, TelemetryConfig,
-    TrustConfig,
+    ApiConfig, LimitsConfig, MeshConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig,
 };
 pub use source::Sources;
 pub use value::{ByteSize, LogFormat, Setting, Toggle, format_duration, parse_duration};
@@ -42,6 +41,21 @@ macro_rules! sections {
                 [$( &self.$field ),+]
             }
 
+            /// Takes over from `fresh` what can change while the node runs; everything else keeps its running value, so that a
+            /// later comparison tells again what awaits a restart.
+            pub fn take_reloadable(&mut self, fresh: &Config) {
+                $( self.$field.take_reloadable(&fresh.$field); )+
+                for section in fresh.sections() {
+                    for key in section.keys().iter().filter(|key| key.effect == Effect::Live) {
+                        let full = format!("{}.{}", section.name(), key.name);
+                        match fresh.origins.get(&full) {
+                            Some(origin) => self.origins.insert(full, origin.clone()),
+                            None => self.origins.remove(&full),
+                        };
+                    }
+                }
+            }
+
             fn sections_mut(&mut self) -> [&mut dyn Section; $count] {
                 [$( &mut self.$field ),+]
             }
@@ -56,7 +70,7 @@ macro_rules! sections {
     };
 }
 
-sections! { 9:
+sections! { 7:
     /// The node itself.
     node: NodeConfig,
     /// The mesh.
@@ -71,10 +85,6 @@ sections! { 9:
     limits: LimitsConfig,
     /// Logs and traces.
     telemetry: TelemetryConfig,
-    /// Request-response.
-    request_response: RequestResponseConfig,
-    /// Publish-subscribe.
-    pub_sub: PubSubConfig,
 }
 
 /// What a new configuration would change.

@@ -2,11 +2,17 @@
 //!
 //! Start: store, trust, mesh, patterns by layer. Stop: the reverse, each step with a deadline.
 
-use std::{any::TypeId, collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
-use weft_protocol::SecretKey;
+use weft_protocol::{PublicKey, SecretKey};
 
 use crate::{
     context::Context,
@@ -16,7 +22,7 @@ use crate::{
     platform::Platform,
     store::{Store, StoreOptions},
     tasks::Tasks,
-    telemetry::metrics::{MeshCounters, Metrics},
+    telemetry::metrics::Metrics,
     trust::{Standing, Trust, TrustParts},
 };
 
@@ -24,6 +30,8 @@ use crate::{
 const STOP_STEP: Duration = Duration::from_secs(5);
 /// Between two looks at what needs care: the address book, records, certificates.
 const CARE_EVERY: Duration = Duration::from_secs(5);
+/// Members that come together are written together.
+const CARE_GATHER: Duration = Duration::from_millis(500);
 /// Between two tries to renew a certificate.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Members whose addresses are remembered.
@@ -58,7 +66,6 @@ pub struct Node {
     store: Store,
     tasks: Tasks,
     metrics: Metrics,
-    refusals: Arc<mesh::Refusals>,
     handles: HashMap<TypeId, AnyHandle>,
     started: Instant,
     started_at_ms: u64,
@@ -77,9 +84,19 @@ impl NodeBuilder {
     /// # Errors
     /// When the store cannot be opened, a chosen address cannot be listened on, or a pattern does not start.
     pub async fn start(self, platform: Arc<dyn Platform>, options: NodeOptions) -> Result<Node, NodeError> {
-        let NodeOptions { key, root, store_dir, store_cache_bytes, mesh: mesh_config, metrics } = options;
-        let store_options =
-            StoreOptions { owner: *key.public().as_bytes(), cache_bytes: store_cache_bytes, ..StoreOptions::default() };
+        let NodeOptions {
+            key,
+            root,
+            store_dir,
+            store_cache_bytes,
+            mesh: mesh_config,
+            metrics,
+        } = options;
+        let store_options = StoreOptions {
+            owner: *key.public().as_bytes(),
+            cache_bytes: store_cache_bytes,
+            ..StoreOptions::default()
+        };
         let store = Store::open(platform.disk(), &store_dir, store_options).await?;
         let tasks = Tasks::new();
         let parts = TrustParts {
@@ -90,8 +107,11 @@ impl NodeBuilder {
             entropy: platform.entropy(),
         };
         let trust = Trust::open(parts).await?;
-        let book = AddressBook { keyspace: store.keyspace("address_book") };
-        let address_book = book.load().await?;
+        let book = AddressBook {
+            keyspace: store.keyspace("address_book"),
+        };
+        book.note_ways_in(&mesh_config).await?;
+        let address_book = book.load(&trust).await?;
         let mut doors = HashMap::new();
         let mut pattern_doors = HashMap::new();
         for (_, pattern) in &self.patterns {
@@ -101,30 +121,30 @@ impl NodeBuilder {
             }
             pattern_doors.insert(pattern.id, theirs);
         }
-        let counters = MeshCounters::register(&metrics);
         let driver = DriverParts {
             key,
             config: mesh_config,
             trust: trust.clone(),
             tasks: tasks.clone(),
             doors,
-            counters,
+            metrics: metrics.clone(),
             address_book,
         };
-        let (mesh, refusals) = mesh::start(&*platform, driver)?;
+        let mesh = mesh::start(&*platform, driver)?;
         let mut node = Node {
             mesh,
             trust,
             store,
             tasks,
             metrics,
-            refusals,
             handles: HashMap::new(),
             started: Instant::now(),
             started_at_ms: platform.clock().now_unix_ms(),
         };
         for (type_id, pattern) in self.patterns {
-            let Some(doors) = pattern_doors.remove(pattern.id) else { continue };
+            let Some(doors) = pattern_doors.remove(pattern.id) else {
+                continue;
+            };
             let context = Context {
                 pattern: pattern.id,
                 mesh: node.mesh.clone(),
@@ -139,7 +159,8 @@ impl NodeBuilder {
             let handle = (pattern.start)(context).await?;
             node.handles.insert(type_id, handle);
         }
-        node.tasks.spawn("care", care(node.mesh.clone(), node.trust.clone(), book));
+        node.tasks
+            .spawn("care", care(node.mesh.clone(), node.trust.clone(), book));
         Ok(node)
     }
 }
@@ -175,11 +196,6 @@ impl Node {
         &self.tasks
     }
 
-    /// What the door-keeper refused.
-    pub fn refusals(&self) -> &mesh::Refusals {
-        &self.refusals
-    }
-
     /// How long the node has run.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
@@ -192,7 +208,10 @@ impl Node {
 
     /// The handle of a pattern this node was built with.
     pub fn handle<P: Pattern>(&self) -> Option<P::Handle> {
-        self.handles.get(&TypeId::of::<P>())?.downcast_ref::<P::Handle>().cloned()
+        self.handles
+            .get(&TypeId::of::<P>())?
+            .downcast_ref::<P::Handle>()
+            .cloned()
     }
 
     /// Whether it listens and belongs to a mesh.
@@ -221,7 +240,38 @@ struct AddressBook {
 }
 
 impl AddressBook {
-    async fn load(&self) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, NodeError> {
+    /// The ways the user showed us are kept before they are gone: a node that is killed right after it joined comes
+    /// back without being told again.
+    async fn note_ways_in(&self, config: &MeshConfig) -> Result<(), NodeError> {
+        let mut ways: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for address in &config.bootstrap {
+            if let Some(peer) = mesh::peer_of(address) {
+                ways.entry(peer).or_default().push(address.clone());
+            }
+        }
+        if let Some(ticket) = &config.ticket {
+            ways.entry(ticket.issuer.peer_id())
+                .or_default()
+                .extend(ticket.addresses.iter().cloned());
+        }
+        let mut batch = crate::store::Batch::new();
+        for (peer, addresses) in ways {
+            // What was learned since is better.
+            if self.keyspace.get(&peer.to_bytes()).await?.is_none() {
+                let value = serde_json::to_vec(&addresses).map_err(|e| NodeError::internal(e.to_string()))?;
+                batch = batch.put(peer.to_bytes(), value);
+            }
+        }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            Ok(self.keyspace.commit(batch).await?)
+        }
+    }
+
+    /// Where members were, but for those who are revoked.
+    async fn load(&self, trust: &Trust) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, NodeError> {
+        let is_revoked = |peer: &PeerId| PublicKey::from_peer_id(peer).is_some_and(|key| trust.is_revoked(&key));
         let mut all = Vec::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -229,7 +279,9 @@ impl AddressBook {
             let Some((last, _)) = page.last() else { return Ok(all) };
             after = Some(last.clone());
             for (key, value) in page {
-                if let (Ok(peer), Ok(addresses)) = (PeerId::from_bytes(&key), serde_json::from_slice(&value)) {
+                if let (Ok(peer), Ok(addresses)) = (PeerId::from_bytes(&key), serde_json::from_slice(&value))
+                    && !is_revoked(&peer)
+                {
                     all.push((peer, addresses));
                 }
             }
@@ -243,7 +295,11 @@ impl AddressBook {
     async fn save(&self, mesh: &Mesh, known: &mut HashMap<PeerId, Vec<Multiaddr>>) -> Result<(), NodeError> {
         let mut batch = crate::store::Batch::new();
         for (peer, info) in mesh.peers().all() {
-            let dialled = info.connections.values().filter(|c| !c.inbound).map(|c| c.address.clone());
+            let dialled = info
+                .connections
+                .values()
+                .filter(|c| !c.inbound)
+                .map(|c| c.address.clone());
             let mut addresses: Vec<Multiaddr> = dialled.collect();
             addresses.extend(mesh.trust().record(&peer).map(|r| r.addresses).unwrap_or_default());
             addresses.sort();
@@ -261,7 +317,11 @@ impl AddressBook {
                 batch = batch.delete(peer.to_bytes());
             }
         }
-        if batch.is_empty() { Ok(()) } else { Ok(self.keyspace.commit(batch).await?) }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            Ok(self.keyspace.commit(batch).await?)
+        }
     }
 }
 
@@ -269,8 +329,12 @@ impl AddressBook {
 async fn care(mesh: Mesh, trust: Trust, book: AddressBook) {
     let mut known = HashMap::new();
     let mut renew_after = Instant::now();
+    let mut peers = mesh.peers().watch();
     loop {
-        tokio::time::sleep(CARE_EVERY).await;
+        // Who has just come is remembered soon.
+        let _ = tokio::time::timeout(CARE_EVERY, peers.changed()).await;
+        tokio::time::sleep(CARE_GATHER).await;
+        peers.mark_unchanged();
         if let Err(error) = trust.persist_records().await {
             tracing::warn!(%error, "the directory was not saved");
         }

@@ -134,7 +134,7 @@ mod tests {
         let tasks = Tasks::new();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         tasks.spawn("bad", async { panic!("on purpose") });
-        tasks.spawn("good", async move { drop(sender.send(7)) });
+        tasks.spawn("good", async move { assert!(sender.send(7).is_ok()) });
         assert_eq!(receiver.await.unwrap(), 7);
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert_eq!(tasks.panics(), 1);

@@ -19,7 +19,7 @@ cd "$(dirname "$0")/../.."
 report="$(mktemp)"
 trap 'rm -f "$report"' EXIT
 
-WEFT_POWER_CUTS="$cuts" cargo test --release -p weft-node --lib \
+WEFT_POWER_CUTS="$cuts" cargo test --quiet --locked -p weft-node --lib \
     store::tests::torture::nothing_acknowledged_is_lost_by_power_cuts -- --exact --ignored --nocapture >"$report" 2>&1 || {
     cat "$report" >&2
     exit 1

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Display, time::Duration};
 use tracing_subscriber::EnvFilter;
 use weft_protocol::{
     DecodeError, Multiaddr,
-    name::{check_name, check_role},
+    name::check_name,
 };
 
 use super::{
@@ -36,7 +36,6 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     check.api();
     check.api_bounds();
     check.limits();
-    check.patterns();
     check.errors
 }
 
@@ -90,11 +89,6 @@ impl Check<'_> {
         if let Some(Err(error)) = node.name.as_deref().map(|name| check_name("name", name)) {
             self.misnamed("node.name", &error);
         }
-        self.duration(
-            "node.shutdown_timeout",
-            node.shutdown_timeout,
-            (100 * MILLISECOND, HOUR),
-        );
     }
 
     fn mesh_addresses(&mut self) {
@@ -130,35 +124,16 @@ impl Check<'_> {
     fn mesh_connections(&mut self) {
         let mesh = &self.config.mesh;
         self.count("mesh.connections_max", mesh.connections_max, (2, 100_000));
-        if mesh.connections_inbound_max >= mesh.connections_max {
-            let limit = mesh.connections_max;
-            let reason = format!("must be less than mesh.connections_max ({limit}), so that this node can always dial");
-            self.wrong("mesh.connections_inbound_max", reason);
-        }
         for (key, value) in [
-            ("mesh.connections_inbound_max", mesh.connections_inbound_max),
-            (
-                "mesh.connections_pending_inbound_max",
-                mesh.connections_pending_inbound_max,
-            ),
-            (
-                "mesh.connections_pending_outbound_max",
-                mesh.connections_pending_outbound_max,
-            ),
             ("mesh.connections_per_ip_max", mesh.connections_per_ip_max),
             ("mesh.connections_per_subnet_max", mesh.connections_per_subnet_max),
         ] {
             self.count(key, value, (1, 100_000));
         }
-        self.count("mesh.connections_per_peer_max", mesh.connections_per_peer_max, (2, 64));
         let limit = ("mesh.connections_max", mesh.connections_max);
         self.at_most(("mesh.connection_target", mesh.connection_target), limit);
         let limit = ("mesh.connections_per_subnet_max", mesh.connections_per_subnet_max);
         self.at_most(("mesh.connections_per_ip_max", mesh.connections_per_ip_max), limit);
-        self.duration("mesh.dial_timeout", mesh.dial_timeout, (100 * MILLISECOND, HOUR));
-        self.duration("mesh.idle_timeout", mesh.idle_timeout, (SECOND, 24 * HOUR));
-        self.duration("mesh.redial_pause_max", mesh.redial_pause_max, (SECOND, 24 * HOUR));
-        self.duration("mesh.ban_duration", mesh.ban_duration, (SECOND, YEAR));
     }
 
     fn mesh_relay(&mut self) {
@@ -181,16 +156,6 @@ impl Check<'_> {
     fn trust(&mut self) {
         let trust = &self.config.trust;
         self.duration("trust.certificate_ttl", trust.certificate_ttl, (SECOND, 10 * YEAR));
-        self.duration("trust.invite_ttl", trust.invite_ttl, (SECOND, YEAR));
-        self.duration(
-            "trust.admission_timeout",
-            trust.admission_timeout,
-            (100 * MILLISECOND, HOUR),
-        );
-        self.count("trust.pending_max", trust.pending_max, (0, 10_000));
-        if let Err(error) = check_role(&trust.role) {
-            self.misnamed("trust.role", &error);
-        }
     }
 
     fn store(&mut self) {
@@ -270,58 +235,11 @@ impl Check<'_> {
             limits.memory_budget_bytes,
             (ByteSize::mib(32), ByteSize::gib(1024)),
         );
-        self.count("limits.streams_per_peer_max", limits.streams_per_peer_max, (1, 100_000));
-        self.count(
-            "limits.streams_per_pattern_max",
-            limits.streams_per_pattern_max,
-            (1, 1_000_000),
-        );
-        self.duration("limits.hello_timeout", limits.hello_timeout, (100 * MILLISECOND, HOUR));
         if let Err(error) = EnvFilter::try_new(&self.config.telemetry.log) {
             self.wrong("telemetry.log", format!("is not a log filter: {error}"));
         }
     }
 
-    fn patterns(&mut self) {
-        let calls = &self.config.request_response;
-        self.duration("request_response.timeout", calls.timeout, (MILLISECOND, 24 * HOUR));
-        self.duration(
-            "request_response.timeout_max",
-            calls.timeout_max,
-            (MILLISECOND, 24 * HOUR),
-        );
-        if calls.timeout > calls.timeout_max {
-            let limit = format_duration(calls.timeout_max);
-            self.wrong(
-                "request_response.timeout",
-                format!("must not be more than request_response.timeout_max ({limit})"),
-            );
-        }
-        for (key, value) in [
-            ("request_response.calls_inbound_max", calls.calls_inbound_max),
-            ("request_response.calls_per_peer_max", calls.calls_per_peer_max),
-            ("request_response.calls_outbound_max", calls.calls_outbound_max),
-        ] {
-            self.count(key, value, (1, 1_000_000));
-        }
-        let messages = &self.config.pub_sub;
-        self.size(
-            "pub_sub.replay_bytes",
-            messages.replay_bytes,
-            (ByteSize(0), ByteSize::gib(64)),
-        );
-        self.duration(
-            "pub_sub.replay_duration",
-            messages.replay_duration,
-            (Duration::ZERO, YEAR),
-        );
-        self.count(
-            "pub_sub.subscriber_queue_max",
-            messages.subscriber_queue_max,
-            (1, 1_000_000),
-        );
-        self.count("pub_sub.subscriptions_max", messages.subscriptions_max, (1, 1_000_000));
-    }
 }
 
 fn ends_in_peer(address: &Multiaddr) -> bool {

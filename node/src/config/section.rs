@@ -57,6 +57,15 @@ macro_rules! section {
             $( $(#[doc = $doc])+ pub $field: $type, )+
         }
 
+        impl $struct {
+            /// Takes over from `fresh` the keys that can change while the node runs.
+            pub fn take_reloadable(&mut self, fresh: &Self) {
+                $( if $crate::config::section::Effect::$effect == $crate::config::section::Effect::Live {
+                    self.$field.clone_from(&fresh.$field);
+                } )+
+            }
+        }
+
         impl Default for $struct {
             fn default() -> Self {
                 Self { $( $field: $default, )+ }

@@ -11,9 +11,7 @@ use super::{
     value::{ByteSize, LogFormat, Toggle},
 };
 
-const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
+const DAY: u64 = 24 * 3600;
 
 /// The addresses a node listens on when none are configured: QUIC, TCP and WebSocket, IPv4 and IPv6.
 const LISTEN_DEFAULT: [&str; 6] = [
@@ -37,8 +35,6 @@ section! {
     "node" NodeConfig {
         /// The name other nodes see; lower-case letters, digits, `-`, `_` and `.`, at most 64 bytes. Not set: the host's name.
         Restart name: Option<String> = None;
-        /// How long stopping may take before what still runs is cut off.
-        Live shutdown_timeout: Duration = Duration::from_secs(10);
     }
 }
 
@@ -47,7 +43,8 @@ section! {
     "mesh" MeshConfig {
         /// Addresses to listen on. When these are not set and a default port is in use, a free port is taken instead.
         Restart listen: Vec<Multiaddr> = listen_default();
-        /// Addresses of nodes to join, each ending in /p2p/ID; any one of them suffices.
+        /// Addresses of nodes to join, each ending in /p2p/ID; any one of them suffices. On reload new ones are tried at once;
+        /// those taken out are forgotten at the next start.
         Live bootstrap: Vec<Multiaddr> = Vec::new();
         /// Addresses under which others can reach this node, besides those it finds out itself.
         Restart external: Vec<Multiaddr> = Vec::new();
@@ -57,14 +54,8 @@ section! {
         Restart mdns: bool = true;
         /// Ask the router for a port mapping (UPnP).
         Restart upnp: bool = true;
-        /// Let other members test whether this node can be reached from outside, and test for them.
-        Restart autonat: bool = true;
         /// Try to turn relayed connections into direct ones (hole punching).
         Restart hole_punching: bool = true;
-        /// Tell members the addresses of other members, and learn addresses from them.
-        Restart peer_exchange: bool = true;
-        /// Serve the mesh's address table (Kademlia server); auto: when others can reach this node.
-        Restart kad_server: Toggle = Toggle::Auto;
         /// Reserve places at relays, to be reached through them; auto: when this node cannot be reached from outside.
         Restart relay_client: Toggle = Toggle::Auto;
         /// Relay for members that cannot be reached directly; auto: when others can reach this node.
@@ -83,28 +74,12 @@ section! {
         Restart relay_reservations_target: u32 = 2;
         /// Connections at once, inbound and outbound together.
         Restart connections_max: u32 = 1024;
-        /// Inbound connections at once; lower than `connections_max`, so that this node can always dial.
-        Restart connections_inbound_max: u32 = 768;
-        /// Inbound connections at once that are still shaking hands.
-        Restart connections_pending_inbound_max: u32 = 512;
-        /// Outbound connections at once that are still shaking hands.
-        Restart connections_pending_outbound_max: u32 = 64;
-        /// Connections at once to one peer; hole punching needs two.
-        Restart connections_per_peer_max: u32 = 4;
         /// Inbound connections at once from one IP address.
         Restart connections_per_ip_max: u32 = 256;
         /// Inbound connections at once from one subnet (/24 in IPv4, /48 in IPv6).
         Restart connections_per_subnet_max: u32 = 512;
         /// Members the node tries to stay connected with; in a smaller mesh, with all.
-        Live connection_target: u32 = 64;
-        /// How long dialling one address may take.
-        Restart dial_timeout: Duration = Duration::from_secs(5);
-        /// How long an unused connection is kept.
-        Restart idle_timeout: Duration = Duration::from_secs(60);
-        /// The longest pause between two attempts to reach a member or bootstrap address again.
-        Live redial_pause_max: Duration = Duration::from_secs(60);
-        /// How long a peer that misbehaved is refused.
-        Live ban_duration: Duration = Duration::from_secs(10 * MINUTE);
+        Restart connection_target: u32 = 64;
     }
 }
 
@@ -112,15 +87,7 @@ section! {
     /// Membership: what this node grants to those it admits.
     "trust" TrustConfig {
         /// How long a certificate issued here is valid; members renew theirs after two thirds of it.
-        Live certificate_ttl: Duration = Duration::from_secs(90 * DAY);
-        /// The role a new member gets when none is named.
-        Live role: String = "member".into();
-        /// How long an invitation is valid when no time is named.
-        Live invite_ttl: Duration = Duration::from_secs(HOUR);
-        /// How long a peer may take to prove its membership before it is cut off.
-        Restart admission_timeout: Duration = Duration::from_secs(10);
-        /// Peers that may wait for approval at once.
-        Live pending_max: u32 = 64;
+        Restart certificate_ttl: Duration = Duration::from_secs(90 * DAY);
     }
 }
 
@@ -170,13 +137,7 @@ section! {
     /// Bounds that hold for the node as a whole.
     "limits" LimitsConfig {
         /// Memory that connections, queues and caches may use together; new work is refused beyond it.
-        Live memory_budget_bytes: ByteSize = ByteSize::mib(256);
-        /// Streams one peer may have open at once, over all patterns.
-        Live streams_per_peer_max: u32 = 512;
-        /// Streams of one pattern open at once, over all peers.
-        Live streams_per_pattern_max: u32 = 4096;
-        /// How long a peer may take to say what it wants on a new stream.
-        Live hello_timeout: Duration = Duration::from_secs(5);
+        Restart memory_budget_bytes: ByteSize = ByteSize::mib(256);
     }
 }
 
@@ -187,35 +148,5 @@ section! {
         Live log: String = "info".into();
         /// How log lines look: "text" or "json".
         Restart log_format: LogFormat = LogFormat::Text;
-    }
-}
-
-section! {
-    /// Request-response: calls of services.
-    "request_response" RequestResponseConfig {
-        /// How long a call may take when the caller names no time.
-        Live timeout: Duration = Duration::from_secs(5);
-        /// The longest time a caller may ask for.
-        Live timeout_max: Duration = Duration::from_secs(5 * MINUTE);
-        /// Calls this node serves at once; more are answered with "busy".
-        Live calls_inbound_max: u32 = 1024;
-        /// Calls this node serves at once for one peer.
-        Live calls_per_peer_max: u32 = 256;
-        /// Calls this node has under way at once; more are answered with "busy".
-        Live calls_outbound_max: u32 = 1024;
-    }
-}
-
-section! {
-    /// Publish-subscribe: messages to subscribers.
-    "pub_sub" PubSubConfig {
-        /// Bytes of past messages kept to repair gaps and to let a subscriber resume.
-        Restart replay_bytes: ByteSize = ByteSize::mib(8);
-        /// How long a past message is kept for that.
-        Live replay_duration: Duration = Duration::from_secs(5 * MINUTE);
-        /// Messages that may wait for one slow subscriber; then the oldest are dropped and counted.
-        Live subscriber_queue_max: u32 = 1024;
-        /// Subscriptions of local applications at once.
-        Live subscriptions_max: u32 = 1024;
     }
 }

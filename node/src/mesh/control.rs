@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     error::NodeError,
+    telemetry::metrics::MeshCounters,
     trust::{Trust, guard::token_id},
 };
 
@@ -71,6 +72,7 @@ pub(crate) async fn ask(
     peers: &PeerTable,
     peer: PeerId,
     connection: ConnectionId,
+    counters: &MeshCounters,
     mut stream: MeshStream,
 ) -> Result<(), ControlError> {
     let mut records = trust.watch_records();
@@ -81,6 +83,7 @@ pub(crate) async fn ask(
     loop {
         let probe = timeout(REPLY_TIMEOUT, probe(trust, &mut stream)).await.map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
+        counters.round_trip(probe.rtt);
         timeout(RECONCILE_TIMEOUT, reconcile(trust, &peer, &probe, &mut stream, &mut pushed))
             .await
             .map_err(|_| ControlError::Silent)??;

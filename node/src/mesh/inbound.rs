@@ -7,10 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -29,7 +26,10 @@ use super::{
     frames,
     streams::MeshStream,
 };
-use crate::{telemetry::trace, trust::Trust};
+use crate::{
+    telemetry::{metrics::MeshCounters, trace},
+    trust::Trust,
+};
 
 /// How long a greeting may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,31 +129,6 @@ impl Door {
     }
 }
 
-/// What was refused, by reason, since the start.
-#[derive(Debug, Default)]
-pub struct Refusals([AtomicU64; 8]);
-
-impl Refusals {
-    fn count(&self, reason: Refusal) {
-        self.0[reason as usize % 8].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The counts, by reason.
-    pub fn all(&self) -> Vec<(Refusal, u64)> {
-        const REASONS: [Refusal; 8] = [
-            Refusal::Version,
-            Refusal::NotMember,
-            Refusal::Denied,
-            Refusal::Busy,
-            Refusal::Unknown,
-            Refusal::Malformed,
-            Refusal::Deadline,
-            Refusal::Closing,
-        ];
-        REASONS.into_iter().map(|r| (r, self.0[r as usize % 8].load(Ordering::Relaxed))).collect()
-    }
-}
-
 type PerPeer = Arc<Mutex<HashMap<PeerId, (usize, usize)>>>;
 
 /// One of a peer's places; given back on drop.
@@ -183,23 +158,24 @@ pub(crate) struct DoorKeeper {
     /// All inbound streams together, from the memory budget.
     streams: Arc<Semaphore>,
     places: PerPeer,
-    refusals: Arc<Refusals>,
+    counters: MeshCounters,
 }
 
 impl DoorKeeper {
-    pub(crate) fn new(trust: Trust, doors: HashMap<String, Door>, memory_budget_bytes: usize) -> Self {
+    pub(crate) fn new(
+        trust: Trust,
+        doors: HashMap<String, Door>,
+        memory_budget_bytes: usize,
+        counters: MeshCounters,
+    ) -> Self {
         let streams = (memory_budget_bytes / STREAM_WINDOW_BYTES).max(64);
         DoorKeeper {
             trust,
             doors: Arc::new(doors),
             streams: Arc::new(Semaphore::new(streams)),
             places: PerPeer::default(),
-            refusals: Arc::default(),
+            counters,
         }
-    }
-
-    pub(crate) fn refusals(&self) -> Arc<Refusals> {
-        Arc::clone(&self.refusals)
     }
 
     /// The stream protocols of all patterns.
@@ -308,12 +284,12 @@ impl DoorKeeper {
     }
 
     fn refused(&self, reason: Refusal, detail: &str) -> DirectReply {
-        self.refusals.count(reason);
+        self.counters.refused_greeting(reason.as_str());
         DirectReply::refused(reason, detail)
     }
 
     async fn refuse(&self, stream: &mut MeshStream, reason: Refusal, detail: &str) {
-        self.refusals.count(reason);
+        self.counters.refused_greeting(reason.as_str());
         let _ = timeout(HELLO_TIMEOUT, frames::write(stream, &HelloReply::refused(reason, detail))).await;
     }
 }

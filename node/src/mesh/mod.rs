@@ -32,6 +32,6 @@ pub(crate) use driver::{DriverParts, peer_of, start};
 pub use frames::{FrameError, expect, read, read_bytes, write, write_bytes};
 pub use handle::{Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Reachability, RelayInfo, Validation};
 pub(crate) use inbound::Door;
-pub use inbound::{InboundRequest, InboundStream, Refusals};
+pub use inbound::{InboundRequest, InboundStream};
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
 pub use sources::SourceLimits;

@@ -242,7 +242,17 @@ pub struct MeshCounters {
     dropped: Dropped,
     refused_connections: Counter,
     refused_peers: Counter,
+    refused_greetings: Family<RefusalLabels, Counter>,
+    peers: Gauge,
+    members: Gauge,
+    round_trips: Option<Histogram>,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: &'static str,
+}
+
 
 impl MeshCounters {
     /// Counters registered under `weft_mesh_`; those of `default()` are counted but never shown.
@@ -254,7 +264,29 @@ impl MeshCounters {
                 "refused_peers",
                 "Peers disconnected because they did not prove their membership",
             ),
+            refused_greetings: mesh.counters("refused_greetings", "Streams and requests the door-keeper refused"),
+            peers: mesh.gauge("peers", "Members connected now"),
+            members: mesh.gauge("members", "Members the directory knows, this one included"),
+            round_trips: Some(mesh.durations("round_trip", "Measured round trips to members")),
         })
+    }
+
+    /// Counts a refusal at the door.
+    pub fn refused_greeting(&self, reason: &'static str) {
+        self.refused_greetings.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// Says how many are connected and known.
+    pub fn set_sizes(&self, peers: usize, members: usize) {
+        self.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+        self.members.set(i64::try_from(members).unwrap_or(i64::MAX));
+    }
+
+    /// Notes a measured round trip.
+    pub fn round_trip(&self, rtt: std::time::Duration) {
+        if let Some(histogram) = &self.round_trips {
+            histogram.observe(rtt.as_secs_f64());
+        }
     }
 
     /// Counts something that a queue or a rule dropped.

@@ -56,6 +56,8 @@ pub(crate) enum Command {
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
+        // Whoever founded or entered a mesh a moment ago may use it at once.
+        self.follow_standing();
         match command {
             Command::Open { peer, protocol, reply } => self.open(peer, OpenRequest { protocol, reply }),
             Command::OpenOn { peer, connection, protocol, reply } => {

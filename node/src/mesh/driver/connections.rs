@@ -153,10 +153,7 @@ impl Driver {
         connection.waits_for_approval = false;
         self.swarm.behaviour_mut().members.remote_ready(id);
         // The standing may have changed in the same breath: the gate must not wait for the next tick.
-        if self.standing.has_changed().unwrap_or(false) {
-            self.standing.mark_unchanged();
-            self.on_standing();
-        }
+        self.follow_standing();
         self.maybe_connected(id);
     }
 
@@ -196,6 +193,7 @@ impl Driver {
         let Some(sender) = self.sender.upgrade() else { return };
         let trust = self.trust.clone();
         let peers = self.peers.clone();
+        let counters = self.counters.clone();
         self.tasks.spawn("control", async move {
             let (reply, answer) = oneshot::channel();
             let protocol = StreamProtocol::new(CONTROL_PROTOCOL);
@@ -203,7 +201,7 @@ impl Driver {
                 return;
             }
             let ended = match answer.await {
-                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, stream).await.map_err(|e| e.to_string()),
+                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, &counters, stream).await.map_err(|e| e.to_string()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("the connection closed".to_owned()),
             };

@@ -2,6 +2,7 @@
 
 use libp2p::{
     PeerId, gossipsub, identify, kad, mdns,
+    metrics::Recorder as _,
     request_response::{self, OutboundFailure},
     swarm::{DialError, SwarmEvent},
 };
@@ -20,6 +21,7 @@ type Event = SwarmEvent<<Behaviour as libp2p::swarm::NetworkBehaviour>::ToSwarm>
 
 impl Driver {
     pub(super) fn on_event(&mut self, event: Event) {
+        self.libp2p_metrics.record(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
@@ -57,7 +59,8 @@ impl Driver {
             BehaviourEvent::Admission(streams::Event::Inbound { peer, connection, stream, .. }) => {
                 self.on_admission_stream(peer, connection, stream);
             }
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(ref event @ identify::Event::Received { peer_id, ref info, .. }) => {
+                self.libp2p_metrics.record(event);
                 let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
                 self.peers.identified(&peer_id, &agent);
                 self.agents.insert(peer_id, agent);
@@ -70,6 +73,13 @@ impl Driver {
     }
 
     fn on_member_event(&mut self, event: MembersEvent) {
+        match &event {
+            MembersEvent::Gossip(event) => self.libp2p_metrics.record(event),
+            MembersEvent::Kad(event) => self.libp2p_metrics.record(event),
+            MembersEvent::RelayServer(event) => self.libp2p_metrics.record(event),
+            MembersEvent::HolePunch(event) => self.libp2p_metrics.record(event),
+            _ => {}
+        }
         match event {
             MembersEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 self.on_gossip(propagation_source, message_id, message);

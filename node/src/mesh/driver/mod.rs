@@ -39,14 +39,14 @@ use super::{
     behaviour::{self, Behaviour},
     connector::{Connector, Reason},
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
-    inbound::{Door, DoorKeeper, Refusals},
+    inbound::{Door, DoorKeeper},
     peers::PeerTable,
 };
 use crate::{
     error::NodeError,
     platform::{Entropy, Network, NetworkLimits, Platform},
     tasks::Tasks,
-    telemetry::metrics::MeshCounters,
+    telemetry::metrics::{MeshCounters, Metrics},
     trust::{Standing, Trust},
 };
 
@@ -60,6 +60,8 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossip messages whose signer is not known yet, at most, and how long they wait for its record.
 const UNKNOWN_MAX: usize = 1024;
+/// Between two dials of bootstrap addresses without an id, while nobody is connected.
+const NAMELESS_EVERY: Duration = Duration::from_secs(3);
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the driver needs.
@@ -69,7 +71,7 @@ pub(crate) struct DriverParts {
     pub(crate) trust: Trust,
     pub(crate) tasks: Tasks,
     pub(crate) doors: HashMap<String, Door>,
-    pub(crate) counters: MeshCounters,
+    pub(crate) metrics: Metrics,
     /// Known members' addresses from earlier runs.
     pub(crate) address_book: Vec<(PeerId, Vec<Multiaddr>)>,
 }
@@ -101,6 +103,7 @@ pub(super) struct Driver {
     key: Keypair,
     config: MeshConfig,
     counters: MeshCounters,
+    libp2p_metrics: libp2p::metrics::Metrics,
     door: DoorKeeper,
     peers: PeerTable,
     connector: Connector,
@@ -123,6 +126,9 @@ pub(super) struct Driver {
     provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
     provide_queries: HashMap<kad::QueryId, oneshot::Sender<Result<(), MeshError>>>,
     announcements: BTreeMap<&'static str, Vec<u8>>,
+    /// Bootstrap addresses that do not say whom to expect, and when they were last tried.
+    nameless: Vec<Multiaddr>,
+    nameless_tried: Option<Instant>,
     record_dirty: bool,
     record_checked: Instant,
     reach: reach::Reach,
@@ -134,8 +140,9 @@ pub(super) struct Driver {
 ///
 /// # Errors
 /// When the network cannot be had, or an address the user chose cannot be listened on.
-pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh, Arc<Refusals>), NodeError> {
-    let DriverParts { key, config, trust, tasks, doors, counters, address_book } = parts;
+pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh, NodeError> {
+    let DriverParts { key, config, trust, tasks, doors, metrics, address_book } = parts;
+    let counters = MeshCounters::register(&metrics);
     let keypair = key.to_keypair();
     let limits =
         NetworkLimits { handshake_timeout: HANDSHAKE_TIMEOUT, muxer_streams_max: super::streams::MUXER_STREAMS_MAX };
@@ -150,8 +157,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh
     let local = keypair.public().to_peer_id();
     let swarm = Swarm::new(transport, behaviour, local, swarm_config);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes);
-    let refusals = door.refusals();
+    let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
     let state = watch::Sender::new(MeshState {
         listen: Vec::new(),
@@ -181,6 +187,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh
         connector: Connector::new(local, config.connection_target, seed),
         config,
         counters,
+        libp2p_metrics: metrics.with_registry(libp2p::metrics::Metrics::new),
         door,
         peers,
         connections: BTreeMap::new(),
@@ -196,6 +203,8 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh
         provider_queries: HashMap::new(),
         provide_queries: HashMap::new(),
         announcements: BTreeMap::new(),
+        nameless: Vec::new(),
+        nameless_tried: None,
         record_dirty: true,
         record_checked: now,
         reach: reach::Reach::new(seed),
@@ -205,7 +214,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<(Mesh
     driver.listen()?;
     driver.begin(address_book);
     tasks.spawn("mesh-driver", driver.run());
-    Ok((mesh, refusals))
+    Ok(mesh)
 }
 
 impl Driver {
@@ -258,10 +267,7 @@ impl Driver {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        if self.standing.has_changed().unwrap_or(false) {
-            self.standing.mark_unchanged();
-            self.on_standing();
-        }
+        self.follow_standing();
         self.settle(now);
         if self.revoked.has_changed().unwrap_or(false) {
             self.revoked.mark_unchanged();
@@ -274,6 +280,7 @@ impl Driver {
             self.learn_addresses();
             self.prefer_best();
             self.trust.expire_records();
+            self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
             self.record_dirty = true;
         }
@@ -284,8 +291,12 @@ impl Driver {
         self.dial_due();
     }
 
-    /// The node has become a member: put the members' behaviours behind the gate.
-    fn on_standing(&mut self) {
+    /// If the node has become a member, puts the members' behaviours behind the gate.
+    fn follow_standing(&mut self) {
+        if !self.standing.has_changed().unwrap_or(false) {
+            return;
+        }
+        self.standing.mark_unchanged();
         if matches!(*self.standing.borrow(), Standing::Member(_)) {
             self.install_members();
             self.ticket = None;
@@ -365,7 +376,8 @@ impl Driver {
         for address in addresses {
             match peer_of(&address) {
                 Some(peer) => self.connector.add(peer, &[address], Reason::Bootstrap, now),
-                None => tracing::warn!(%address, "a bootstrap address without /p2p/ID is not used"),
+                // Whoever answers there is trusted to be the one: the user dared.
+                None => self.nameless.push(address),
             }
         }
     }
@@ -374,6 +386,16 @@ impl Driver {
         let now = Instant::now();
         for dial in self.connector.due(now) {
             self.dial(dial.peer, dial.addresses);
+        }
+        let again = self.nameless_tried.is_none_or(|at| now.duration_since(at) > NAMELESS_EVERY);
+        if self.connections.is_empty() && again {
+            self.nameless_tried = Some(now);
+            for address in self.nameless.clone() {
+                let options = libp2p::swarm::dial_opts::DialOpts::unknown_peer_id().address(address).build();
+                if let Err(error) = self.swarm.dial(options) {
+                    tracing::debug!(%error, "no dial");
+                }
+            }
         }
     }
 

@@ -1,10 +1,8 @@
 //! Deeds: publishes on the gossip shards, validates what comes, hands it to subscribers.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use weft_protocol::{
     CapabilityToken, MeshId, Pattern, PeerId, Verb, Wire as _,
@@ -18,6 +16,7 @@ use super::{
 use crate::{
     mesh::{Gossip, Mesh, MeshError, PatternDoors, Validation},
     tasks::Tasks,
+    telemetry::metrics::{Dropped, Metrics},
     trust::Standing,
 };
 
@@ -49,7 +48,10 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Held while a sequence is taken and its message handed to the mesh, so that the two orders agree.
     sequence: tokio::sync::Mutex<u64>,
-    dropped: AtomicU64,
+    published: Counter,
+    received: Counter,
+    delivered: Counter,
+    dropped: Dropped,
 }
 
 impl std::fmt::Debug for Hub {
@@ -59,8 +61,19 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    pub(super) fn new(mesh: Mesh, boot: u64) -> Self {
-        Hub { mesh, boot, state: Mutex::default(), sequence: tokio::sync::Mutex::new(0), dropped: AtomicU64::new(0) }
+    pub(super) fn new(mesh: Mesh, boot: u64, metrics: &Metrics) -> Self {
+        let (state, sequence) = (Mutex::default(), tokio::sync::Mutex::new(0));
+        let dropped = metrics.dropped().clone();
+        metrics.subsystem("pub_sub", |subsystem| Hub {
+            mesh,
+            boot,
+            state,
+            sequence,
+            published: subsystem.counter("published", "Messages published by this node"),
+            received: subsystem.counter("received", "Messages of other nodes that were found good"),
+            delivered: subsystem.counter("delivered", "Messages handed to subscribers of this node"),
+            dropped,
+        })
     }
 
     pub(super) async fn publish(&self, mesh: &MeshId, mut publication: Publication) -> Result<(u64, usize), MeshError> {
@@ -79,6 +92,7 @@ impl Hub {
             }
         };
         let taken = *sequence;
+        self.published.inc();
         drop(sequence);
         self.deliver(self.mesh.local_peer(), publication);
         Ok((taken, peers))
@@ -135,14 +149,16 @@ impl Hub {
                 Ok(()) => subscriber.dropped = 0,
                 Err(_) => {
                     subscriber.dropped += 1;
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.dropped.inc("subscriber", "slow");
                     return;
                 }
             }
         }
         if subscriber.sink.try_send(Delivery::Message(Arc::clone(received))).is_err() {
             subscriber.dropped += 1;
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.inc("subscriber", "slow");
+        } else {
+            self.delivered.inc();
         }
     }
 
@@ -162,6 +178,7 @@ impl Hub {
             Freshness::Stale | Freshness::OldBoot => return Validation::Ignore,
         }
         if trust.check(&gossip.source, Verb::Publish, &subject, &tokens).allowed {
+            self.received.inc();
             self.deliver(gossip.source, publication);
         }
         Validation::Accept

@@ -32,8 +32,8 @@ impl Pattern for PubSub {
     type Handle = PubSubHandle;
 
     async fn start(self, context: Context) -> Result<Self::Handle, NodeError> {
-        let Context { mesh, doors, tasks, clock, entropy, .. } = context;
-        let hub = Arc::new(actor::Hub::new(mesh.clone(), clock.now_unix_ms()));
+        let Context { mesh, doors, tasks, clock, entropy, metrics, .. } = context;
+        let hub = Arc::new(actor::Hub::new(mesh.clone(), clock.now_unix_ms(), &metrics));
         tasks.spawn("pub-sub", actor::run(doors, Arc::clone(&hub), tasks.child()));
         Ok(PubSubHandle::new(mesh, hub, clock, entropy))
     }

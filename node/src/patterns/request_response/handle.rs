@@ -15,6 +15,7 @@ use weft_protocol::{
 use super::{
     actor::Registry,
     core::{self, Attempt, Candidate},
+    metrics::CallMetrics,
 };
 use crate::{
     context::greeting,
@@ -228,12 +229,13 @@ pub struct RequestResponseHandle {
     mesh: Mesh,
     registry: Arc<Registry>,
     entropy: Arc<dyn Entropy>,
+    metrics: CallMetrics,
     started: Instant,
 }
 
 impl RequestResponseHandle {
-    pub(super) fn new(mesh: Mesh, registry: Arc<Registry>, entropy: Arc<dyn Entropy>) -> Self {
-        RequestResponseHandle { mesh, registry, entropy, started: Instant::now() }
+    pub(super) fn new(mesh: Mesh, registry: Arc<Registry>, entropy: Arc<dyn Entropy>, metrics: CallMetrics) -> Self {
+        RequestResponseHandle { mesh, registry, entropy, metrics, started: Instant::now() }
     }
 
     /// Offers a service until the returned [`Serving`] is dropped.
@@ -298,7 +300,9 @@ impl RequestResponseHandle {
         let started = Instant::now();
         let within = options.timeout;
         let attempts = self.attempts(request, &options, started);
-        tokio::time::timeout(within, attempts).await.unwrap_or(Err(CallError::Timeout(within)))
+        let result = tokio::time::timeout(within, attempts).await.unwrap_or(Err(CallError::Timeout(within)));
+        self.metrics.note(&result, started.elapsed());
+        result
     }
 
     async fn attempts(&self, request: CallRequest, options: &CallOptions, started: Instant) -> Result<CallAnswer, CallError> {

@@ -11,6 +11,7 @@
 mod actor;
 mod core;
 mod handle;
+mod metrics;
 pub mod routes;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use handle::{
     CallAnswer, CallError, CallOptions, IncomingCall, Instance, RequestResponseHandle, ServiceOptions, Serving,
 };
+use metrics::CallMetrics;
 use weft_protocol::patterns::request_response::PATTERN_ID;
 
 use crate::{context::Context, error::NodeError, pattern::Pattern};
@@ -33,9 +35,9 @@ impl Pattern for RequestResponse {
     type Handle = RequestResponseHandle;
 
     async fn start(self, context: Context) -> Result<Self::Handle, NodeError> {
-        let Context { mesh, doors, tasks, entropy, .. } = context;
+        let Context { mesh, doors, tasks, entropy, metrics, .. } = context;
         let registry = Arc::new(actor::Registry::new(mesh.clone()));
         tasks.spawn("request-response", actor::serve(doors, Arc::clone(&registry), tasks.child()));
-        Ok(RequestResponseHandle::new(mesh, registry, entropy))
+        Ok(RequestResponseHandle::new(mesh, registry, entropy, CallMetrics::register(&metrics)))
     }
 }

@@ -1,0 +1,38 @@
+//! What is counted of calls.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+};
+
+use super::CallError;
+use crate::{error::Kind as _, telemetry::metrics::Metrics};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// `weft_request_response_calls_total{outcome}` and how long they took.
+#[derive(Debug, Clone)]
+pub(super) struct CallMetrics {
+    calls: Family<Outcome, Counter>,
+    durations: Histogram,
+}
+
+impl CallMetrics {
+    pub(super) fn register(metrics: &Metrics) -> Self {
+        metrics.subsystem("request_response", |subsystem| CallMetrics {
+            calls: subsystem.counters("calls", "Calls made by this node, by their outcome"),
+            durations: subsystem.durations("call_duration", "How long calls by this node took, however they ended"),
+        })
+    }
+
+    pub(super) fn note<T>(&self, result: &Result<T, CallError>, elapsed: Duration) {
+        let outcome = result.as_ref().err().map_or("ok", |error| error.kind().as_str());
+        self.calls.get_or_create(&Outcome { outcome }).inc();
+        self.durations.observe(elapsed.as_secs_f64());
+    }
+}
