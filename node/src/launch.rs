@@ -9,7 +9,6 @@ use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 use libp2p::multiaddr::Protocol;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_protocol::{Multiaddr, SecretKey, Ticket};
-use zeroize::Zeroizing;
 
 use crate::{
     cli::{Globals, init::InitArgs, join::JoinArgs, run::RunArgs},
@@ -18,11 +17,11 @@ use crate::{
     error::NodeError,
     node::{Node, NodeOptions},
     patterns::{pub_sub::PubSub, request_response::RequestResponse},
-    platform::{Entropy, Platform, RealPlatform, random},
+    platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
     trust::{
-        FoundOptions, InviteOptions, Invitation, MeshKind, Standing, Trust, TrustParts, keyfile, passphrase,
+        CERTIFICATE_TTL, FoundOptions, InviteOptions, Invitation, MeshKind, Standing, Trust, TrustParts, keyfile, passphrase,
     },
 };
 
@@ -54,6 +53,8 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         mesh: settings::mesh(&config, &name, ticket.clone())?,
         store_dir: data_dir.file(STORE_DIR),
         store_cache_bytes: config.store.cache_bytes.as_len(),
+        store_segment_bytes: config.store.segment_bytes.bytes(),
+        certificate_ttl: config.trust.certificate_ttl,
         root: keys.root,
         key: keys.node,
         metrics,
@@ -92,6 +93,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
     let parts = TrustParts {
         key,
         root: None,
+        certificate_ttl: CERTIFICATE_TTL,
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),
@@ -147,6 +149,8 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
         mesh,
         store_dir: data_dir.file(STORE_DIR),
         store_cache_bytes: config.store.cache_bytes.as_len(),
+        store_segment_bytes: config.store.segment_bytes.bytes(),
+        certificate_ttl: config.trust.certificate_ttl,
         root: keys.root,
         key: keys.node,
         metrics: Metrics::new(),
@@ -279,8 +283,7 @@ async fn found(
         // An earlier start got no further than this.
         keyfile::load(&path, passphrase.as_ref())?
     } else {
-        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(random(entropy));
-        let root = SecretKey::from_bytes(&seed);
+        let root = new_key(entropy);
         keyfile::create(&path, &root, passphrase.as_ref())?;
         root
     };

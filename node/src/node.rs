@@ -23,7 +23,7 @@ use crate::{
     store::{Store, StoreOptions},
     tasks::Tasks,
     telemetry::metrics::Metrics,
-    trust::{Standing, Trust, TrustParts},
+    trust::{CERTIFICATE_TTL, Standing, Trust, TrustParts},
 };
 
 /// How long each step of the way down may take.
@@ -47,10 +47,31 @@ pub struct NodeOptions {
     pub store_dir: PathBuf,
     /// Memory for the store's pages, bytes.
     pub store_cache_bytes: usize,
+    /// Bytes at which a segment of a log is closed and the next one begun.
+    pub store_segment_bytes: u64,
+    /// How long the certificates live that this node issues, when nothing else is said.
+    pub certificate_ttl: Duration,
     /// The mesh.
     pub mesh: MeshConfig,
     /// Where metrics are registered.
     pub metrics: Metrics,
+}
+
+impl NodeOptions {
+    /// A node without a root key, everything else as `weft run` has it when nothing is configured.
+    pub fn new(key: SecretKey, store_dir: impl Into<PathBuf>, mesh: MeshConfig) -> Self {
+        let store = StoreOptions::default();
+        NodeOptions {
+            key,
+            root: None,
+            store_dir: store_dir.into(),
+            store_cache_bytes: store.cache_bytes,
+            store_segment_bytes: store.segment_bytes,
+            certificate_ttl: CERTIFICATE_TTL,
+            mesh,
+            metrics: Metrics::new(),
+        }
+    }
 }
 
 /// Patterns to come, in the order in which they start.
@@ -89,12 +110,15 @@ impl NodeBuilder {
             root,
             store_dir,
             store_cache_bytes,
+            store_segment_bytes,
+            certificate_ttl,
             mesh: mesh_config,
             metrics,
         } = options;
         let store_options = StoreOptions {
             owner: *key.public().as_bytes(),
             cache_bytes: store_cache_bytes,
+            segment_bytes: store_segment_bytes,
             ..StoreOptions::default()
         };
         let store = Store::open(platform.disk(), &store_dir, store_options).await?;
@@ -102,6 +126,7 @@ impl NodeBuilder {
         let parts = TrustParts {
             key: SecretKey::from_bytes(&key.to_bytes()),
             root,
+            certificate_ttl,
             keyspace: store.keyspace("trust"),
             clock: platform.clock(),
             entropy: platform.entropy(),
@@ -217,6 +242,23 @@ impl Node {
     /// Whether it listens and belongs to a mesh.
     pub fn is_ready(&self) -> bool {
         self.mesh.state().listening && matches!(*self.trust.watch_standing().borrow(), Standing::Member(_))
+    }
+
+    /// Waits until it listens and belongs to a mesh. Cancel-safe.
+    ///
+    /// Of a node that nobody lets in, this waits for ever: give it a deadline.
+    pub async fn wait_ready(&self) {
+        let (mut standing, mut state) = (self.trust.watch_standing(), self.mesh.watch_state());
+        // Both are closed only when the node is stopping.
+        let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
+        let _ = state.wait_for(|s| s.listening).await;
+    }
+
+    /// Where it listens, each address ending in `/p2p/ID`: what another node takes to begin with.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        let peer = self.mesh.local_peer();
+        let listen = self.mesh.state().listen;
+        listen.into_iter().filter_map(|address| address.with_p2p(peer).ok()).collect()
     }
 
     /// Stops: what came last goes first. Returns whether everything ended in time.

@@ -14,15 +14,14 @@ use libp2p::identity::Keypair;
 use weft_protocol::{Multiaddr, SecretKey};
 
 use crate::{
-    mesh::{MeshConfig, RelayConfig, RelayUse, SourceLimits},
+    mesh::{MeshConfig, RelayConfig, RelayUse},
     node::{Node, NodeBuilder, NodeOptions},
     platform::{
         Clock, Entropy, Network, NetworkLimits, Platform, RealPlatform,
         disk::{Disk, MemoryDisk},
     },
     store::{Store, StoreOptions},
-    telemetry::metrics::Metrics,
-    trust::{FoundOptions, MeshKind, Standing, Trust, TrustParts},
+    trust::{CERTIFICATE_TTL, FoundOptions, MeshKind, Standing, Trust, TrustParts},
 };
 
 /// How long a condition may take to come true.
@@ -81,30 +80,10 @@ pub(crate) fn mesh_config(name: &str, bootstrap: Vec<Multiaddr>, transport: &str
         _ => "/ip4/127.0.0.1/tcp/0",
     };
     MeshConfig {
-        name: name.to_owned(),
-        agent: "weft/test".to_owned(),
         listen: vec![listen.parse().unwrap()],
-        listen_explicit: true,
         bootstrap,
-        external: Vec::new(),
-        ticket: None,
-        mdns: false,
-        upnp: false,
-        relay: RelayConfig {
-            server: true,
-            server_always: true,
-            client: RelayUse::Off,
-            reservations: 2,
-            reservations_max: 64,
-            circuits_max: 64,
-            circuits_per_peer_max: 16,
-            circuit_duration: Duration::from_secs(3600),
-            circuit_bytes_max: 0,
-        },
-        connections_max: 256,
-        connection_target: 64,
-        sources: SourceLimits { connections_per_ip_max: 256, connections_per_subnet_max: 512 },
-        memory_budget_bytes: 256 << 20,
+        relay: RelayConfig { server_always: true, client: RelayUse::Off, ..RelayConfig::default() },
+        ..MeshConfig::on_loopback(name)
     }
 }
 
@@ -116,14 +95,7 @@ pub(crate) fn key(seed: u8) -> SecretKey {
 pub(crate) async fn start(builder: NodeBuilder, seed: u8, mesh: MeshConfig, found: Option<MeshKind>) -> Node {
     let platform = TestPlatform::new();
     let name = mesh.name.clone();
-    let options = NodeOptions {
-        key: key(seed),
-        root: None,
-        store_dir: PathBuf::from("/store"),
-        store_cache_bytes: 1 << 20,
-        mesh,
-        metrics: Metrics::new(),
-    };
+    let options = NodeOptions::new(key(seed), "/store", mesh);
     let node = builder.start(platform, options).await.unwrap();
     if let Some(kind) = found {
         node.trust().found(&key(seed ^ 0x80), FoundOptions { kind, name }).await.unwrap();
@@ -164,13 +136,23 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never came true: {what}");
 }
 
-/// Trust alone, without a network.
-pub(crate) async fn trust(seed: u8, platform: &TestPlatform) -> Trust {
+/// What trust alone stands on, without a network.
+pub(crate) async fn trust_parts(seed: u8, platform: &TestPlatform) -> TrustParts {
     let key = key(seed);
     let options = StoreOptions { owner: *key.public().as_bytes(), ..StoreOptions::default() };
     let dir = PathBuf::from(format!("/trust-{seed}"));
     let store = Store::open(platform.disk(), &dir, options).await.unwrap();
-    let parts =
-        TrustParts { key, root: None, keyspace: store.keyspace("trust"), clock: platform.clock(), entropy: platform.entropy() };
-    Trust::open(parts).await.unwrap()
+    TrustParts {
+        key,
+        root: None,
+        certificate_ttl: CERTIFICATE_TTL,
+        keyspace: store.keyspace("trust"),
+        clock: platform.clock(),
+        entropy: platform.entropy(),
+    }
+}
+
+/// Trust alone, without a network.
+pub(crate) async fn trust(seed: u8, platform: &TestPlatform) -> Trust {
+    Trust::open(trust_parts(seed, platform).await).await.unwrap()
 }

@@ -84,6 +84,13 @@ impl Node {
         self
     }
 
+    /// Takes back `--join` and `--bootstrap`: from now on the node has to know the way by itself.
+    pub fn forget_way_in(&mut self) {
+        while let Some(at) = self.args.iter().position(|a| a == "--join" || a == "--bootstrap") {
+            self.args.drain(at..at + 2);
+        }
+    }
+
     /// Starts it and waits until it is ready.
     #[must_use]
     pub fn started(mut self) -> Self {

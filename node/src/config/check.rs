@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display, time::Duration};
 
 use tracing_subscriber::EnvFilter;
-use weft_protocol::{
-    DecodeError, Multiaddr,
-    name::check_name,
-};
+use weft_protocol::{DecodeError, Multiaddr, name::check_name};
 
 use super::{
     Config, ConfigError,
@@ -239,7 +236,6 @@ impl Check<'_> {
             self.wrong("telemetry.log", format!("is not a log filter: {error}"));
         }
     }
-
 }
 
 fn ends_in_peer(address: &Multiaddr) -> bool {

@@ -76,7 +76,7 @@ section! {
         Restart connections_max: u32 = 1024;
         /// Inbound connections at once from one IP address.
         Restart connections_per_ip_max: u32 = 256;
-        /// Inbound connections at once from one subnet (/24 in IPv4, /48 in IPv6).
+        /// Inbound connections at once from one subnet (/24 in IPv4, /64 in IPv6).
         Restart connections_per_subnet_max: u32 = 512;
         /// Members the node tries to stay connected with; in a smaller mesh, with all.
         Restart connection_target: u32 = 64;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use weft_protocol::Multiaddr;
 
 use crate::{
     config::{Changes, Config, Sources, diff_reload},
@@ -19,6 +20,7 @@ use crate::{
         server::{self, Listener},
         unix,
     },
+    mesh::peer_of,
     node::Node,
     platform::{Platform as _, RealPlatform},
     telemetry,
@@ -49,13 +51,17 @@ pub(super) async fn open(
     name: &str,
 ) -> Result<Doors, NodeError> {
     let tcp = server::bind_tcp(config.api.listen, config.api_listen_explicit()).await?;
-    let address = tcp.local_addr().map_err(|e| NodeError::internal(format!("the API's address is unknown: {e}")))?;
+    let address = tcp
+        .local_addr()
+        .map_err(|e| NodeError::internal(format!("the API's address is unknown: {e}")))?;
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let place = unix::place(data_dir.path(), config.api.socket.as_deref(), runtime_dir.as_deref())?;
     let (unix_listener, socket) = unix::bind(&place)?;
     let socket_path = place.path;
     let entropy = RealPlatform.entropy();
-    let token = ApiToken::load_or_create(&data_dir.file(TOKEN_FILE), config.api.token_rotate, &mut |b| entropy.fill(b))?;
+    let token = ApiToken::load_or_create(&data_dir.file(TOKEN_FILE), config.api.token_rotate, &mut |b| {
+        entropy.fill(b)
+    })?;
     let access = Access::new(token, Some(address), &config.api);
     let limits = Arc::new(ServerLimits::new(&config.api));
     let current = Arc::new(RwLock::new(Arc::new(config)));
@@ -66,7 +72,14 @@ pub(super) async fn open(
         api: format!("http://{address}"),
         socket: socket_path.clone(),
         config: Arc::clone(&current),
-        reload: reloader(sources, current, Arc::clone(telemetry), Arc::clone(&access), Arc::clone(&limits), node),
+        reload: reloader(
+            sources,
+            current,
+            Arc::clone(telemetry),
+            Arc::clone(&access),
+            Arc::clone(&limits),
+            node,
+        ),
     };
     let app = local::app(Arc::clone(node), info)?;
     let router = local::auth::protect(local::router(app.clone()), access);
@@ -74,13 +87,26 @@ pub(super) async fn open(
     let mut servers = tokio::task::JoinSet::new();
     let dropped = node.metrics().dropped().clone();
     for listener in [Listener::from(tcp), Listener::from(unix_listener)] {
-        servers.spawn(server::serve(listener, router.clone(), Arc::clone(&limits), dropped.clone(), stop.clone(), GRACE));
+        servers.spawn(server::serve(
+            listener,
+            router.clone(),
+            Arc::clone(&limits),
+            dropped.clone(),
+            stop.clone(),
+            GRACE,
+        ));
     }
     let doors = serde_json::json!({
         "pid": std::process::id(), "api": format!("http://{address}"), "socket": socket_path.display().to_string(),
     });
     data_dir.write(DOORS_FILE, doors.to_string().as_bytes())?;
-    Ok(Doors { app, stop, servers, file: data_dir.file(DOORS_FILE), _socket: socket })
+    Ok(Doors {
+        app,
+        stop,
+        servers,
+        file: data_dir.file(DOORS_FILE),
+        _socket: socket,
+    })
 }
 
 type Reload = Box<dyn Fn() -> Result<Changes, NodeError> + Send + Sync>;
@@ -100,12 +126,28 @@ fn reloader(
         let fresh = Config::load(&sources)?;
         let old = Arc::clone(&current.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         let changes = diff_reload(&old, &fresh);
-        telemetry.set_filter(&fresh.telemetry.log)?;
-        access.reload(&fresh.api);
-        limits.reload(&fresh.api);
-        let (mesh, bootstrap) = (mesh.clone(), fresh.mesh.bootstrap.clone());
+        let mut effective = Config::clone(&old);
+        effective.take_reloadable(&fresh);
+        // A filter that `-v` widened stays until the configuration asks for another.
+        if old.telemetry.log != effective.telemetry.log {
+            telemetry.set_filter(&effective.telemetry.log)?;
+        }
+        access.reload(&effective.api);
+        limits.reload(&effective.api);
+        // A nameless address counts only for a node that was started to dare it.
+        let is_usable = |a: &&Multiaddr| peer_of(a).is_some() || effective.mesh.insecure_bootstrap;
+        let is_new = |a: &&Multiaddr| !old.mesh.bootstrap.contains(a);
+        let bootstrap = effective
+            .mesh
+            .bootstrap
+            .iter()
+            .filter(is_usable)
+            .filter(is_new)
+            .cloned()
+            .collect();
+        let mesh = mesh.clone();
         tasks.spawn("reload", async move { drop(mesh.add_bootstrap(bootstrap).await) });
-        *current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(fresh);
+        *current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(effective);
         Ok(changes)
     })
 }

@@ -31,8 +31,16 @@ pub(super) fn sources(dir: &Path, args: &RunArgs) -> Sources {
         .flag("--name", "node.name", args.name.clone())
         .flag("--log", "telemetry.log", args.log.clone())
         .flag("--no-mdns", "mesh.mdns", yes(args.no_mdns, "false"))
-        .flag("--insecure-bootstrap", "mesh.insecure_bootstrap", yes(args.insecure_bootstrap, "true"))
-        .flag("--memory-budget", "limits.memory_budget_bytes", args.memory_budget.map(|n| n.to_string()))
+        .flag(
+            "--insecure-bootstrap",
+            "mesh.insecure_bootstrap",
+            yes(args.insecure_bootstrap, "true"),
+        )
+        .flag(
+            "--memory-budget",
+            "limits.memory_budget_bytes",
+            args.memory_budget.map(|n| n.to_string()),
+        )
 }
 
 /// `-v` means more than the configuration says.
@@ -67,6 +75,7 @@ pub(super) fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Resul
         ticket,
         mdns: mesh.mdns,
         upnp: mesh.upnp,
+        hole_punching: mesh.hole_punching,
         relay: RelayConfig {
             server: mesh.relay_server != Toggle::Off,
             server_always: mesh.relay_server == Toggle::On,
@@ -90,4 +99,24 @@ pub(super) fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Resul
         },
         memory_budget_bytes: config.limits.memory_budget_bytes.as_len(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_configuration_and_one_without_a_file_are_the_same() {
+        assert_eq!(
+            mesh(&Config::default(), "alpha", None).unwrap(),
+            MeshConfig::new("alpha")
+        );
+    }
+
+    #[test]
+    fn more_words_are_an_order_of_the_command_line() {
+        let config = Config::default();
+        assert_eq!(telemetry(&config, 0).log, config.telemetry.log);
+        assert_ne!(telemetry(&config, 1).log, telemetry(&config, 2).log);
+    }
 }

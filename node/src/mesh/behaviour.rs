@@ -58,7 +58,7 @@ pub(crate) struct Members {
     pub(crate) reachability_server: autonat::v2::server::Behaviour<StdRng>,
     pub(crate) relay_server: Toggle<relay::Behaviour>,
     pub(crate) relay_client: relay::client::Behaviour,
-    pub(crate) hole_punch: dcutr::Behaviour,
+    pub(crate) hole_punch: Toggle<dcutr::Behaviour>,
 }
 
 /// Builds what stands in front of the gate.
@@ -132,7 +132,7 @@ pub(crate) fn members(
         reachability_server: autonat::v2::server::Behaviour::new(StdRng::seed_from_u64(seed.rotate_left(32))),
         relay_server: config.relay.server.then(|| relay_server(peer, config)).into(),
         relay_client,
-        hole_punch: dcutr::Behaviour::new(peer),
+        hole_punch: config.hole_punching.then(|| dcutr::Behaviour::new(peer)).into(),
     })
 }
 

@@ -8,7 +8,15 @@ use weft_protocol::Ticket;
 use super::sources::SourceLimits;
 
 /// The mesh's settings, checked and without units.
-#[derive(Debug, Clone)]
+///
+/// Begin with [`MeshConfig::new`] and change what should differ:
+///
+/// ```
+/// use weft_node::mesh::MeshConfig;
+/// let quiet = MeshConfig { mdns: false, upnp: false, ..MeshConfig::new("alpha") };
+/// assert!(quiet.bootstrap.is_empty());
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 pub struct MeshConfig {
     /// This node's name.
     pub name: String,
@@ -28,6 +36,8 @@ pub struct MeshConfig {
     pub mdns: bool,
     /// Ask the router for a port.
     pub upnp: bool,
+    /// Turn relayed connections into direct ones.
+    pub hole_punching: bool,
     /// Relaying, given and taken.
     pub relay: RelayConfig,
     /// Connections at most.
@@ -40,8 +50,45 @@ pub struct MeshConfig {
     pub memory_budget_bytes: usize,
 }
 
+impl MeshConfig {
+    /// What `weft run` does when nothing is configured: QUIC, TCP and WebSocket on the usual ports, or on free ones where
+    /// those are in use; found on the local network; reachable through the router where that lets itself be asked.
+    pub fn new(name: impl Into<String>) -> Self {
+        MeshConfig {
+            name: name.into(),
+            agent: concat!("weft/", env!("CARGO_PKG_VERSION")).to_owned(),
+            listen: crate::config::MeshConfig::default().listen,
+            listen_explicit: false,
+            bootstrap: Vec::new(),
+            external: Vec::new(),
+            ticket: None,
+            mdns: true,
+            upnp: true,
+            hole_punching: true,
+            relay: RelayConfig::default(),
+            connections_max: 1024,
+            connection_target: 64,
+            sources: SourceLimits::default(),
+            memory_budget_bytes: 256 << 20,
+        }
+    }
+
+    /// The same on one free port of the loopback interface, unseen by the local network and the router: for several nodes
+    /// in one process, and for tests.
+    pub fn on_loopback(name: impl Into<String>) -> Self {
+        let address = Multiaddr::from(std::net::Ipv4Addr::LOCALHOST).with(libp2p::multiaddr::Protocol::Tcp(0));
+        MeshConfig {
+            listen: vec![address],
+            listen_explicit: true,
+            mdns: false,
+            upnp: false,
+            ..MeshConfig::new(name)
+        }
+    }
+}
+
 /// Relaying, given and taken.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayConfig {
     /// Carry other members' connections.
     pub server: bool,
@@ -61,6 +108,23 @@ pub struct RelayConfig {
     pub circuit_duration: Duration,
     /// A circuit's bytes, both directions together; 0: no limit.
     pub circuit_bytes_max: u64,
+}
+
+/// Relay when reachable, be relayed when not; a circuit may live a day and carry 16 GiB.
+impl Default for RelayConfig {
+    fn default() -> Self {
+        RelayConfig {
+            server: true,
+            server_always: false,
+            client: RelayUse::Auto,
+            reservations: 2,
+            reservations_max: 256,
+            circuits_max: 256,
+            circuits_per_peer_max: 16,
+            circuit_duration: Duration::from_secs(24 * 3600),
+            circuit_bytes_max: 16 << 30,
+        }
+    }
 }
 
 /// When to be reachable through relays.

@@ -5,6 +5,8 @@ use std::io;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use weft_protocol::{DecodeError, Wire, codec::frame};
 
+use crate::error::{ErrorKind, Kind};
+
 /// A frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,6 +17,15 @@ pub enum FrameError {
     /// What came is not what was expected.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+impl Kind for FrameError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            FrameError::Io(_) => ErrorKind::Unreachable,
+            FrameError::Decode(error) => error.kind(),
+        }
+    }
 }
 
 /// Writes one message and flushes.

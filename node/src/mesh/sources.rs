@@ -22,18 +22,22 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-/// How long a ban lasts when nothing else is said.
-pub(crate) const BAN: Duration = Duration::from_secs(60);
 /// Bans kept at once; the one that ends first makes room.
 const BANS_MAX: usize = 10_000;
 
 /// The caps.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceLimits {
     /// Inbound connections of one address, handshakes included.
     pub connections_per_ip_max: usize,
     /// Inbound connections of one IPv4 /24 or IPv6 /64.
     pub connections_per_subnet_max: usize,
+}
+
+impl Default for SourceLimits {
+    fn default() -> Self {
+        SourceLimits { connections_per_ip_max: 256, connections_per_subnet_max: 512 }
+    }
 }
 
 /// Why a connection was refused.

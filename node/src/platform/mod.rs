@@ -10,12 +10,14 @@ use std::{io, sync::Arc};
 
 use disk::Disk;
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     core::{muxing::StreamMuxerBox, transport::Boxed},
     identity::Keypair,
     relay,
 };
 pub use real::RealPlatform;
+use weft_protocol::SecretKey;
+use zeroize::Zeroizing;
 
 /// The calendar.
 pub trait Clock: Send + Sync + 'static {
@@ -34,6 +36,12 @@ pub fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
     let mut bytes = [0; N];
     entropy.fill(&mut bytes);
     bytes
+}
+
+/// A key that nobody else has.
+pub fn new_key(entropy: &dyn Entropy) -> SecretKey {
+    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(random(entropy));
+    SecretKey::from_bytes(&seed)
 }
 
 /// The secured and multiplexed transport, and the relay client that is wired into it.
@@ -62,6 +70,14 @@ pub trait Platform: Send + Sync + 'static {
     /// # Errors
     /// What the operating system says when sockets cannot be had.
     fn network(&self, key: &Keypair, limits: &NetworkLimits) -> io::Result<Network>;
+    /// Whether an address is free to listen on: asked first, because libp2p shares ports among processes and would take
+    /// one that another node listens on without a word.
+    ///
+    /// # Errors
+    /// What the operating system says when it is not.
+    fn can_listen(&self, _: &Multiaddr) -> io::Result<()> {
+        Ok(())
+    }
     /// The calendar.
     fn clock(&self) -> Arc<dyn Clock>;
     /// Random bytes.

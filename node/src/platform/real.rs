@@ -1,6 +1,11 @@
 //! The machine this process runs on.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use libp2p::{
     PeerId, Transport,
@@ -9,10 +14,12 @@ use libp2p::{
         transport::{Boxed, OrTransport, dummy::DummyTransport},
         upgrade::Version,
     },
-    dns,
+    Multiaddr, dns,
     identity::Keypair,
+    multiaddr::Protocol,
     noise, quic, relay, tcp, websocket, yamux,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::{
     Clock, Entropy, Network, NetworkLimits, Platform,
@@ -51,6 +58,28 @@ impl Platform for RealPlatform {
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let all = datagrams.or_transport(streams).map(|either, _| either.into_inner()).boxed();
         Ok(Network { transport: with_dns(all), relay_client, local_discovery: true })
+    }
+
+    fn can_listen(&self, address: &Multiaddr) -> io::Result<()> {
+        let mut parts = address.iter();
+        let ip: IpAddr = match parts.next() {
+            Some(Protocol::Ip4(ip)) => ip.into(),
+            Some(Protocol::Ip6(ip)) => ip.into(),
+            _ => return Ok(()),
+        };
+        let Some(Protocol::Tcp(port)) = parts.next() else { return Ok(()) };
+        if port == 0 {
+            return Ok(());
+        }
+        let address = SocketAddr::new(ip, port);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // A port in TIME_WAIT may be taken, one that is listened on may not.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1)
     }
 
     fn clock(&self) -> Arc<dyn Clock> {

@@ -1,5 +1,7 @@
 //! Founding, joining, proving, issuing, renewing.
 
+use std::time::Duration;
+
 use weft_protocol::{
     CertificateRequest, Chain, Grant, Membership, MeshId, PeerId, PublicKey, SecretKey, TrustError, Verb, Wire as _,
     admission::AdmissionRefusal,
@@ -14,7 +16,7 @@ pub(crate) const ROLE_MEMBER: &str = "member";
 /// The role that carries every right, the right to admit and to revoke included.
 pub(crate) const ROLE_ADMIN: &str = "admin";
 /// How long a certificate lives when nothing else is said: 90 days, renewed after 60.
-pub(crate) const CERTIFICATE_TTL_MS: u64 = 90 * 24 * 3600 * 1000;
+pub const CERTIFICATE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The founder's certificate, which the root key on the same disk renews: a year.
 const FOUNDER_TTL_MS: u64 = 365 * 24 * 3600 * 1000;
 /// How often the founder's rights can be handed on.
@@ -40,7 +42,7 @@ pub struct IssueOptions {
     pub labels: Vec<(String, String)>,
     /// Rights beyond those between members of one role.
     pub grants: Vec<Grant>,
-    /// Milliseconds; [`CERTIFICATE_TTL_MS`] when absent. Never beyond the issuer's own.
+    /// Milliseconds; what the node was told when absent, see [`TrustParts`](super::TrustParts). Never beyond the issuer's own.
     pub ttl_ms: Option<u64>,
 }
 
@@ -191,7 +193,7 @@ impl Trust {
             grants.push(Grant::everything(depth.saturating_sub(1)));
         }
         let now_ms = self.now_ms();
-        let not_after_ms = (now_ms + options.ttl_ms.unwrap_or(CERTIFICATE_TTL_MS)).min(own.not_after_ms);
+        let not_after_ms = now_ms.saturating_add(options.ttl_ms.unwrap_or(self.0.certificate_ttl_ms)).min(own.not_after_ms);
         let name = if name.is_empty() { default_name(&subject) } else { name.to_owned() };
         let labels = options.labels.clone();
         let not_before_ms = now_ms.saturating_sub(BACKDATE_MS).max(own.not_before_ms);

@@ -97,13 +97,15 @@ impl Trust {
         Ok((ticket, invitation))
     }
 
-    /// The invitations that can still be used; those that cannot are forgotten.
+    /// The invitations that can still be used.
     ///
     /// # Errors
     /// What the store says.
     pub async fn invitations(&self) -> Result<Vec<Invitation>, NodeError> {
         let _writing = self.0.writing.lock().await;
-        self.invitations_locked().await
+        let mut open = self.invitations_locked().await?;
+        open.retain(|i| i.used_by.len() < i.uses as usize);
+        Ok(open)
     }
 
     /// Withdraws an invitation.
@@ -162,6 +164,7 @@ impl Trust {
         self.issue(key, name, &options).map_err(|e| (AdmissionRefusal::NotIssuer, e.to_string()))
     }
 
+    /// Also those that are used up: who used one may redeem it again until it runs out. The others are forgotten.
     async fn invitations_locked(&self) -> Result<Vec<Invitation>, NodeError> {
         let now_ms = self.now_ms();
         let mut open = Vec::new();

@@ -21,9 +21,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
-pub use authority::{FoundOptions, IssueOptions, default_name};
+pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
 pub(crate) use authority::ProofVerdict;
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
@@ -106,6 +107,7 @@ struct Inner {
     public: PublicKey,
     peer: PeerId,
     root: Option<SecretKey>,
+    certificate_ttl_ms: u64,
     keyspace: Keyspace,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -128,6 +130,8 @@ pub struct TrustParts {
     pub key: SecretKey,
     /// The mesh's root key, where it lies on this machine.
     pub root: Option<SecretKey>,
+    /// How long the certificates live that this node issues, when nothing else is said.
+    pub certificate_ttl: Duration,
     /// Where everything is kept.
     pub keyspace: Keyspace,
     /// The calendar, for validity.
@@ -142,7 +146,7 @@ impl Trust {
     /// # Errors
     /// When the store fails, or holds what this version cannot read.
     pub async fn open(parts: TrustParts) -> Result<Trust, NodeError> {
-        let TrustParts { key, root, keyspace, clock, entropy } = parts;
+        let TrustParts { key, root, certificate_ttl, keyspace, clock, entropy } = parts;
         let mut state = State::default();
         if let Some(bytes) = keyspace.get(KEY_MESH).await? {
             let mesh: MeshInfo = serde_json::from_slice(&bytes).map_err(|e| unreadable("mesh", &e))?;
@@ -173,6 +177,7 @@ impl Trust {
             peer: public.peer_id(),
             key,
             root,
+            certificate_ttl_ms: u64::try_from(certificate_ttl.as_millis()).unwrap_or(u64::MAX),
             keyspace: keyspace.clone(),
             clock,
             entropy,

@@ -8,7 +8,7 @@ use weft_protocol::{
 use super::{guard::GrantRequest, *};
 use crate::{
     error::ErrorKind,
-    testing::{TestPlatform, key, trust},
+    testing::{TestPlatform, key, trust, trust_parts},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -59,6 +59,22 @@ async fn a_member_proves_itself_and_a_stranger_does_not() {
     assert_eq!(proves(&a, &other), Err(AdmissionRefusal::WrongMesh));
     let posing = a.verify_proof(&other.local_peer(), &a.mesh().unwrap().id, &other.chain(), "o");
     assert!(matches!(posing, ProofVerdict::Refused(..)));
+}
+
+#[tokio::test]
+async fn a_certificate_lives_as_long_as_its_issuer_was_told() {
+    let platform = TestPlatform::new();
+    let parts = TrustParts { certificate_ttl: DAY * 2, ..trust_parts(1, &platform).await };
+    let founder = Trust::open(parts).await.unwrap();
+    founder.found(&key(0x81), FoundOptions { kind: MeshKind::Private, name: "founder".into() }).await.unwrap();
+    let life = |options: &IssueOptions| {
+        let chain = founder.issue(key(2).public(), "m", options).unwrap();
+        chain.peek_leaf().unwrap().not_after_ms - founder.now_ms()
+    };
+    assert_eq!(life(&IssueOptions::default()), (DAY * 2).as_millis() as u64);
+    assert_eq!(life(&IssueOptions { ttl_ms: Some(1000), ..IssueOptions::default() }), 1000);
+    let forever = IssueOptions { ttl_ms: Some(u64::MAX), ..IssueOptions::default() };
+    assert_eq!(life(&forever), (DAY * 365).as_millis() as u64, "not beyond the issuer's own");
 }
 
 #[tokio::test]

@@ -2,4 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test stops where something is wrong")]
 
+mod api;
+mod config;
 mod quickstart;
+mod trust;

@@ -296,6 +296,7 @@ fn a_joiner_that_is_killed_comes_back_by_its_address_book() {
     let mut mesh = Mesh::of(2);
     let id = mesh[1].id().to_owned();
     mesh[1].kill();
+    mesh[1].forget_way_in();
     mesh[0].wait_lost(&id);
     mesh[1].start();
     assert_eq!(mesh[1].id(), id);

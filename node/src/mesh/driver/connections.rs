@@ -20,14 +20,15 @@ use crate::{
         connector::Reason,
         control,
         peers::{Carrier, ConnectionInfo},
-        sources,
         streams::{MeshStream, OpenError},
     },
     trust::Standing,
 };
 
-/// A node of another mesh, or a revoked one, is not dialled or let in for so long.
+/// A node of another mesh is not dialled or let in for so long.
 const STRANGER_BAN: Duration = Duration::from_secs(60);
+/// A revoked one is not heard for so long after it was told. Shorter than a join waits, so that it hears why it fails.
+const REVOKED_BAN: Duration = Duration::from_secs(10);
 /// Proving is tried again after a broken dialogue.
 const PROVE_AGAIN: Duration = Duration::from_millis(500);
 const PROVE_TRIES: u32 = 20;
@@ -186,6 +187,7 @@ impl Driver {
             }
         }
         self.spawn_control(peer, id);
+        self.reach_tick(now);
         self.publish_record();
     }
 
@@ -233,14 +235,17 @@ impl Driver {
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             members.streams.fail(&peer, &error);
         }
-        if matches!(reason, Some(AdmissionRefusal::WrongMesh | AdmissionRefusal::Revoked)) {
-            self.swarm.behaviour_mut().sources.ban(peer, STRANGER_BAN);
+        match reason {
+            Some(AdmissionRefusal::WrongMesh) => self.swarm.behaviour_mut().sources.ban(peer, STRANGER_BAN),
+            Some(AdmissionRefusal::Revoked) => self.swarm.behaviour_mut().sources.ban(peer, REVOKED_BAN),
+            _ => {}
         }
         self.connector.on_failed(&peer, Instant::now());
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         self.connections.remove(&id);
+        self.forget_connection(id);
         self.peers.closed(&peer, id);
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
@@ -278,8 +283,8 @@ impl Driver {
             self.swarm.close_connection(id);
             let revoked = weft_protocol::PublicKey::from_peer_id(&peer).is_some_and(|key| self.trust.is_revoked(&key));
             if revoked {
+                // Not banned yet: when it knocks again, it is told why it is out.
                 self.connector.remove(&peer);
-                self.swarm.behaviour_mut().sources.ban(peer, sources::BAN);
             }
         }
     }

@@ -47,6 +47,7 @@ impl Driver {
                 self.on_listener_closed(listener_id, &addresses, reason.err().map(|e| e.to_string()));
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener reports an error"),
+            SwarmEvent::NewExternalAddrCandidate { address } => self.on_candidate(address),
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(&address, true),
             SwarmEvent::ExternalAddrExpired { address } => self.on_external(&address, false),
             _ => {}
@@ -59,12 +60,12 @@ impl Driver {
             BehaviourEvent::Admission(streams::Event::Inbound { peer, connection, stream, .. }) => {
                 self.on_admission_stream(peer, connection, stream);
             }
-            BehaviourEvent::Identify(ref event @ identify::Event::Received { peer_id, ref info, .. }) => {
+            BehaviourEvent::Identify(ref event @ identify::Event::Received { peer_id, connection_id, ref info }) => {
                 self.libp2p_metrics.record(event);
                 let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
                 self.peers.identified(&peer_id, &agent);
                 self.agents.insert(peer_id, agent);
-                self.on_identified(peer_id, &info.protocols);
+                self.on_identified(peer_id, connection_id, info);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_found(found),
             BehaviourEvent::Upnp(event) => tracing::debug!(?event, "UPnP"),

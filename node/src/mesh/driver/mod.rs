@@ -6,6 +6,7 @@
 mod commands;
 mod connections;
 mod events;
+mod outside;
 mod reach;
 
 use std::{
@@ -211,7 +212,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         listeners: HashMap::new(),
         stopping: None,
     };
-    driver.listen()?;
+    driver.listen(platform)?;
     driver.begin(address_book);
     tasks.spawn("mesh-driver", driver.run());
     Ok(mesh)
@@ -316,7 +317,10 @@ impl Driver {
             self.reach.rng_seed(),
         );
         match members {
-            Ok(members) => self.swarm.behaviour_mut().members.install(members),
+            Ok(mut members) => {
+                self.tell_candidates(&mut members);
+                self.swarm.behaviour_mut().members.install(members);
+            }
             Err(error) => {
                 tracing::error!(%error, "the members' behaviours cannot be built");
                 return;

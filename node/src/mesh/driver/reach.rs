@@ -3,20 +3,24 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    time::Duration,
 };
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, kad,
-    core::transport::ListenerId,
+    Multiaddr, PeerId, autonat, dcutr, identify, kad,
+    core::transport::{ListenerId, TransportError},
     multiaddr::Protocol,
     relay,
+    swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, behaviour::NewExternalAddrCandidate},
 };
 use tokio::time::Instant;
 
-use super::{Driver, with_peer};
+use super::{Driver, outside::Outside, with_peer};
 use crate::{
     error::NodeError,
+    platform::Platform,
     mesh::{
+        behaviour::Members,
         config::RelayUse,
         handle::{Reachability, RelayInfo},
         peers::Carrier,
@@ -27,14 +31,15 @@ use crate::{
 
 /// What a relay offers in identify.
 const RELAY_HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
-/// Tests of our addresses that failed before we believe that we cannot be reached from outside.
-const FAILED_TESTS: usize = 2;
+/// A relay that lost or refused us is not asked again for so long: after a lost connection, and when it does not want us.
+const SHUN_LOST: Duration = Duration::from_secs(2);
+const SHUN_REFUSED: Duration = Duration::from_secs(30);
 /// Addresses in our record.
 const RECORD_ADDRESSES_MAX: usize = weft_protocol::limits::ADDRESSES_MAX;
 
 pub(super) struct Reach {
     listen: HashMap<ListenerId, BTreeSet<Multiaddr>>,
-    failed_tests: BTreeSet<Multiaddr>,
+    outside: Outside,
     /// Members that carry others' connections.
     relays: BTreeSet<PeerId>,
     reservations: HashMap<ListenerId, PeerId>,
@@ -50,7 +55,7 @@ impl Reach {
     pub(super) fn new(seed: u64) -> Self {
         Reach {
             listen: HashMap::new(),
-            failed_tests: BTreeSet::new(),
+            outside: Outside::default(),
             relays: BTreeSet::new(),
             reservations: HashMap::new(),
             shunned: HashMap::new(),
@@ -68,10 +73,11 @@ impl Reach {
 
 impl Driver {
     /// Listens where the configuration says. A default port in use is replaced by a free one.
-    pub(super) fn listen(&mut self) -> Result<(), NodeError> {
+    pub(super) fn listen(&mut self, platform: &dyn Platform) -> Result<(), NodeError> {
         let mut up = 0;
         for address in self.config.listen.clone() {
-            match self.swarm.listen_on(address.clone()) {
+            let free = platform.can_listen(&address).map_err(TransportError::Other);
+            match free.and_then(|()| self.swarm.listen_on(address.clone())) {
                 Ok(id) => {
                     self.listeners.insert(id, address);
                     up += 1;
@@ -110,6 +116,9 @@ impl Driver {
         if let Some(addresses) = self.reach.listen.get_mut(&id) {
             addresses.remove(address);
         }
+        if !self.config.external.contains(address) {
+            self.swarm.remove_external_address(address);
+        }
         // The network has changed.
         self.connector.hurry(Instant::now());
         self.publish_state();
@@ -120,9 +129,11 @@ impl Driver {
         self.reach.listen.remove(&id);
         if let Some(relay) = self.reach.reservations.remove(&id) {
             tracing::info!(peer = %relay, ?error, "a place at a relay is gone; looking for another");
+            let now = Instant::now();
             // Not this one again at once.
-            self.reach.shunned.insert(relay, Instant::now() + std::time::Duration::from_secs(30));
-            self.reach_tick(Instant::now());
+            let pause = if self.peers.contains(&relay) { SHUN_REFUSED } else { SHUN_LOST };
+            self.reach.shunned.insert(relay, now + pause);
+            self.reach_tick(now);
         } else if let Some(address) = self.listeners.remove(&id) {
             tracing::warn!(%address, ?addresses, ?error, "a listener has closed");
             if let Ok(id) = self.swarm.listen_on(any_port(&address)) {
@@ -136,25 +147,44 @@ impl Driver {
     pub(super) fn on_external(&mut self, address: &Multiaddr, confirmed: bool) {
         tracing::debug!(%address, confirmed, "external address");
         if confirmed {
-            self.reach.failed_tests.remove(address);
+            self.reach.outside.tested(address, true);
         }
-        self.update_kad_mode();
+        self.update_roles();
         self.publish_state();
         self.record_dirty = true;
     }
 
     pub(super) fn on_reachability(&mut self, event: &autonat::v2::client::Event) {
         tracing::debug!(address = %event.tested_addr, ok = event.result.is_ok(), "our address was tested");
-        if event.result.is_err() {
-            self.reach.failed_tests.insert(event.tested_addr.clone());
-        }
+        self.reach.outside.tested(&event.tested_addr, event.result.is_ok());
         self.publish_state();
     }
 
-    pub(super) fn on_identified(&mut self, peer: PeerId, protocols: &[StreamProtocol]) {
-        if protocols.iter().any(|p| p.as_ref() == RELAY_HOP) {
+    pub(super) fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: &identify::Info) {
+        if info.protocols.iter().any(|p| p.as_ref() == RELAY_HOP) {
             self.reach.relays.insert(peer);
         }
+        self.reach.outside.observed(id, info.observed_addr.clone());
+    }
+
+    /// Perhaps one of our addresses. What tests it hears of it from the swarm, unless it is not there yet.
+    pub(super) fn on_candidate(&mut self, address: Multiaddr) {
+        tracing::debug!(%address, "perhaps an address of ours");
+        if self.swarm.behaviour_mut().members.inner().is_none() {
+            self.reach.outside.candidate(address);
+        }
+    }
+
+    /// Tells the members' behaviours, which are about to be installed, the candidates they have missed.
+    pub(super) fn tell_candidates(&mut self, members: &mut Members) {
+        for addr in self.reach.outside.take_candidates() {
+            members.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &addr }));
+        }
+    }
+
+    /// A connection is gone, and what was learned on it.
+    pub(super) fn forget_connection(&mut self, id: ConnectionId) {
+        self.reach.outside.closed(id);
     }
 
     pub(super) fn on_relay_client(&mut self, event: &relay::client::Event) {
@@ -166,7 +196,8 @@ impl Driver {
     pub(super) fn on_hole_punch(&mut self, event: &dcutr::Event) {
         self.reach.hole_punches.0 += 1;
         match &event.result {
-            Ok(_) => {
+            Ok(id) => {
+                self.reach.outside.punched(*id);
                 self.reach.hole_punches.1 += 1;
                 tracing::info!(peer = %event.remote_peer_id, "a direct connection replaces the relay");
             }
@@ -176,24 +207,46 @@ impl Driver {
     }
 
     fn reachability(&self) -> Reachability {
-        if self.swarm.external_addresses().any(|a| !is_relayed(a)) {
-            Reachability::Public
-        } else if self.reach.failed_tests.len() >= FAILED_TESTS {
-            Reachability::Private
-        } else {
-            Reachability::Unknown
+        let own = self.own_ips();
+        self.reach.outside.reachability(self.swarm.external_addresses(), &own, self.is_translated(&own))
+    }
+
+    fn is_translated(&self, own: &BTreeSet<IpAddr>) -> bool {
+        self.reach.outside.is_translated(own, |id| self.connections.get(&id).is_some_and(|c| c.opened))
+    }
+
+    fn own_ips(&self) -> BTreeSet<IpAddr> {
+        self.reach.listen.values().flatten().filter_map(ip_of).collect()
+    }
+
+    /// A member that dialled us at an address of ours has shown that it works.
+    fn confirm_found(&mut self) {
+        let listen: BTreeSet<Multiaddr> = self.reach.listen.values().flatten().cloned().collect();
+        // A direct connection beside a relayed one may come from a punched hole.
+        let relayed: BTreeSet<PeerId> =
+            self.connections.values().filter(|c| Carrier::of(&c.address) == Carrier::Relay).map(|c| c.peer).collect();
+        let inbound = self.connections.iter().filter(|(_, c)| c.inbound && c.opened && !relayed.contains(&c.peer));
+        let found: BTreeSet<Multiaddr> =
+            inbound.filter_map(|(id, _)| self.reach.outside.found_at(*id, &listen)).cloned().collect();
+        for address in found {
+            if !self.swarm.external_addresses().any(|a| *a == address) {
+                self.swarm.add_external_address(address);
+            }
         }
     }
 
-    /// Answers the DHT's questions only if others can reach us to ask: an external address, or somebody did.
-    fn update_kad_mode(&mut self) {
+    /// Answers the DHT's questions, and carries others' connections, only if others can reach us.
+    fn update_roles(&mut self) {
         self.reach.inbound_seen |=
-            self.connections.values().any(|c| c.inbound && c.opened && Carrier::of(&c.address) != Carrier::Relay);
-        let server = self.reach.inbound_seen || self.reachability() == Reachability::Public;
-        if server == self.reach.kad_server {
-            return;
+            self.connections.iter().any(|(id, c)| c.inbound && c.opened && Carrier::of(&c.address) != Carrier::Relay && !self.reach.outside.is_punched(*id));
+        let is_public = self.reachability() == Reachability::Public;
+        let server = is_public || (self.reach.inbound_seen && !self.is_translated(&self.own_ips()));
+        let relay = if is_public || self.config.relay.server_always { relay::Status::Enable } else { relay::Status::Disable };
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else { return };
+        if let Some(server) = members.relay_server.as_mut() {
+            server.set_status(Some(relay));
         }
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+        if server != self.reach.kad_server {
             members.kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
             self.reach.kad_server = server;
             self.publish_state();
@@ -202,7 +255,8 @@ impl Driver {
 
     /// Keeps places at relays while we need them.
     pub(super) fn reach_tick(&mut self, now: Instant) {
-        self.update_kad_mode();
+        self.confirm_found();
+        self.update_roles();
         let needed = match self.config.relay.client {
             RelayUse::Off => false,
             RelayUse::On => true,
@@ -223,7 +277,7 @@ impl Driver {
             if wanted == 0 {
                 return;
             }
-            if held.contains(&peer) || self.reach.shunned.contains_key(&peer) {
+            if held.contains(&peer) || self.reach.shunned.contains_key(&peer) || !self.peers.contains(&peer) {
                 continue;
             }
             let Some(address) = self.direct_address(&peer) else { continue };
@@ -235,7 +289,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::debug!(%peer, %error, "no place at this relay");
-                    self.reach.shunned.insert(peer, now + std::time::Duration::from_secs(60));
+                    self.reach.shunned.insert(peer, now + SHUN_REFUSED);
                 }
             }
         }
@@ -308,7 +362,9 @@ impl Driver {
     /// External addresses first, then the local network's, then relays; loopback only where there is nothing else.
     fn record_addresses(&self) -> Vec<Multiaddr> {
         let external: Vec<Multiaddr> = self.swarm.external_addresses().filter(|a| !is_relayed(a)).cloned().collect();
-        let listen: Vec<Multiaddr> = self.reach.listen.values().flatten().cloned().collect();
+        // A link-local address means nothing without the interface it belongs to.
+        let listen: Vec<Multiaddr> =
+            self.reach.listen.values().flatten().filter(|a| !is_link_local(a)).cloned().collect();
         let (relayed, direct): (Vec<_>, Vec<_>) = listen.into_iter().partition(is_relayed);
         let (loopback, lan): (Vec<_>, Vec<_>) =
             direct.into_iter().partition(|a| ip_of(a).is_some_and(|ip: IpAddr| ip.is_loopback()));
@@ -324,6 +380,10 @@ impl Driver {
         all.truncate(RECORD_ADDRESSES_MAX);
         all
     }
+}
+
+fn is_link_local(address: &Multiaddr) -> bool {
+    matches!(ip_of(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 
 /// The same address with a port of the system's choice.

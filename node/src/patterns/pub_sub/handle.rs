@@ -9,7 +9,7 @@ use weft_protocol::{
     patterns::pub_sub::Publication,
 };
 
-pub(crate) use super::core::Received;
+pub use super::core::Received;
 use super::actor::Hub;
 use crate::{
     error::{ErrorKind, Kind},

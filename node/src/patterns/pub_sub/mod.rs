@@ -18,7 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use handle::{Delivery, PubSubHandle, PublishError, PublishOptions, Receipt, Subscription};
+pub use handle::{Delivery, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
 use weft_protocol::patterns::pub_sub::PATTERN_ID;
 
 use crate::{context::Context, error::NodeError, pattern::Pattern};

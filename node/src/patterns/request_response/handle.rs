@@ -151,6 +151,18 @@ pub struct ServiceOptions {
     pub metadata: Vec<(String, String)>,
 }
 
+impl ServiceOptions {
+    /// A service with the default endpoint and nothing said about it.
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        ServiceOptions {
+            name: name.into(),
+            version: version.into(),
+            endpoints: Vec::new(),
+            metadata: Vec::new(),
+        }
+    }
+}
+
 /// A service this node offers; it is withdrawn on drop.
 #[derive(Debug)]
 pub struct Serving {

@@ -1,0 +1,140 @@
+//! What every message and every call passes through, beside the least it could cost.
+//!
+//! `cargo bench -p weft-tests --bench hot_paths`: criterion's figures, and at the end one line a path with the ratio of
+//! ours to its limit, both measured in this run.
+
+#![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use criterion::Criterion;
+use weft_protocol::{
+    Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, Message, MeshId, Pattern,
+    SecretKey, Subject, Verb, Wire as _,
+    direct::DirectRequest,
+    limits::CLOCK_SKEW_MS_MAX,
+    patterns::pub_sub::Publication,
+};
+
+const NOW_MS: u64 = 1_790_000_000_000;
+
+/// One path and what bounds it.
+struct Pair {
+    name: &'static str,
+    limit_name: &'static str,
+    ours: Box<dyn FnMut()>,
+    limit: Box<dyn FnMut()>,
+}
+
+fn pairs() -> Vec<Pair> {
+    let (root, node, holder) =
+        (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]), SecretKey::from_bytes(&[3; 32]));
+    let mesh = MeshId::from_root(&root.public());
+    let request = CertificateRequest {
+        subject: node.public(),
+        name: "node".into(),
+        roles: vec!["member".into()],
+        labels: Vec::new(),
+        grants: vec![Grant::everything(3)],
+        not_before_ms: NOW_MS,
+        not_after_ms: NOW_MS + 1_000_000,
+    };
+    let chain = Chain::default().issue(&root, request, [0; 16], NOW_MS).unwrap();
+    let ask = CapabilityRequest {
+        audience: Audience::Key(holder.public()),
+        grants: vec![Grant::new(Verb::Call, "orders.>".parse::<Pattern>().unwrap(), 0)],
+        not_before_ms: NOW_MS,
+        not_after_ms: NOW_MS + 1_000_000,
+    };
+    let token = CapabilityToken::issue(&Chain::default(), &root, ask, [0; 16], NOW_MS).unwrap();
+    let signed = [7u8; 256];
+    let signature = root.sign("bench", &signed);
+    let key = root.public();
+    let verify_raw = move || assert!(black_box(&key).verify("bench", black_box(&signed), &signature));
+    let hello = DirectRequest { hello: Hello::new("request_response", Verb::Call, "greet"), payload: vec![1; 64] }.to_bytes();
+    let mut message = Message::new("0011223344556677", "mesh://m/n", "io.weft.message.v1");
+    message.subject = Some("orders.eu.created".parse::<Subject>().unwrap());
+    message.data = vec![7; 1024];
+    let publication = Publication { message, publisher_seq: 1, boot: NOW_MS, capability: Vec::new() };
+    let bytes = publication.to_bytes();
+    let (copy_a, copy_b, copy_c) = (hello.clone(), bytes.clone(), bytes.clone());
+    let subject: Subject = "orders.eu.created".parse().unwrap();
+    let pattern: Pattern = "orders.*.created".parse().unwrap();
+    let text = "orders.eu.created".to_owned();
+    let root_key = root.public();
+    vec![
+        Pair {
+            name: "a member's chain of one certificate, verified",
+            limit_name: "one Ed25519 verification",
+            ours: Box::new(move || {
+                drop(black_box(chain.verify(&root_key, &mesh, NOW_MS, CLOCK_SKEW_MS_MAX, &|_| false).unwrap()));
+            }),
+            limit: Box::new(verify_raw),
+        },
+        Pair {
+            name: "a capability of one link, verified",
+            limit_name: "one Ed25519 verification",
+            ours: Box::new(move || drop(black_box(token.verify(&root_key, &mesh, NOW_MS, &|_| false).unwrap()))),
+            limit: Box::new(verify_raw),
+        },
+        Pair {
+            name: "a 64 B request with its greeting, decoded",
+            limit_name: "a copy of its bytes",
+            ours: Box::new(move || drop(black_box(DirectRequest::from_bytes(&hello).unwrap()))),
+            limit: Box::new(move || drop(black_box(black_box(&copy_a).clone()))),
+        },
+        Pair {
+            name: "a 1 KiB publication, encoded",
+            limit_name: "a copy of its bytes",
+            ours: Box::new(move || drop(black_box(black_box(&publication).to_bytes()))),
+            limit: Box::new(move || drop(black_box(black_box(&copy_b).clone()))),
+        },
+        Pair {
+            name: "a 1 KiB publication, decoded and checked",
+            limit_name: "a copy of its bytes",
+            ours: Box::new(move || drop(black_box(Publication::from_bytes(&bytes).unwrap()))),
+            limit: Box::new(move || drop(black_box(black_box(&copy_c).clone()))),
+        },
+        Pair {
+            name: "a subject of three tokens, matched",
+            limit_name: "a comparison of its text",
+            ours: Box::new(move || assert!(black_box(&pattern).matches(black_box(&subject)))),
+            limit: Box::new(move || assert!(black_box(&text) == black_box("orders.eu.created"))),
+        },
+    ]
+}
+
+/// The best of five rounds, in nanoseconds per run.
+fn best_ns(f: &mut dyn FnMut()) -> f64 {
+    let round = |f: &mut dyn FnMut()| {
+        let started = Instant::now();
+        let mut runs = 0u32;
+        while started.elapsed() < Duration::from_millis(60) {
+            for _ in 0..64 {
+                f();
+            }
+            runs += 64;
+        }
+        started.elapsed().as_nanos() as f64 / f64::from(runs)
+    };
+    (0..5).map(|_| round(f)).fold(f64::MAX, f64::min)
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for pair in &mut pairs() {
+        let mut group = criterion.benchmark_group(pair.name);
+        group.bench_function("weft", |b| b.iter(|| (pair.ours)()));
+        group.bench_function(pair.limit_name, |b| b.iter(|| (pair.limit)()));
+        group.finish();
+    }
+    criterion.final_summary();
+    println!("\n{:<52} {:>10} {:>10} {:>7}   limit", "path", "weft ns", "limit ns", "ratio");
+    for mut pair in pairs() {
+        let (ours, limit) = (best_ns(&mut *pair.ours), best_ns(&mut *pair.limit));
+        println!("{:<52} {ours:>10.0} {limit:>10.0} {:>7.2}   {}", pair.name, ours / limit, pair.limit_name);
+    }
+}
