@@ -20,9 +20,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use section::{Effect, Key, Section};
-pub use sections::{
-    ApiConfig, LimitsConfig, MeshConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig,
-};
+pub use sections::{ApiConfig, LimitsConfig, MeshConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig};
 pub use source::Sources;
 pub use value::{ByteSize, LogFormat, Setting, Toggle, format_duration, parse_duration};
 

@@ -90,24 +90,20 @@ plug() {
     ip -n "$(space "$name")" route add 224.0.0.0/4 dev "$device" 2>/dev/null || true
 }
 
-# nat HOST ROUTER SWITCH NETWORK WAN KIND: HOST at NETWORK.2 behind ROUTER, which is WAN on the switch.
-# KIND is `restricted` (a port keeps its number; only whom we spoke to may answer) or `symmetric` (another port for
-# each destination).
-nat() {
-    local name="$1" router="$2" to="$3" network="$4" wan="$5" extra=""
-    [ "$6" = symmetric ] && extra=" random,fully-random"
-    host "$name" "$router"
-    plug "$router" wan0 "$to" "$wan"
-    ip link add eth0 netns "$(space "$name")" type veth peer name lan netns "$(space "$router")"
-    ip -n "$(space "$name")" addr add "$network.2/24" dev eth0
-    ip -n "$(space "$name")" link set eth0 up
-    ip -n "$(space "$router")" addr add "$network.1/24" dev lan
-    ip -n "$(space "$router")" link set lan up
-    ip -n "$(space "$name")" route add default via "$network.1"
-    in_host "$router" sysctl -qw net.ipv4.ip_forward=1
+# router ROUTER SWITCH NETWORK WAN KIND [udp-blocked]: a NAT router at WAN on the switch, with a network of its own behind
+# it, where it is NETWORK.1. KIND is `restricted` (a port keeps its number; only whom we spoke to may answer) or
+# `symmetric` (another port for each destination).
+router() {
+    local name="$1" to="$2" network="$3" wan="$4" extra="" blocked=""
+    [ "$5" = symmetric ] && extra=" random,fully-random"
+    [ "${6:-}" = udp-blocked ] && blocked="meta l4proto udp drop"
+    switch "$name"
+    plug "$name" wan0 "$to" "$wan"
+    ip -n "$(space "$name")" addr add "$network.1/24" dev br0
+    in_host "$name" sysctl -qw net.ipv4.ip_forward=1
     # Without the chain `inp` an early packet of the other side would be answered by the router itself, and the mapping
     # that follows would get another port: no hole could ever be punched.
-    in_host "$router" nft -f - <<RULES
+    in_host "$name" nft -f - <<RULES
 table ip nat {
  chain post {
   type nat hook postrouting priority 100; policy accept;
@@ -121,11 +117,19 @@ table ip fw {
  }
  chain forw {
   type filter hook forward priority 0; policy drop;
+  $blocked
   ct state established,related accept
-  iifname "lan" accept
+  iifname "br0" accept
  }
 }
 RULES
+}
+
+# behind HOST ROUTER ADDRESS: a host on the router's own network.
+behind() {
+    host "$1"
+    plug "$1" eth0 "$2" "$3/24"
+    ip -n "$(space "$1")" route add default via "${3%.*}.1"
 }
 
 # port HOST SWITCH up|down

@@ -9,17 +9,22 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::time::Instant;
 
 /// Dials under way at once.
-pub(crate) const DIALS_MAX: usize = 16;
+pub(crate) const DIALS_MAX: usize = 8;
 /// Addresses tried in one dial.
 const ADDRESSES_MAX: usize = 16;
+/// How long the dial of a member is left to that member.
+const COURTESY: Duration = Duration::from_millis(1500);
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The longest pause while no peer is connected, and for bootstrap addresses always.
 const PAUSE_MAX_ALONE: Duration = Duration::from_secs(4);
+/// An address at which somebody else answers is left out for so long. Private addresses mean another machine on every
+/// network, and a dial ends with the first one that answers, whoever that is.
+const MISTAKEN_PAUSE: Duration = Duration::from_secs(60);
 /// One peer that does not answer is tried at least this often, whatever the pauses say, so that two halves of a mesh
 /// find each other soon after a cut of any length.
 const PROBE_EVERY: Duration = Duration::from_secs(3);
@@ -40,10 +45,28 @@ pub(crate) enum Reason {
 #[derive(Debug)]
 struct Candidate {
     addresses: Vec<Multiaddr>,
+    /// Where somebody else answered, and until when that is believed.
+    mistaken: Vec<(Multiaddr, Instant)>,
     reason: Reason,
     failures: u32,
     next: Instant,
     dialing: bool,
+}
+
+impl Candidate {
+    fn plausible(&self, now: Instant) -> Vec<Multiaddr> {
+        let mistaken = |address: &Multiaddr| {
+            self.mistaken.iter().any(|(known, until)| *until > now && *known == without_peer(address))
+        };
+        self.addresses.iter().filter(|address| !mistaken(address)).cloned().collect()
+    }
+}
+
+fn without_peer(address: &Multiaddr) -> Multiaddr {
+    match address.iter().last() {
+        Some(Protocol::P2p(_)) => address.iter().take(address.iter().count() - 1).collect(),
+        _ => address.clone(),
+    }
 }
 
 /// A dial to make.
@@ -77,14 +100,21 @@ impl Connector {
         if peer == self.local {
             return;
         }
+        // Two members that hear of each other at the same moment would both dial: the one with the larger id leaves it
+        // to the other at first.
+        let next = if reason == Reason::Member && peer < self.local { now + COURTESY } else { now };
         let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
             addresses: Vec::new(),
+            mistaken: Vec::new(),
             reason,
             failures: 0,
-            next: now,
+            next,
             dialing: false,
         });
-        candidate.reason = candidate.reason.max(reason);
+        if reason > candidate.reason {
+            candidate.reason = reason;
+            candidate.next = candidate.next.min(next);
+        }
         for address in addresses.iter().rev() {
             if candidate.addresses.first() != Some(address) {
                 candidate.addresses.retain(|a| a != address);
@@ -104,9 +134,26 @@ impl Connector {
         self.candidates.remove(peer);
     }
 
-    /// Puts what is known to answer in front.
-    pub(crate) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        self.candidates.get(peer).map(|c| c.addresses.clone()).unwrap_or_default()
+    /// Whether a dial to `peer` is under way.
+    pub(crate) fn is_dialing(&self, peer: &PeerId) -> bool {
+        self.candidates.get(peer).is_some_and(|c| c.dialing)
+    }
+
+    /// Where a peer may be found, without the addresses at which somebody else was found lately.
+    pub(crate) fn addresses(&self, peer: &PeerId, now: Instant) -> Vec<Multiaddr> {
+        self.candidates.get(peer).map(|c| c.plausible(now)).unwrap_or_default()
+    }
+
+    /// Somebody else answers at `address`. Returns whether that is news, so that the others are worth a dial at once.
+    pub(crate) fn mistaken(&mut self, peer: &PeerId, address: &Multiaddr, now: Instant) -> bool {
+        let Some(candidate) = self.candidates.get_mut(peer) else { return false };
+        let address = without_peer(address);
+        candidate.mistaken.retain(|(_, until)| *until > now);
+        if candidate.mistaken.len() >= ADDRESSES_MAX || candidate.mistaken.iter().any(|(a, _)| *a == address) {
+            return false;
+        }
+        candidate.mistaken.push((address, now + MISTAKEN_PAUSE));
+        !candidate.plausible(now).is_empty()
     }
 
     /// A connection to `peer` stands.
@@ -182,7 +229,7 @@ impl Connector {
             .filter_map(|(_, _, peer)| {
                 let candidate = self.candidates.get_mut(&peer)?;
                 candidate.dialing = true;
-                Some(Dial { peer, addresses: candidate.addresses.clone() })
+                Some(Dial { peer, addresses: candidate.plausible(now) })
             })
             .collect()
     }

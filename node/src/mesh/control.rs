@@ -33,8 +33,13 @@ const PROBE_EVERY_CROWDED: Duration = Duration::from_secs(12);
 const CROWDED: usize = 24;
 /// A peer that takes longer is taken for gone.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+/// A peer that takes longer is doubted: what hangs on it, such as a place at a relay, is looked for elsewhere too.
+const DOUBT_AFTER: Duration = Duration::from_secs(3);
 /// Catching up with a peer that knows more may take longer.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Changes of the directory are pushed to so many of the connected members; with as many each, all hear of them in a
+/// few steps.
+const PUSHED_TO: usize = 10;
 /// Changes that come together are pushed together.
 const GATHER: Duration = Duration::from_millis(50);
 /// Of a page of records.
@@ -81,7 +86,10 @@ pub(crate) async fn ask(
     let mut delivered: HashSet<[u8; 16]> = HashSet::new();
     let mut pushed = 0;
     loop {
-        let probe = timeout(REPLY_TIMEOUT, probe(trust, &mut stream)).await.map_err(|_| ControlError::Silent)??;
+        let doubted = || peers.doubt(&peer, connection);
+        let probe = timeout(REPLY_TIMEOUT, doubting(doubted, probe(trust, &mut stream)))
+            .await
+            .map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
         counters.round_trip(probe.rtt);
         timeout(RECONCILE_TIMEOUT, reconcile(trust, &peer, &probe, &mut stream, &mut pushed))
@@ -95,13 +103,18 @@ pub(crate) async fn ask(
                 biased;
                 changed = revocations.changed() => {
                     if changed.is_err() { return Ok(()); }
-                    push_revocations(trust, &mut stream).await?;
+                    doubting(doubted, push_revocations(trust, &mut stream)).await?;
                 }
                 changed = records.changed() => {
                     if changed.is_err() { return Ok(()); }
+                    if !peers.is_near(&trust.local_peer(), &peer, PUSHED_TO) {
+                        // The others hear of it from those near to us, or see it in a digest.
+                        records.mark_unchanged();
+                        continue;
+                    }
                     tokio::time::sleep(GATHER).await;
                     records.mark_unchanged();
-                    push_records(trust, &peer, &mut stream, &mut pushed).await?;
+                    doubting(doubted, push_records(trust, &peer, &mut stream, &mut pushed)).await?;
                 }
                 changed = tokens.changed() => {
                     if changed.is_err() { return Ok(()); }
@@ -111,6 +124,16 @@ pub(crate) async fn ask(
             }
         }
     }
+}
+
+/// Calls `doubted` when `asking` takes longer than [`DOUBT_AFTER`], and goes on waiting.
+async fn doubting<T>(doubted: impl FnOnce(), asking: impl Future<Output = T>) -> T {
+    let mut asking = std::pin::pin!(asking);
+    if let Ok(answer) = timeout(DOUBT_AFTER, &mut asking).await {
+        return answer;
+    }
+    doubted();
+    asking.await
 }
 
 /// One round trip.

@@ -30,11 +30,12 @@ use libp2p::{
         behaviour::{ConnectionEstablished, ExternalAddrConfirmed, NewListener},
     },
 };
+use tokio::sync::oneshot;
 
 /// What the gate tells the handler of one connection.
 pub(crate) enum GateCommand<H: ConnectionHandler> {
-    /// Membership is proven: accept the inner protocols.
-    Open(Box<H>),
+    /// Membership is proven: accept the inner protocols, and say so.
+    Open(Box<H>, oneshot::Sender<()>),
     /// The remote has opened its gate for us: the inner handler may open streams.
     RemoteReady,
     /// For the inner handler.
@@ -44,7 +45,7 @@ pub(crate) enum GateCommand<H: ConnectionHandler> {
 impl<H: ConnectionHandler> fmt::Debug for GateCommand<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GateCommand::Open(_) => f.write_str("Open"),
+            GateCommand::Open(..) => f.write_str("Open"),
             GateCommand::RemoteReady => f.write_str("RemoteReady"),
             GateCommand::Inner(event) => event.fmt(f),
         }
@@ -109,9 +110,10 @@ impl<B: NetworkBehaviour> Gate<B> {
     }
 
     /// Opens the gate for one connection. Does nothing for a connection that is gone, already open, or before `install`.
+    /// `done` hears of it once the connection accepts the inner protocols; if nothing is done, it is dropped.
     ///
     /// Returns whether this was the peer's first open connection.
-    pub(crate) fn open(&mut self, id: ConnectionId) -> bool {
+    pub(crate) fn open(&mut self, id: ConnectionId, done: oneshot::Sender<()>) -> bool {
         let Some(inner) = self.inner.as_mut() else { return false };
         let Some(connection) = self.connections.get(&id).filter(|c| !c.opened) else { return false };
         let Some(endpoint) = connection.endpoint.clone() else { return false };
@@ -132,7 +134,7 @@ impl<B: NetworkBehaviour> Gate<B> {
                     failed_addresses: &[],
                     other_established,
                 }));
-                self.events.push_back(notify(peer, id, GateCommand::Open(Box::new(handler))));
+                self.events.push_back(notify(peer, id, GateCommand::Open(Box::new(handler), done)));
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.opened = true;
                 }

@@ -55,6 +55,8 @@ pub struct ConnectionInfo {
     pub rtt: Option<Duration>,
     /// When it was admitted, Unix milliseconds.
     pub since_ms: u64,
+    /// Whether an answer is overdue: it may be dead, which is not certain yet.
+    pub doubted: bool,
 }
 
 /// One connected member.
@@ -162,16 +164,45 @@ impl PeerTable {
             entry.clock_skew_ms = Some(clock_skew_ms);
             if let Some(connection) = entry.connections.get_mut(&connection) {
                 // Smoothed as TCP does (RFC 6298): an eighth of the new one.
+                connection.doubted = false;
                 connection.rtt = Some(connection.rtt.map_or(rtt, |old| old.mul_f64(0.875) + rtt.mul_f64(0.125)));
             }
         });
+    }
+
+    /// Whether a member is among the `count` connected ones whose ids are nearest to `local`'s: a small set that is
+    /// another one for every node.
+    pub(crate) fn is_near(&self, local: &PeerId, peer: &PeerId, count: usize) -> bool {
+        let distance = |other: &PeerId| {
+            let (a, b) = (local.to_bytes(), other.to_bytes());
+            // The last bytes are the key's own; the first are the same for all.
+            a.iter().rev().zip(b.iter().rev()).map(|(x, y)| x ^ y).collect::<Vec<u8>>()
+        };
+        self.read(|p| {
+            let own = distance(peer);
+            p.len() <= count || p.keys().filter(|other| distance(other) < own).take(count).count() < count
+        })
+    }
+
+    /// An answer on a connection is overdue.
+    pub(crate) fn doubt(&self, peer: &PeerId, connection: ConnectionId) {
+        self.write(|p| {
+            if let Some(connection) = p.get_mut(peer).and_then(|entry| entry.connections.get_mut(&connection)) {
+                connection.doubted = true;
+            }
+        });
+    }
+
+    /// Whether a member is connected and no answer is overdue on one of its connections at least.
+    pub(crate) fn is_alive(&self, peer: &PeerId) -> bool {
+        self.read(|p| p.get(peer).is_some_and(|entry| entry.connections.values().any(|c| !c.doubted)))
     }
 
     /// The connection that measures best; a direct one before any relayed one.
     pub(crate) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
         self.read(|p| {
             let connections = &p.get(peer)?.connections;
-            let key = |c: &ConnectionInfo| (c.carrier == Carrier::Relay, c.rtt.unwrap_or(Duration::MAX));
+            let key = |c: &ConnectionInfo| (c.doubted, c.carrier == Carrier::Relay, c.rtt.unwrap_or(Duration::MAX));
             connections.iter().min_by_key(|(id, c)| (key(c), **id)).map(|(id, _)| *id)
         })
     }

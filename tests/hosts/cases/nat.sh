@@ -1,13 +1,15 @@
 # Two hosts, each behind a router with NAT, and one public host: the relay, the hole through both routers, and what
 # happens where none can be punched.
 
-# behind_nat KIND_A KIND_B: p public; a and b behind routers of those kinds; all members.
+# behind_nat KIND_A KIND_B [udp-blocked]: p public; a and b behind routers of those kinds; all members.
 behind_nat() {
     switch net
     host p
     plug p eth0 net 198.18.0.10/24
-    nat a ra net 10.1.0 198.18.0.1/24 "$1"
-    nat b rb net 10.2.0 198.18.0.2/24 "$2"
+    router ra net 10.1.0 198.18.0.1/24 "$1" "${3:-}"
+    router rb net 10.2.0 198.18.0.2/24 "$2" "${3:-}"
+    behind a ra 10.1.0.2
+    behind b rb 10.2.0.2
     founder p || return 1
     joined a p || return 1
     joined b p || return 1
@@ -26,21 +28,67 @@ held_places() {
     done
 }
 
-case_nat() {
-    local begun placed called punched
+# punched [udp-blocked]: a call through the relay at once, a direct connection soon after; prints the figures.
+punched() {
+    local begun placed called
     begun="$(now_ms)"
-    behind_nat restricted restricted || return
+    behind_nat restricted restricted "${1:-}" || return
     held_places a b || return
     placed="$(seconds_since "$begun")"
     serve a greet
     begun="$(now_ms)"
     until_true 15 calls b greet || { fail "b cannot call a"; return; }
     called="$(seconds_since "$begun")"
-    until_true 15 direct b a || { fail "no direct connection in 15 s after the first call: $(weft b peers --json | jq -c '{name,relayed,addresses}' | tr '\n' ' ')"; return; }
-    punched="$(seconds_since "$begun")"
+    until_true 15 direct b a || { fail "no direct connection in 15 s after the first call: $(weft b peers --json | jq -c '{name,relayed}' | tr '\n' ' ')"; return; }
+    direct_after="$(seconds_since "$begun")"
     until_true 5 calls b greet || { fail "no call over the direct connection"; return; }
     heard a b nat.word || { fail "what a publishes does not reach b"; return; }
-    ok "places at the relay after $placed s; first call $called s; direct $punched s after the first try"
+    ok "places at the relay after $placed s; first call $called s; direct $direct_after s after the first try"
+}
+
+case_nat() { punched; }
+# UDP does not get through either router: the hole is punched with TCP.
+case_nat_tcp() { punched udp-blocked; }
+
+# A ticket of a host behind NAT: who has it finds that host through its relay.
+case_ticket() {
+    local begun
+    behind_nat restricted restricted || return
+    held_places a || return
+    weft p cap grant a invite role.member >/dev/null || { fail "a cannot be granted the right to invite"; return; }
+    stop b
+    router rc net 10.3.0 198.18.0.3/24 restricted
+    behind c rc 10.3.0.2
+    local ticket
+    ticket="$(weft a invite)" || { fail "a cannot invite"; return; }
+    begun="$(now_ms)"
+    node c --join "$ticket" --no-mdns
+    up c 20 || { fail "c does not join by a ticket of a, which is behind NAT"; return; }
+    ok "joined by a ticket of a host behind NAT in $(seconds_since "$begun") s"
+}
+
+# Two hosts behind one router: they talk directly, and both are reached from elsewhere. That they reach each other is no
+# proof that others do.
+case_office() {
+    local begun name
+    behind_nat restricted symmetric || return
+    behind a2 ra 10.1.0.3
+    joined a2 p || return
+    until_true 20 direct a a2 || { fail "two hosts of one network have no direct connection"; return; }
+    # Long enough for either to have tested the other's address and found it reachable.
+    until_true 20 confirmed a a2 || note "neither has confirmed an address of its own"
+    held_places a a2 || return
+    serve a2 greet
+    begun="$(now_ms)"
+    until_true 15 calls b greet || { fail "b cannot call a2"; return; }
+    ok "both hold places at the relay; b, behind a symmetric NAT, called the second one after $(seconds_since "$begun") s"
+}
+confirmed() {
+    local name
+    for name in "$@"; do
+        weft "$name" status --json | jq -e 'any(.external[]; startswith("/ip4/10.1.0."))' >/dev/null && return 0
+    done
+    return 1
 }
 
 # One router gives every destination another port: no hole can be punched. The relay must carry everything, for as long

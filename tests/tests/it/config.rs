@@ -51,7 +51,7 @@ fn mistakes_in_the_file_are_named_with_their_line() {
     // All at once, not the first only.
     write_config(&node, "[mesh]\nbootstrp = []\nmdns = 3\n[telemtry]\n");
     refused(&node, &[]).fails_saying(2, &["bootstrp", "mesh.mdns", "telemtry"]);
-    write_config(&node, [b'#'; 1_100_000]);
+    write_config(&node, "#".repeat(1_100_000));
     refused(&node, &[]).fails_saying(2, &["larger than"]);
     write_config(&node, b"\xff\xfe\0\0");
     refused(&node, &[]).fails(2);
@@ -121,7 +121,6 @@ fn a_port_in_use_is_named() {
     );
     let address = refused(&node, &["--listen", "/ip4/192.0.2.1/tcp/7000"]);
     assert!(address.stderr.contains("192.0.2.1"), "{}", address.describe());
-    // A port that nobody chose makes room: two nodes with the defaults run beside each other.
 }
 
 #[test]
@@ -147,7 +146,7 @@ fn sighup_and_the_command_reload_what_can_be_reloaded() {
     until("it says why not", || {
         node.log().contains("was not reloaded").then_some(())
     });
-    node.run(&["config", "reload"]).fails_saying(1, &["telemetry.log"]);
+    node.run(&["config", "reload"]).fails_saying(2, &["telemetry.log"]);
     assert!(node.is_alive());
     fs::write(node.file("config.toml"), "").unwrap();
     node.run(&["config", "reload"]).ok();
@@ -264,7 +263,7 @@ fn a_full_or_read_only_disk_is_a_clear_error() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(home.path().join("disk"), "20m") else {
+    let Some(disk) = SmallDisk::mount(home.path().join("disk"), "200m") else {
         return;
     };
     let dir = disk.0.join("data");
@@ -323,7 +322,7 @@ fn a_disk_that_becomes_full_stops_writes_and_not_the_node() {
         return;
     }
     let mut node = Node::new("alpha");
-    let Some(disk) = SmallDisk::mount(node.data_dir(), "24m") else {
+    let Some(disk) = SmallDisk::mount(node.data_dir(), "200m") else {
         return;
     };
     node.start();
@@ -335,11 +334,7 @@ fn a_disk_that_becomes_full_stops_writes_and_not_the_node() {
         (invited.code != Some(0)).then_some(invited)
     });
     refused.fails(1);
-    assert!(
-        refused.stderr.to_lowercase().contains("space"),
-        "{}",
-        refused.describe()
-    );
+    assert!(refused.stderr.contains("no room on the disk"), "{}", refused.describe());
     assert!(node.is_alive(), "it lives on");
     fs::remove_file(&filler).unwrap();
     node.kill();

@@ -6,3 +6,4 @@ mod api;
 mod config;
 mod quickstart;
 mod trust;
+mod wire;

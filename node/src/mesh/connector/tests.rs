@@ -95,3 +95,19 @@ fn a_hint_that_leads_nowhere_is_forgotten() {
     }
     assert!(c.candidates.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_address_where_somebody_else_answers_is_left_out_for_a_while() {
+    let now = Instant::now();
+    let (peer, mut connector) = (PeerId::random(), Connector::new(PeerId::random(), 10, 1));
+    let (wrong, right): (Multiaddr, Multiaddr) =
+        ("/ip4/127.0.0.1/tcp/7400".parse().unwrap(), "/ip4/192.0.2.1/tcp/7400".parse().unwrap());
+    connector.add(peer, &[wrong.clone(), right.clone()], Reason::Bootstrap, now);
+    assert!(connector.mistaken(&peer, &wrong.clone().with_p2p(peer).unwrap(), now), "another address is left");
+    assert_eq!(connector.addresses(&peer, now), [right.clone()]);
+    connector.add(peer, &[wrong.clone(), right.clone()], Reason::Member, now);
+    assert_eq!(connector.due(now), [Dial { peer, addresses: vec![right.clone()] }]);
+    assert!(!connector.mistaken(&peer, &wrong, now), "the same again is no news: no dial without a pause");
+    assert!(!connector.mistaken(&peer, &right, now), "nothing is left to dial");
+    assert_eq!(connector.addresses(&peer, now + MISTAKEN_PAUSE), [wrong, right]);
+}

@@ -100,10 +100,7 @@ impl Driver {
             }
             Command::Hint { peer, addresses } => self.connector.note(peer, &addresses, Instant::now()),
             Command::Ticket { ticket } => self.use_ticket(*ticket),
-            Command::Verified { connection, done } => {
-                self.on_verified(connection);
-                let _ = done.send(());
-            }
+            Command::Verified { connection, done } => self.on_verified(connection, done),
             Command::RemoteReady { connection } => self.on_remote_ready(connection),
             Command::NotAdmitted { connection, reason, detail, by_remote } => {
                 self.on_not_admitted(connection, reason, &detail, by_remote);
@@ -143,7 +140,7 @@ impl Driver {
             self.on_dial_failed(&peer, "that is this node itself");
             return;
         }
-        let addresses = self.connector.addresses(&peer);
+        let addresses = self.connector.addresses(&peer, Instant::now());
         self.dial(peer, addresses);
     }
 
@@ -155,7 +152,7 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Busy("too many requests wait for answers".to_owned())));
             return;
         }
-        let addresses = self.connector.addresses(&peer);
+        let addresses = self.connector.addresses(&peer, Instant::now());
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;

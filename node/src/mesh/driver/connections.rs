@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     core::ConnectedPoint,
-    swarm::ConnectionId,
+    swarm::{ConnectionId, DialError},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -13,13 +13,14 @@ use tokio::{
 };
 use weft_protocol::{admission::AdmissionRefusal, control::CONTROL_PROTOCOL};
 
-use super::{Command, Connection, Driver};
+use super::{Command, Connection, Driver, with_peer};
 use crate::{
     mesh::{
         admission::{self, AdmissionError, Proved, Verified},
         connector::Reason,
         control,
         peers::{Carrier, ConnectionInfo},
+        sources,
         streams::{MeshStream, OpenError},
     },
     trust::Standing,
@@ -29,13 +30,15 @@ use crate::{
 const STRANGER_BAN: Duration = Duration::from_secs(60);
 /// A revoked one is not heard for so long after it was told. Shorter than a join waits, so that it hears why it fails.
 const REVOKED_BAN: Duration = Duration::from_secs(10);
+/// Who was refused gets so long to hear why before the connection is closed.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// Proving is tried again after a broken dialogue.
 const PROVE_AGAIN: Duration = Duration::from_millis(500);
 const PROVE_TRIES: u32 = 20;
 
 impl Driver {
     pub(super) fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        let address = endpoint.get_remote_address().clone();
+        let address = remote_address(peer, endpoint);
         let inbound = endpoint.is_listener();
         tracing::debug!(%peer, connection = %id, %address, inbound, "connected");
         let verified = watch::Sender::new(false);
@@ -129,6 +132,8 @@ impl Driver {
                     }
                 }
                 Ok(Verified::Refused(reason)) => {
+                    // Closing at once could overtake the refusal: QUIC gives up what it has not sent yet.
+                    tokio::time::sleep(FAREWELL).await;
                     let detail = String::new();
                     let refused = Command::NotAdmitted { connection: id, reason: Some(reason), detail, by_remote: false };
                     let _ = sender.send(refused).await;
@@ -139,12 +144,24 @@ impl Driver {
         });
     }
 
-    pub(super) fn on_verified(&mut self, id: ConnectionId) {
+    /// `done` hears of it once the connection accepts the members' protocols: what the peer opens as soon as it knows that
+    /// it is admitted must not come too early.
+    pub(super) fn on_verified(&mut self, id: ConnectionId, done: oneshot::Sender<()>) {
+        self.follow_standing();
+        if self.swarm.behaviour_mut().members.inner().is_none() {
+            // No gate can be opened yet; the peer gets no verdict and asks again.
+            return;
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.opened {
+            // It asked again because the verdict did not reach it.
+            let _ = done.send(());
+            return;
+        }
         connection.opened = true;
         connection.waits_for_approval = false;
         connection.verified.send_replace(true);
-        self.swarm.behaviour_mut().members.open(id);
+        self.swarm.behaviour_mut().members.open(id, done);
         self.maybe_connected(id);
     }
 
@@ -176,7 +193,7 @@ impl Driver {
         if !self.peers.contains(&peer) {
             tracing::info!(%peer, %address, ?carrier, inbound, "member connected");
         }
-        let info = ConnectionInfo { address: address.clone(), carrier, inbound, rtt: None, since_ms };
+        let info = ConnectionInfo { address: address.clone(), carrier, inbound, rtt: None, since_ms, doubted: false };
         self.peers.opened(peer, id, info, &agent);
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             if !inbound && carrier != Carrier::Relay {
@@ -259,6 +276,21 @@ impl Driver {
         }
     }
 
+    /// Somebody else, perhaps this node itself, answered where the peer was looked for. That ends a dial, though the peer
+    /// may be at the other addresses.
+    pub(super) fn on_mistaken(&mut self, peer: PeerId, address: &Multiaddr, error: &DialError) {
+        let now = Instant::now();
+        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
+            members.kad.remove_address(&peer, address);
+        }
+        if self.connector.mistaken(&peer, address, now) {
+            let addresses = self.connector.addresses(&peer, now);
+            self.dial(peer, addresses);
+        } else {
+            self.on_dial_failed(&peer, &error.to_string());
+        }
+    }
+
     pub(super) fn on_dial_failed(&mut self, peer: &PeerId, reason: &str) {
         if self.connections.values().any(|c| c.peer == *peer) {
             return;
@@ -293,9 +325,24 @@ impl Driver {
     pub(super) fn on_found(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let now = Instant::now();
         for (peer, address) in found {
+            // A dial under way may go to where it was before, and take long to fail.
+            if self.connector.is_dialing(&peer) {
+                self.dial_also(peer, address.clone());
+            }
             self.connector.add(peer, &[address], Reason::Hint, now);
         }
         self.dial_due();
+    }
+}
+
+/// Where the other end of a connection is. One that came through a relay names only the peer: the relay is in our own
+/// address.
+fn remote_address(peer: PeerId, endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } if sources::is_relayed(local_addr) => {
+            with_peer(local_addr.clone(), peer)
+        }
+        _ => endpoint.get_remote_address().clone(),
     }
 }
 

@@ -33,8 +33,12 @@ impl Driver {
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 tracing::debug!(%peer, %error, "dial failed");
-                if !matches!(error, DialError::DialPeerConditionFalse(_)) {
-                    self.on_dial_failed(&peer, &short(&error));
+                match &error {
+                    DialError::DialPeerConditionFalse(_) => {}
+                    DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => {
+                        self.on_mistaken(peer, address, &error);
+                    }
+                    _ => self.on_dial_failed(&peer, &short(&error)),
                 }
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {

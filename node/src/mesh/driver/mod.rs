@@ -26,7 +26,10 @@ use libp2p::{
     multiaddr::Protocol,
     relay,
     request_response::OutboundRequestId,
-    swarm::{self, ConnectionId},
+    swarm::{
+        self, ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -403,8 +406,16 @@ impl Driver {
         }
     }
 
+    /// Dials one more address of a peer, beside a dial under way. Should it fail, that one still decides.
+    fn dial_also(&mut self, peer: PeerId, address: Multiaddr) {
+        let options =
+            DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::trace!(%peer, %error, "no second dial");
+        }
+    }
+
     fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses)

@@ -67,7 +67,7 @@ impl Outside {
     pub(super) fn tested(&mut self, address: &Multiaddr, reached: bool) {
         if reached {
             self.failed.remove(address);
-        } else if !is_relayed(address) && self.failed.len() < CANDIDATES_MAX {
+        } else if ip_of(address).is_some() && self.failed.len() < CANDIDATES_MAX {
             self.failed.insert(address.clone());
         }
     }

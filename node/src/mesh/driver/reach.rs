@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    io,
     net::IpAddr,
     time::Duration,
 };
@@ -83,8 +84,7 @@ impl Driver {
                     up += 1;
                 }
                 Err(error) if self.config.listen_explicit => {
-                    return Err(NodeError::conflict(format!("cannot listen on {address}: {error}"))
-                        .with_hint("another process may use the port; choose one with --listen, or let the node choose: end it in /tcp/0"));
+                    return Err(cannot_listen(&address, &error));
                 }
                 Err(error) => {
                     let other = any_port(&address);
@@ -271,17 +271,20 @@ impl Driver {
         }
         self.reach.shunned.retain(|_, until| *until > now);
         let held: BTreeSet<PeerId> = self.reach.reservations.values().copied().collect();
-        let mut wanted = self.config.relay.reservations.saturating_sub(held.len());
+        // A place at a relay that does not answer may be lost: another is taken before that is certain.
+        let sure = held.iter().filter(|relay| self.peers.is_alive(relay)).count();
+        let mut wanted = self.config.relay.reservations.saturating_sub(sure);
         let candidates: Vec<PeerId> = self.reach.relays.iter().copied().collect();
         for peer in candidates {
             if wanted == 0 {
                 return;
             }
-            if held.contains(&peer) || self.reach.shunned.contains_key(&peer) || !self.peers.contains(&peer) {
+            if held.contains(&peer) || self.reach.shunned.contains_key(&peer) || !self.peers.is_alive(&peer) {
                 continue;
             }
             let Some(address) = self.direct_address(&peer) else { continue };
             let circuit = with_peer(address, peer).with(Protocol::P2pCircuit);
+            tracing::debug!(%peer, %circuit, "asking for a place at a relay");
             match self.swarm.listen_on(circuit) {
                 Ok(id) => {
                     self.reach.reservations.insert(id, peer);
@@ -384,6 +387,22 @@ impl Driver {
 
 fn is_link_local(address: &Multiaddr) -> bool {
     matches!(ip_of(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+}
+
+/// Says why, which a transport's error leaves to its source.
+fn cannot_listen(address: &Multiaddr, error: &TransportError<io::Error>) -> NodeError {
+    match error {
+        TransportError::MultiaddrNotSupported(_) => NodeError::invalid(format!(
+            "cannot listen on {address}: no transport of this node has such addresses"
+        ))
+        .with_hint("for instance /ip4/0.0.0.0/udp/7400/quic-v1 or /ip4/0.0.0.0/tcp/7400"),
+        TransportError::Other(error) if error.kind() == io::ErrorKind::AddrInUse => NodeError::conflict(format!(
+            "cannot listen on {address}: the port is in use by another program"
+        ))
+        .with_hint("choose another with --listen, or let the node choose: end it in /tcp/0"),
+        TransportError::Other(error) => NodeError::conflict(format!("cannot listen on {address}: {error}"))
+            .with_hint("is it an address of this machine? `ip address` lists them"),
+    }
 }
 
 /// The same address with a port of the system's choice.

@@ -103,13 +103,15 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
 
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
         match event {
-            GateCommand::Open(handler) => {
+            GateCommand::Open(handler, done) => {
                 self.inner = Some(*handler);
                 if !self.remote_protocols.is_empty() {
                     let protocols = std::mem::take(&mut self.remote_protocols);
                     self.replay.push_back(ProtocolSupport::Removed(protocols.clone()));
                     self.replay.push_back(ProtocolSupport::Added(protocols));
                 }
+                // From here on `listen_protocol` offers the inner protocols.
+                let _ = done.send(());
             }
             GateCommand::RemoteReady => self.remote_ready = true,
             GateCommand::Inner(event) => {
