@@ -21,7 +21,8 @@ use crate::{
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
     trust::{
-        CERTIFICATE_TTL, FoundOptions, InviteOptions, Invitation, MeshKind, Standing, Trust, TrustParts, keyfile, passphrase,
+        CERTIFICATE_TTL, FoundOptions, Invitation, InviteOptions, MeshKind, Standing, Trust, TrustParts, keyfile,
+        passphrase,
     },
 };
 
@@ -47,7 +48,11 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let data_dir = DataDir::open(&dir)?;
     let platform: Arc<dyn Platform> = Arc::new(RealPlatform);
     let keys = Keys::open(&data_dir, &*platform.entropy())?;
-    let name = config.node.name.clone().unwrap_or_else(|| crate::trust::default_name(&keys.node.public()));
+    let name = config
+        .node
+        .name
+        .clone()
+        .unwrap_or_else(|| crate::trust::default_name(&keys.node.public()));
     let metrics = Metrics::new();
     let options = NodeOptions {
         mesh: settings::mesh(&config, &name, ticket.clone())?,
@@ -59,9 +64,22 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         key: keys.node,
         metrics,
     };
-    let node = Node::builder().pattern(RequestResponse).pattern(PubSub).start(platform.clone(), options).await?;
+    let node = Node::builder()
+        .pattern(RequestResponse)
+        .pattern(PubSub)
+        .start(platform.clone(), options)
+        .await?;
     let node = Arc::new(node);
-    settle_mesh(&node, &data_dir, &args, &config, ticket.as_ref(), &name, &*platform.entropy()).await?;
+    settle_mesh(
+        &node,
+        &data_dir,
+        &args,
+        &config,
+        ticket.as_ref(),
+        &name,
+        &*platform.entropy(),
+    )
+    .await?;
     let doors = doors::open(&node, &data_dir, config, sources, &telemetry, &name).await?;
     wait_for_listeners(&node).await;
     banner::print(&node, &doors, &data_dir).await;
@@ -88,7 +106,10 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
     let key = SecretKey::from_bytes(&keys.node.to_bytes());
     let name = args.name.unwrap_or_else(|| crate::trust::default_name(&key.public()));
     weft_protocol::name::check_name("name", &name)?;
-    let options = StoreOptions { owner: *key.public().as_bytes(), ..StoreOptions::default() };
+    let options = StoreOptions {
+        owner: *key.public().as_bytes(),
+        ..StoreOptions::default()
+    };
     let store = Store::open(platform.disk(), &data_dir.file(STORE_DIR), options).await?;
     let parts = TrustParts {
         key,
@@ -100,8 +121,10 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
     };
     let trust = Trust::open(parts).await?;
     if let Some(mesh) = trust.mesh() {
-        return Err(NodeError::conflict(format!("{} belongs to {} already", dir.display(), mesh.id))
-            .with_hint("choose another --data-dir for another mesh"));
+        return Err(
+            NodeError::conflict(format!("{} belongs to {} already", dir.display(), mesh.id))
+                .with_hint("choose another --data-dir for another mesh"),
+        );
     }
     let kind = if args.open { MeshKind::Open } else { MeshKind::Private };
     let mesh = found(&trust, &data_dir, kind, &name, &*platform.entropy()).await?;
@@ -121,7 +144,11 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
             stdout,
             "founded {} ({})\nthis node  {peer}\nroot key   {}\n\nThe root key can admit and revoke anybody. Keep a copy of it offline; the mesh goes on\nwithout it on this disk, because administrators are renewed by each other.\n\nNext: weft --data-dir {} run",
             mesh.id,
-            if args.open { "open: anyone with an address may join" } else { "private" },
+            if args.open {
+                "open: anyone with an address may join"
+            } else {
+                "private"
+            },
             root_file.display(),
             dir.display(),
         )
@@ -140,9 +167,15 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
     let data_dir = DataDir::open(&dir)?;
     let platform: Arc<dyn Platform> = Arc::new(RealPlatform);
     let keys = Keys::open(&data_dir, &*platform.entropy())?;
-    let sources = Sources::new().file_if_present(data_dir.file("config.toml")).environment(std::env::vars_os());
+    let sources = Sources::new()
+        .file_if_present(data_dir.file("config.toml"))
+        .environment(std::env::vars_os());
     let config = Config::load(&sources)?;
-    let name = config.node.name.clone().unwrap_or_else(|| crate::trust::default_name(&keys.node.public()));
+    let name = config
+        .node
+        .name
+        .clone()
+        .unwrap_or_else(|| crate::trust::default_name(&keys.node.public()));
     let mut mesh = settings::mesh(&config, &name, Some(ticket.clone()))?;
     mesh.listen = vec![Multiaddr::from(std::net::Ipv4Addr::UNSPECIFIED).with(Protocol::Tcp(0))];
     let options = NodeOptions {
@@ -155,7 +188,11 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
         key: keys.node,
         metrics: Metrics::new(),
     };
-    let node = Node::builder().pattern(RequestResponse).pattern(PubSub).start(platform, options).await?;
+    let node = Node::builder()
+        .pattern(RequestResponse)
+        .pattern(PubSub)
+        .start(platform, options)
+        .await?;
     let outcome = wait_until_member(&node, &ticket).await;
     let mesh = node.trust().mesh();
     node.stop().await;
@@ -164,7 +201,8 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
     let id = mesh.map(|m| m.id.to_string()).unwrap_or_default();
     let written = if globals.json {
         let roles = node.trust().own_membership().map(|m| m.roles).unwrap_or_default();
-        let joined = serde_json::json!({ "peer_id": node.trust().local_peer().to_string(), "mesh_id": id, "roles": roles });
+        let joined =
+            serde_json::json!({ "peer_id": node.trust().local_peer().to_string(), "mesh_id": id, "roles": roles });
         writeln!(stdout, "{joined}")
     } else {
         writeln!(stdout, "joined {id}\nNext: weft --data-dir {} run", dir.display())
@@ -178,16 +216,23 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
 /// As [`Trust::invite`].
 pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Ticket, Invitation), NodeError> {
     let state = node.mesh().state();
-    let is_loopback = |a: &Multiaddr| a.iter().any(|p| match p {
-        Protocol::Ip4(ip) => ip.is_loopback(),
-        Protocol::Ip6(ip) => ip.is_loopback(),
-        _ => false,
-    });
+    let is_loopback = |a: &Multiaddr| {
+        a.iter().any(|p| match p {
+            Protocol::Ip4(ip) => ip.is_loopback(),
+            Protocol::Ip6(ip) => ip.is_loopback(),
+            _ => false,
+        })
+    };
     let relays = state.relays.iter().map(|r| r.address.clone());
     let (loopback, lan): (Vec<Multiaddr>, Vec<Multiaddr>) = state.listen.iter().cloned().partition(is_loopback);
     let mut addresses: Vec<Multiaddr> = state.external.iter().cloned().chain(lan).collect();
     // Another node on this machine is reached by loopback as well; QUIC and TCP, once each.
-    addresses.extend(loopback.into_iter().filter(|a| a.iter().any(|p| matches!(p, Protocol::Ip4(_)))).take(2));
+    addresses.extend(
+        loopback
+            .into_iter()
+            .filter(|a| a.iter().any(|p| matches!(p, Protocol::Ip4(_))))
+            .take(2),
+    );
     addresses.extend(relays);
     addresses.truncate(weft_protocol::limits::ADDRESSES_MAX);
     node.trust().invite(options, addresses).await
@@ -208,7 +253,11 @@ impl Keys {
         }
         let (node, _) = keyfile::load_or_create(&path, passphrase.as_ref(), &mut |bytes| entropy.fill(bytes))?;
         let root_path = data_dir.file(keyfile::ROOT_KEY_FILE);
-        let root = if root_path.exists() { Some(keyfile::load(&root_path, passphrase.as_ref())?) } else { None };
+        let root = if root_path.exists() {
+            Some(keyfile::load(&root_path, passphrase.as_ref())?)
+        } else {
+            None
+        };
         Ok(Keys { node, root })
     }
 }
@@ -223,8 +272,9 @@ fn read_ticket(text: &str) -> Result<Ticket, NodeError> {
     } else {
         text.to_owned()
     };
-    let ticket = Ticket::from_text(read.trim())
-        .map_err(|e| NodeError::from(e).with_hint("copy the whole ticket, from weft1 to its end, as `weft invite` printed it"))?;
+    let ticket = Ticket::from_text(read.trim()).map_err(|e| {
+        NodeError::from(e).with_hint("copy the whole ticket, from weft1 to its end, as `weft invite` printed it")
+    })?;
     let now_ms = RealPlatform.clock().now_unix_ms();
     ticket
         .check_time(now_ms)
@@ -246,19 +296,26 @@ async fn settle_mesh(
     match trust.mesh() {
         Some(mesh) => {
             if args.open && mesh.kind == MeshKind::Private {
-                return Err(NodeError::conflict(format!("this node belongs to the private mesh {}", mesh.id))
-                    .with_hint("--open is for founding a mesh: choose another --data-dir, or leave it out"));
+                return Err(
+                    NodeError::conflict(format!("this node belongs to the private mesh {}", mesh.id))
+                        .with_hint("--open is for founding a mesh: choose another --data-dir, or leave it out"),
+                );
             }
             if let Some(ticket) = ticket.filter(|t| t.mesh != mesh.id) {
-                return Err(NodeError::conflict(format!("this node belongs to {}, the ticket is for {}", mesh.id, ticket.mesh))
-                    .with_hint("choose another --data-dir for another mesh"));
+                return Err(NodeError::conflict(format!(
+                    "this node belongs to {}, the ticket is for {}",
+                    mesh.id, ticket.mesh
+                ))
+                .with_hint("choose another --data-dir for another mesh"));
             }
             Ok(())
         }
         None if ticket.is_some() || !config.mesh.bootstrap.is_empty() => {
             if args.open {
-                return Err(NodeError::invalid("--open founds a mesh; --bootstrap and --join enter one")
-                    .with_hint("leave --open out: whether a mesh is open is its founder's choice"));
+                return Err(
+                    NodeError::invalid("--open founds a mesh; --bootstrap and --join enter one")
+                        .with_hint("leave --open out: whether a mesh is open is its founder's choice"),
+                );
             }
             Ok(())
         }
@@ -287,7 +344,15 @@ async fn found(
         keyfile::create(&path, &root, passphrase.as_ref())?;
         root
     };
-    trust.found(&root, FoundOptions { kind, name: name.to_owned() }).await
+    trust
+        .found(
+            &root,
+            FoundOptions {
+                kind,
+                name: name.to_owned(),
+            },
+        )
+        .await
 }
 
 async fn wait_for_listeners(node: &Node) {
@@ -333,7 +398,10 @@ async fn until_told_to_stop(doors: &doors::Doors) -> Result<(), NodeError> {
         }
     }
     tracing::info!("stopping");
-    #[expect(clippy::disallowed_methods, reason = "the node and its tasks are on their way out; this outlives them")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the node and its tasks are on their way out; this outlives them"
+    )]
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -3,7 +3,10 @@
 //! One task owns the libp2p swarm ([`mesh`]); patterns sit side by side on its handle ([`patterns`]); applications on
 //! the same machine come in through [`local`]. The only seam to the outside is [`platform::Platform`].
 
-#[expect(clippy::disallowed_methods, reason = "a command is a process of its own, without a node's tasks")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command is a process of its own, without a node's tasks"
+)]
 pub mod cli;
 pub mod config;
 pub mod context;
@@ -18,9 +21,9 @@ pub mod patterns;
 pub mod platform;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
-pub mod telemetry;
 pub mod trust;
 
 pub use context::Context;

@@ -258,7 +258,10 @@ impl Node {
     pub fn addresses(&self) -> Vec<Multiaddr> {
         let peer = self.mesh.local_peer();
         let listen = self.mesh.state().listen;
-        listen.into_iter().filter_map(|address| address.with_p2p(peer).ok()).collect()
+        listen
+            .into_iter()
+            .filter_map(|address| address.with_p2p(peer).ok())
+            .collect()
     }
 
     /// Stops: what came last goes first. Returns whether everything ended in time.

@@ -33,6 +33,9 @@ impl DynPattern {
         let start = move |context: Context| -> Starting {
             Box::pin(async move { Ok(Box::new(pattern.start(context).await?) as AnyHandle) })
         };
-        DynPattern { id: P::ID, start: Box::new(start) }
+        DynPattern {
+            id: P::ID,
+            start: Box::new(start),
+        }
     }
 }

@@ -44,7 +44,10 @@ impl Tasks {
 
     /// A spawner whose tasks end when its own or this one's are cancelled.
     pub fn child(&self) -> Self {
-        Tasks { cancel: self.cancel.child_token(), ..self.clone() }
+        Tasks {
+            cancel: self.cancel.child_token(),
+            ..self.clone()
+        }
     }
 
     /// Runs `future` until it ends or the spawner is cancelled.
@@ -64,7 +67,8 @@ impl Tasks {
                 }
             }
         };
-        self.tracker.spawn(task.instrument(tracing::debug_span!("task", task = name)));
+        self.tracker
+            .spawn(task.instrument(tracing::debug_span!("task", task = name)));
     }
 
     /// Resolves when the spawner is cancelled.
@@ -86,7 +90,10 @@ impl Tasks {
 
     /// How many tasks run, by name.
     pub fn running(&self) -> BTreeMap<&'static str, u64> {
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.running
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// For libp2p's connection tasks.
@@ -103,7 +110,11 @@ struct Running {
 
 impl Running {
     fn start(table: Arc<Mutex<BTreeMap<&'static str, u64>>>, name: &'static str) -> Self {
-        *table.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(name).or_default() += 1;
+        *table
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .entry(name)
+            .or_default() += 1;
         Running { table, name }
     }
 }

@@ -51,7 +51,10 @@ pub(crate) struct TestPlatform {
 impl TestPlatform {
     pub(crate) fn new() -> Arc<TestPlatform> {
         let now_ms = RealPlatform.clock().now_unix_ms();
-        Arc::new(TestPlatform { clock: Arc::new(ManualClock(AtomicU64::new(now_ms))), disk: Arc::new(MemoryDisk::new()) })
+        Arc::new(TestPlatform {
+            clock: Arc::new(ManualClock(AtomicU64::new(now_ms))),
+            disk: Arc::new(MemoryDisk::new()),
+        })
     }
 }
 
@@ -82,7 +85,11 @@ pub(crate) fn mesh_config(name: &str, bootstrap: Vec<Multiaddr>, transport: &str
     MeshConfig {
         listen: vec![listen.parse().unwrap()],
         bootstrap,
-        relay: RelayConfig { server_always: true, client: RelayUse::Off, ..RelayConfig::default() },
+        relay: RelayConfig {
+            server_always: true,
+            client: RelayUse::Off,
+            ..RelayConfig::default()
+        },
         ..MeshConfig::on_loopback(name)
     }
 }
@@ -98,21 +105,33 @@ pub(crate) async fn start(builder: NodeBuilder, seed: u8, mesh: MeshConfig, foun
     let options = NodeOptions::new(key(seed), "/store", mesh);
     let node = builder.start(platform, options).await.unwrap();
     if let Some(kind) = found {
-        node.trust().found(&key(seed ^ 0x80), FoundOptions { kind, name }).await.unwrap();
+        node.trust()
+            .found(&key(seed ^ 0x80), FoundOptions { kind, name })
+            .await
+            .unwrap();
     }
     let mut state = node.mesh().watch_state();
-    tokio::time::timeout(PATIENCE, state.wait_for(|s| s.listening)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, state.wait_for(|s| s.listening))
+        .await
+        .unwrap()
+        .unwrap();
     node
 }
 
 /// The node's first address, with its id.
 pub(crate) fn address(node: &Node) -> Multiaddr {
-    node.mesh().state().listen[0].clone().with_p2p(node.mesh().local_peer()).unwrap()
+    node.mesh().state().listen[0]
+        .clone()
+        .with_p2p(node.mesh().local_peer())
+        .unwrap()
 }
 
 pub(crate) async fn member(node: &Node) {
     let mut standing = node.trust().watch_standing();
-    tokio::time::timeout(PATIENCE, standing.wait_for(|s| matches!(s, Standing::Member(_)))).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, standing.wait_for(|s| matches!(s, Standing::Member(_))))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 /// Waits until the node is connected to so many members.
@@ -133,13 +152,19 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never came true: {what}");
+    assert!(
+        tokio::time::timeout(PATIENCE, wait).await.is_ok(),
+        "never came true: {what}"
+    );
 }
 
 /// What trust alone stands on, without a network.
 pub(crate) async fn trust_parts(seed: u8, platform: &TestPlatform) -> TrustParts {
     let key = key(seed);
-    let options = StoreOptions { owner: *key.public().as_bytes(), ..StoreOptions::default() };
+    let options = StoreOptions {
+        owner: *key.public().as_bytes(),
+        ..StoreOptions::default()
+    };
     let dir = PathBuf::from(format!("/trust-{seed}"));
     let store = Store::open(platform.disk(), &dir, options).await.unwrap();
     TrustParts {

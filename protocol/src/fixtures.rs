@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
-use crate::patterns::pub_sub::{Publication, SHARDS};
 use crate::direct::{DirectReply, DirectRequest};
+use crate::patterns::pub_sub::{Publication, SHARDS};
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
 use crate::*;
@@ -161,7 +161,12 @@ fn mesh_samples() -> Vec<Sample> {
                 notices: notices.clone(),
             },
         ),
-        sample("control-push-capability", ControlRequest::PushCapability { token: crate::capability::tests::token() }),
+        sample(
+            "control-push-capability",
+            ControlRequest::PushCapability {
+                token: crate::capability::tests::token(),
+            },
+        ),
         sample("control-renew", ControlRequest::Renew { chain: chain.clone() }),
         sample("control-probe", reply),
         sample(
@@ -220,8 +225,19 @@ fn application_samples() -> Vec<Sample> {
             },
         ),
         sample("answer-failed", CallResponse::failed(404, "no apples")),
-        sample("direct", DirectRequest { hello: crate::hello::tests::hello(), payload: b"stock".to_vec() }),
-        sample("direct-answer", DirectReply::Answer { payload: b"12".to_vec() }),
+        sample(
+            "direct",
+            DirectRequest {
+                hello: crate::hello::tests::hello(),
+                payload: b"stock".to_vec(),
+            },
+        ),
+        sample(
+            "direct-answer",
+            DirectReply::Answer {
+                payload: b"12".to_vec(),
+            },
+        ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),
         sample("services", services),
         sample("publication", publication),

@@ -19,7 +19,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut stderr = std::io::stderr().lock();
     let _ = match cli.scenario {
-        Some(path) => writeln!(stderr, "weft-sim: cannot run {}: the simulator is not part of this version yet", path.display()),
+        Some(path) => writeln!(
+            stderr,
+            "weft-sim: cannot run {}: the simulator is not part of this version yet",
+            path.display()
+        ),
         None => writeln!(
             stderr,
             "weft-sim will run thousands of real nodes in virtual time, repeatable from a seed.\nIt is not part of this version yet; for a mesh on this machine start several nodes:\n  weft --data-dir /tmp/b run --join \"$(weft invite)\" --api 127.0.0.1:0"

@@ -12,10 +12,8 @@ use std::{
 
 use criterion::Criterion;
 use weft_protocol::{
-    Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, Message, MeshId, Pattern,
-    SecretKey, Subject, Verb, Wire as _,
-    direct::DirectRequest,
-    limits::CLOCK_SKEW_MS_MAX,
+    Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, MeshId, Message, Pattern,
+    SecretKey, Subject, Verb, Wire as _, direct::DirectRequest, limits::CLOCK_SKEW_MS_MAX,
     patterns::pub_sub::Publication,
 };
 
@@ -30,8 +28,11 @@ struct Pair {
 }
 
 fn pairs() -> Vec<Pair> {
-    let (root, node, holder) =
-        (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]), SecretKey::from_bytes(&[3; 32]));
+    let (root, node, holder) = (
+        SecretKey::from_bytes(&[1; 32]),
+        SecretKey::from_bytes(&[2; 32]),
+        SecretKey::from_bytes(&[3; 32]),
+    );
     let mesh = MeshId::from_root(&root.public());
     let request = CertificateRequest {
         subject: node.public(),
@@ -54,11 +55,20 @@ fn pairs() -> Vec<Pair> {
     let signature = root.sign("bench", &signed);
     let key = root.public();
     let verify_raw = move || assert!(black_box(&key).verify("bench", black_box(&signed), &signature));
-    let hello = DirectRequest { hello: Hello::new("request_response", Verb::Call, "greet"), payload: vec![1; 64] }.to_bytes();
+    let hello = DirectRequest {
+        hello: Hello::new("request_response", Verb::Call, "greet"),
+        payload: vec![1; 64],
+    }
+    .to_bytes();
     let mut message = Message::new("0011223344556677", "mesh://m/n", "io.weft.message.v1");
     message.subject = Some("orders.eu.created".parse::<Subject>().unwrap());
     message.data = vec![7; 1024];
-    let publication = Publication { message, publisher_seq: 1, boot: NOW_MS, capability: Vec::new() };
+    let publication = Publication {
+        message,
+        publisher_seq: 1,
+        boot: NOW_MS,
+        capability: Vec::new(),
+    };
     let bytes = publication.to_bytes();
     let (copy_a, copy_b, copy_c) = (hello.clone(), bytes.clone(), bytes.clone());
     let subject: Subject = "orders.eu.created".parse().unwrap();
@@ -70,7 +80,11 @@ fn pairs() -> Vec<Pair> {
             name: "a member's chain of one certificate, verified",
             limit_name: "one Ed25519 verification",
             ours: Box::new(move || {
-                drop(black_box(chain.verify(&root_key, &mesh, NOW_MS, CLOCK_SKEW_MS_MAX, &|_| false).unwrap()));
+                drop(black_box(
+                    chain
+                        .verify(&root_key, &mesh, NOW_MS, CLOCK_SKEW_MS_MAX, &|_| false)
+                        .unwrap(),
+                ));
             }),
             limit: Box::new(verify_raw),
         },
@@ -124,7 +138,10 @@ fn best_ns(f: &mut dyn FnMut()) -> f64 {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    let mut criterion = Criterion::default()
+        .configure_from_args()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
     for pair in &mut pairs() {
         let mut group = criterion.benchmark_group(pair.name);
         group.bench_function("weft", |b| b.iter(|| (pair.ours)()));
@@ -132,9 +149,17 @@ fn main() {
         group.finish();
     }
     criterion.final_summary();
-    println!("\n{:<52} {:>10} {:>10} {:>7}   limit", "path", "weft ns", "limit ns", "ratio");
+    println!(
+        "\n{:<52} {:>10} {:>10} {:>7}   limit",
+        "path", "weft ns", "limit ns", "ratio"
+    );
     for mut pair in pairs() {
         let (ours, limit) = (best_ns(&mut *pair.ours), best_ns(&mut *pair.limit));
-        println!("{:<52} {ours:>10.0} {limit:>10.0} {:>7.2}   {}", pair.name, ours / limit, pair.limit_name);
+        println!(
+            "{:<52} {ours:>10.0} {limit:>10.0} {:>7.2}   {}",
+            pair.name,
+            ours / limit,
+            pair.limit_name
+        );
     }
 }

@@ -74,6 +74,7 @@ switch() {
 }
 
 # plug HOST DEVICE SWITCH ADDRESS…: a cable from the host to a port of the switch, which is named after the host.
+# A host has one cable to a switch.
 plug() {
     local name="$1" device="$2" to="$3" address
     shift 3

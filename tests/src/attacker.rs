@@ -3,6 +3,8 @@
 //! It speaks the protocols it is given as raw bytes on streams of their own, so that a test can send what no honest node
 //! would. It can become a member with a ticket, as an attacker does who has stolen one.
 
+#![allow(missing_docs)] // of the enum that a derive makes
+
 use std::{future::Future, io, time::Duration};
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};

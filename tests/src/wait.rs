@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// How long anything may take that usually takes less than two seconds.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(40);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks until `look` finds something, for at most [`PATIENCE`].
 ///

@@ -31,17 +31,26 @@ fn sources(below: &str) -> Vec<(String, String)> {
     walk(&root.join(below), &mut found);
     found.sort();
     let name = |p: &Path| p.strip_prefix(&root).unwrap().display().to_string();
-    found.iter().map(|p| (name(p), fs::read_to_string(p).unwrap())).collect()
+    found
+        .iter()
+        .map(|p| (name(p), fs::read_to_string(p).unwrap()))
+        .collect()
 }
 
 /// Code without comments and without `#[cfg(test)]` modules at the end of a file.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn is_test(path: &str) -> bool {
-    path.ends_with("tests.rs") || path.contains("/tests/") || path.ends_with("testing.rs") || path.ends_with("contract.rs")
+    path.ends_with("tests.rs")
+        || path.contains("/tests/")
+        || path.ends_with("testing.rs")
+        || path.ends_with("contract.rs")
 }
 
 /// No source below `folder` but the allowed ones contains any of `words`.
@@ -52,7 +61,12 @@ fn forbid(folder: &str, words: &[&str], allowed: &[&str], why: &str) {
             continue;
         }
         let code = code(&text);
-        broken.extend(words.iter().filter(|w| code.contains(**w)).map(|w| format!("{path}: {w}")));
+        broken.extend(
+            words
+                .iter()
+                .filter(|w| code.contains(**w))
+                .map(|w| format!("{path}: {w}")),
+        );
     }
     assert!(broken.is_empty(), "{why}:\n{}", broken.join("\n"));
 }
@@ -69,9 +83,20 @@ fn only_the_mesh_knows_the_swarm() {
 
 #[test]
 fn the_mechanism_names_no_pattern() {
-    let words = ["patterns::", "request_response::Re", "pub_sub", "RequestResponse", "PubSub"];
+    let words = [
+        "patterns::",
+        "request_response::Re",
+        "pub_sub",
+        "RequestResponse",
+        "PubSub",
+    ];
     for folder in ["mesh", "store", "trust", "telemetry", "platform"] {
-        forbid(&format!("node/src/{folder}"), &words, &[], "nothing below patterns/ names a pattern");
+        forbid(
+            &format!("node/src/{folder}"),
+            &words,
+            &[],
+            "nothing below patterns/ names a pattern",
+        );
     }
     for file in ["context.rs", "tasks.rs", "pattern.rs", "node.rs", "error.rs"] {
         let text = code(&fs::read_to_string(root().join("node/src").join(file)).unwrap());
@@ -83,7 +108,16 @@ fn the_mechanism_names_no_pattern() {
 fn a_pattern_sees_neither_the_network_nor_the_disk_nor_the_clock() {
     forbid(
         "node/src/patterns",
-        &["libp2p::", "std::fs", "tokio::fs", "SystemTime", "std::time::Instant", "TcpStream", "UnixStream", "rand::"],
+        &[
+            "libp2p::",
+            "std::fs",
+            "tokio::fs",
+            "SystemTime",
+            "std::time::Instant",
+            "TcpStream",
+            "UnixStream",
+            "rand::",
+        ],
         &[],
         "a pattern has its Context and nothing else",
     );
@@ -93,7 +127,16 @@ fn a_pattern_sees_neither_the_network_nor_the_disk_nor_the_clock() {
 fn the_protocol_does_no_io_and_reads_no_clock() {
     forbid(
         "protocol/src",
-        &["tokio", "std::fs", "std::net::Tcp", "std::net::Udp", "SystemTime", "std::time::Instant", "rand::", "OsRng"],
+        &[
+            "tokio",
+            "std::fs",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "SystemTime",
+            "std::time::Instant",
+            "rand::",
+            "OsRng",
+        ],
         &[],
         "protocol is pure",
     );
@@ -117,21 +160,42 @@ fn time_entropy_and_tasks_come_from_their_one_place() {
 
 #[test]
 fn queues_have_bounds() {
-    forbid("node/src", &["unbounded_channel", "mpsc::unbounded"], &[], "every queue has a bound");
-    forbid("sim/src", &["unbounded_channel", "mpsc::unbounded"], &[], "every queue has a bound");
+    forbid(
+        "node/src",
+        &["unbounded_channel", "mpsc::unbounded"],
+        &[],
+        "every queue has a bound",
+    );
+    forbid(
+        "sim/src",
+        &["unbounded_channel", "mpsc::unbounded"],
+        &[],
+        "every queue has a bound",
+    );
 }
 
 #[test]
 fn the_wire_code_does_not_panic() {
-    forbid("protocol/src", &[".unwrap()", "panic!(", "unreachable!(", "unimplemented!("], &[
-        "protocol/src/fixtures.rs",
-    ], "a peer's bytes never panic");
+    forbid(
+        "protocol/src",
+        &[".unwrap()", "panic!(", "unreachable!(", "unimplemented!("],
+        &["protocol/src/fixtures.rs"],
+        "a peer's bytes never panic",
+    );
 }
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks: Vec<String> = ["TO", "FIX", "X"].iter().zip(["DO", "ME", "XX"]).map(|(a, b)| format!("{a}{b}")).collect();
-    let stubs = ["to".to_owned() + "do!(", "unimple".to_owned() + "mented!(", "#[ign".to_owned() + "ore"];
+    let marks: Vec<String> = ["TO", "FIX", "X"]
+        .iter()
+        .zip(["DO", "ME", "XX"])
+        .map(|(a, b)| format!("{a}{b}"))
+        .collect();
+    let stubs = [
+        "to".to_owned() + "do!(",
+        "unimple".to_owned() + "mented!(",
+        "#[ign".to_owned() + "ore",
+    ];
     for folder in ["protocol", "node", "sim", "tests"] {
         for (path, text) in sources(folder) {
             if path.contains("/target/") {
@@ -155,7 +219,11 @@ fn files_are_short_enough_to_read() {
             }
         }
     }
-    assert!(long.is_empty(), "split these, or say at their head why not:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "split these, or say at their head why not:\n{}",
+        long.join("\n")
+    );
 }
 
 #[test]
@@ -168,7 +236,11 @@ fn every_module_says_what_it_is_for() {
             }
         }
     }
-    assert!(silent.is_empty(), "these modules open without a word:\n{}", silent.join("\n"));
+    assert!(
+        silent.is_empty(),
+        "these modules open without a word:\n{}",
+        silent.join("\n")
+    );
 }
 
 #[test]

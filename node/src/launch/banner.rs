@@ -29,12 +29,20 @@ async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir) -> String {
     } else {
         format!("--data-dir {} ", data_dir.path().display())
     };
-    let mut text = format!("\nweft {} · {} · {peer}\n", env!("CARGO_PKG_VERSION"), doors.app.info.name);
+    let mut text = format!(
+        "\nweft {} · {} · {peer}\n",
+        env!("CARGO_PKG_VERSION"),
+        doors.app.info.name
+    );
     let state = node.mesh().state();
     for address in &state.listen {
         text.push_str(&format!("  listening  {address}/p2p/{peer}\n"));
     }
-    text.push_str(&format!("  local API  {}  (token in {}/api.token)\n", doors.app.info.api, data_dir.path().display()));
+    text.push_str(&format!(
+        "  local API  {}  (token in {}/api.token)\n",
+        doors.app.info.api,
+        data_dir.path().display()
+    ));
     let standing = trust.watch_standing().borrow().clone();
     let best = best_address(&state.listen, &state.external).map(|a| format!("{a}/p2p/{peer}"));
     match standing {
@@ -69,7 +77,12 @@ async fn ticket_lines(node: &Node, dir: &str) -> String {
     if !std::io::stderr().is_terminal() {
         return by_command;
     }
-    let options = InviteOptions { ttl_ms: TICKET_TTL_MS, uses: 1, role: String::new(), labels: Vec::new() };
+    let options = InviteOptions {
+        ttl_ms: TICKET_TTL_MS,
+        uses: 1,
+        role: String::new(),
+        labels: Vec::new(),
+    };
     match super::invite(node, &options).await {
         Ok((ticket, _)) => format!("or at once, one node within the next hour, with\n  weft run --join {ticket}\n"),
         Err(_) => "or with a ticket from a member that may invite: weft invite\n".to_owned(),
@@ -92,7 +105,10 @@ fn best_address<'a>(listen: &'a [Multiaddr], external: &'a [Multiaddr]) -> Optio
         }
         rank
     };
-    external.iter().min_by_key(|a| rank(a)).or_else(|| listen.iter().min_by_key(|a| rank(a)))
+    external
+        .iter()
+        .min_by_key(|a| rank(a))
+        .or_else(|| listen.iter().min_by_key(|a| rank(a)))
 }
 
 fn is_default(data_dir: &DataDir) -> bool {

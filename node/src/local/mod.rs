@@ -60,9 +60,16 @@ pub struct AppInfo {
 /// `Internal` when it was built without one of them.
 pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
     let missing = |name: &str| NodeError::internal(format!("the node was built without {name}"));
-    let calls = node.handle::<RequestResponse>().ok_or_else(|| missing("request_response"))?;
+    let calls = node
+        .handle::<RequestResponse>()
+        .ok_or_else(|| missing("request_response"))?;
     let messages = node.handle::<PubSub>().ok_or_else(|| missing("pub_sub"))?;
-    Ok(App { node, calls, messages, info: Arc::new(info) })
+    Ok(App {
+        node,
+        calls,
+        messages,
+        info: Arc::new(info),
+    })
 }
 
 #[derive(utoipa::OpenApi)]
@@ -88,5 +95,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// All routes, without the checks that [`auth`] and [`limits`] put in front.
 pub fn router(app: App) -> Router {
     let (router, document) = routes().split_for_parts();
-    router.route("/openapi.json", get(move || std::future::ready(Json(document.clone())))).with_state(app)
+    router
+        .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
+        .with_state(app)
 }

@@ -1,6 +1,6 @@
 //! The admission dialogue: each side proves itself to the other on a stream of its own.
 //!
-//! The *prover* opens a stream of [`ADMISSION_PROTOCOL`] and shows its certificates, exchanges a ticket for them, or asks
+//! The *prover* opens a stream of `/weft/admission/1` and shows its certificates, exchanges a ticket for them, or asks
 //! to be let in; the *verifier* answers. Who dialled proves first, so that a node shows its certificates only to a peer
 //! whose address and key it was given, or who has shown its own. Revocations travel before the word "admitted": a node
 //! that was away learns them from every member it proves itself to, before it admits anybody (see [`Settled`]).
@@ -104,7 +104,12 @@ fn next_request(
 ) -> Option<AdmissionRequest> {
     let Introduction { name, agent } = introduction.clone();
     if let Some(mesh) = trust.mesh() {
-        return Some(AdmissionRequest::Prove { mesh: mesh.id, chain: trust.chain(), name, agent });
+        return Some(AdmissionRequest::Prove {
+            mesh: mesh.id,
+            chain: trust.chain(),
+            name,
+            agent,
+        });
     }
     match ticket {
         Some(ticket) if ticket.issuer.peer_id() == *peer => Some(AdmissionRequest::Redeem {
@@ -115,7 +120,11 @@ fn next_request(
             nonce: trust.nonce(),
         }),
         Some(_) => None,
-        None => Some(AdmissionRequest::Ask { mesh: None, name, agent }),
+        None => Some(AdmissionRequest::Ask {
+            mesh: None,
+            name,
+            agent,
+        }),
     }
 }
 
@@ -142,11 +151,25 @@ async fn converse(
                     if !open {
                         return Err(AdmissionError::OutOfTurn);
                     }
-                    trust.enter(MeshInfo { id: mesh, root, kind: MeshKind::Open }, Chain::default()).await?;
+                    trust
+                        .enter(
+                            MeshInfo {
+                                id: mesh,
+                                root,
+                                kind: MeshKind::Open,
+                            },
+                            Chain::default(),
+                        )
+                        .await?;
                 }
                 return Ok(Outcome::Admitted);
             }
-            AdmissionReply::Issued { mesh, root, chain, open } => {
+            AdmissionReply::Issued {
+                mesh,
+                root,
+                chain,
+                open,
+            } => {
                 let kind = if open { MeshKind::Open } else { MeshKind::Private };
                 trust.enter(MeshInfo { id: mesh, root, kind }, chain).await?;
                 return Ok(Outcome::ProveAgain);
@@ -206,7 +229,13 @@ pub(crate) async fn verify(
                 _ => Some(refuse(stream, AdmissionRefusal::WrongMesh, "the ticket is for another mesh").await?),
             },
             AdmissionRequest::Ask { mesh, name, agent } => {
-                let asks = PendingMember { peer, name, agent, address: address.to_owned(), since_ms: trust.now_ms() };
+                let asks = PendingMember {
+                    peer,
+                    name,
+                    agent,
+                    address: address.to_owned(),
+                    since_ms: trust.now_ms(),
+                };
                 on_ask(trust, settled, mesh, asks, stream).await?
             }
         };
@@ -250,16 +279,29 @@ async fn on_ask(
         return Ok(Some(refuse(stream, AdmissionRefusal::NotMember, detail).await?));
     };
     if asked.is_some_and(|asked| asked != mesh.id) {
-        return Ok(Some(refuse(stream, AdmissionRefusal::WrongMesh, "this is another mesh").await?));
+        return Ok(Some(
+            refuse(stream, AdmissionRefusal::WrongMesh, "this is another mesh").await?,
+        ));
     }
     if mesh.kind == MeshKind::Open {
-        return on_prove(trust, settled, &asks.peer, &mesh.id, &Chain::default(), &asks.name, stream).await;
+        return on_prove(
+            trust,
+            settled,
+            &asks.peer,
+            &mesh.id,
+            &Chain::default(),
+            &asks.name,
+            stream,
+        )
+        .await;
     }
     if let Some(chain) = trust.approved(&asks.peer) {
         return issued(trust, chain, stream).await;
     }
     if weft_protocol::PublicKey::from_peer_id(&asks.peer).is_none_or(|key| trust.is_revoked(&key)) {
-        return Ok(Some(refuse(stream, AdmissionRefusal::Revoked, "this key is revoked").await?));
+        return Ok(Some(
+            refuse(stream, AdmissionRefusal::Revoked, "this key is revoked").await?,
+        ));
     }
     let mut decision = match trust.wait_for_approval(asks) {
         Ok(decision) => decision,
@@ -279,20 +321,30 @@ async fn on_ask(
 }
 
 async fn issued(trust: &Trust, chain: Chain, stream: &mut MeshStream) -> Result<Option<Verified>, AdmissionError> {
-    let Some(mesh) = trust.mesh() else { return Ok(Some(Verified::Gone)) };
+    let Some(mesh) = trust.mesh() else {
+        return Ok(Some(Verified::Gone));
+    };
     let open = mesh.kind == MeshKind::Open;
-    frames::write(stream, &AdmissionReply::Issued { mesh: mesh.id, root: mesh.root, chain, open }).await?;
+    frames::write(
+        stream,
+        &AdmissionReply::Issued {
+            mesh: mesh.id,
+            root: mesh.root,
+            chain,
+            open,
+        },
+    )
+    .await?;
     Ok(None)
 }
 
-async fn refuse(
-    stream: &mut MeshStream,
-    reason: AdmissionRefusal,
-    detail: &str,
-) -> Result<Verified, AdmissionError> {
-    timeout(STEP_TIMEOUT, frames::write(stream, &AdmissionReply::refused(reason, detail)))
-        .await
-        .map_err(|_| AdmissionError::Timeout)??;
+async fn refuse(stream: &mut MeshStream, reason: AdmissionRefusal, detail: &str) -> Result<Verified, AdmissionError> {
+    timeout(
+        STEP_TIMEOUT,
+        frames::write(stream, &AdmissionReply::refused(reason, detail)),
+    )
+    .await
+    .map_err(|_| AdmissionError::Timeout)??;
     Ok(Verified::Refused(reason))
 }
 
@@ -300,16 +352,22 @@ async fn refuse(
 pub(crate) async fn admit(trust: &Trust, stream: &mut MeshStream) -> Result<(), AdmissionError> {
     for notices in pages(trust.revocation_notices()) {
         let revocations = AdmissionReply::Revocations { notices, more: false };
-        timeout(STEP_TIMEOUT, frames::write(stream, &revocations)).await.map_err(|_| AdmissionError::Timeout)??;
+        timeout(STEP_TIMEOUT, frames::write(stream, &revocations))
+            .await
+            .map_err(|_| AdmissionError::Timeout)??;
     }
-    let Some(mesh) = trust.mesh() else { return Err(AdmissionError::OutOfTurn) };
+    let Some(mesh) = trust.mesh() else {
+        return Err(AdmissionError::OutOfTurn);
+    };
     let admitted = AdmissionReply::Admitted {
         mesh: mesh.id,
         root: mesh.root,
         open: mesh.kind == MeshKind::Open,
         revocations_digest: trust.revocations_digest(),
     };
-    timeout(STEP_TIMEOUT, frames::write(stream, &admitted)).await.map_err(|_| AdmissionError::Timeout)??;
+    timeout(STEP_TIMEOUT, frames::write(stream, &admitted))
+        .await
+        .map_err(|_| AdmissionError::Timeout)??;
     Ok(())
 }
 

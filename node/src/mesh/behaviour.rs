@@ -6,8 +6,9 @@ use std::{io, time::Duration};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
-    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity::Keypair, kad, mdns,
-    memory_connection_limits, ping, relay,
+    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
+    identity::Keypair,
+    kad, mdns, memory_connection_limits, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     upnp,
@@ -79,7 +80,9 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -
     let peer = key.public().to_peer_id();
     let mdns = (config.mdns && local_discovery).then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer));
     let mdns = mdns.and_then(|result| {
-        result.inspect_err(|error| tracing::warn!(%error, "no discovery on the local network: mDNS cannot start")).ok()
+        result
+            .inspect_err(|error| tracing::warn!(%error, "no discovery on the local network: mDNS cannot start"))
+            .ok()
     });
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
@@ -90,7 +93,9 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(3600))),
         admission: streams::Behaviour::new(vec![StreamProtocol::new(ADMISSION_PROTOCOL)]),
         mdns: mdns.into(),
-        upnp: (config.upnp && local_discovery).then(upnp::tokio::Behaviour::default).into(),
+        upnp: (config.upnp && local_discovery)
+            .then(upnp::tokio::Behaviour::default)
+            .into(),
         members: Gate::empty(),
     }
 }
@@ -231,19 +236,37 @@ impl request_response::Codec for DirectCodec {
     type Request = Vec<u8>;
     type Response = Vec<u8>;
 
-    async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
         read(io).await
     }
 
-    async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
         read(io).await
     }
 
-    async fn write_request<T: AsyncWrite + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T, request: Vec<u8>) -> io::Result<()> {
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Vec<u8>,
+    ) -> io::Result<()> {
         frames::write_bytes(io, &request).await.map_err(io::Error::other)
     }
 
-    async fn write_response<T: AsyncWrite + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T, response: Vec<u8>) -> io::Result<()> {
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        response: Vec<u8>,
+    ) -> io::Result<()> {
         frames::write_bytes(io, &response).await.map_err(io::Error::other)
     }
 }
@@ -256,4 +279,3 @@ async fn read<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
         Err(frames::FrameError::Decode(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
-

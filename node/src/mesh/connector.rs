@@ -56,9 +56,15 @@ struct Candidate {
 impl Candidate {
     fn plausible(&self, now: Instant) -> Vec<Multiaddr> {
         let mistaken = |address: &Multiaddr| {
-            self.mistaken.iter().any(|(known, until)| *until > now && *known == without_peer(address))
+            self.mistaken
+                .iter()
+                .any(|(known, until)| *until > now && *known == without_peer(address))
         };
-        self.addresses.iter().filter(|address| !mistaken(address)).cloned().collect()
+        self.addresses
+            .iter()
+            .filter(|address| !mistaken(address))
+            .cloned()
+            .collect()
     }
 }
 
@@ -92,7 +98,14 @@ pub(crate) struct Connector {
 impl Connector {
     /// `seed` varies the jitter between nodes.
     pub(crate) fn new(local: PeerId, target: usize, seed: u64) -> Self {
-        Connector { local, candidates: BTreeMap::new(), connected: HashSet::new(), target, jitter: seed | 1, next_probe: None }
+        Connector {
+            local,
+            candidates: BTreeMap::new(),
+            connected: HashSet::new(),
+            target,
+            jitter: seed | 1,
+            next_probe: None,
+        }
     }
 
     /// Adds or refreshes a peer. New addresses come first; a reason only ever rises.
@@ -102,7 +115,11 @@ impl Connector {
         }
         // Two members that hear of each other at the same moment would both dial: the one with the larger id leaves it
         // to the other at first.
-        let next = if reason == Reason::Member && peer < self.local { now + COURTESY } else { now };
+        let next = if reason == Reason::Member && peer < self.local {
+            now + COURTESY
+        } else {
+            now
+        };
         let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
             addresses: Vec::new(),
             mistaken: Vec::new(),
@@ -146,7 +163,9 @@ impl Connector {
 
     /// Somebody else answers at `address`. Returns whether that is news, so that the others are worth a dial at once.
     pub(crate) fn mistaken(&mut self, peer: &PeerId, address: &Multiaddr, now: Instant) -> bool {
-        let Some(candidate) = self.candidates.get_mut(peer) else { return false };
+        let Some(candidate) = self.candidates.get_mut(peer) else {
+            return false;
+        };
         let address = without_peer(address);
         candidate.mistaken.retain(|(_, until)| *until > now);
         if candidate.mistaken.len() >= ADDRESSES_MAX || candidate.mistaken.iter().any(|(a, _)| *a == address) {
@@ -182,10 +201,16 @@ impl Connector {
     /// A dial to `peer` came to nothing.
     pub(crate) fn on_failed(&mut self, peer: &PeerId, now: Instant) {
         let alone = self.connected.is_empty();
-        let Some(candidate) = self.candidates.get_mut(peer) else { return };
+        let Some(candidate) = self.candidates.get_mut(peer) else {
+            return;
+        };
         candidate.dialing = false;
         candidate.failures = candidate.failures.saturating_add(1);
-        let max = if alone || candidate.reason == Reason::Bootstrap { PAUSE_MAX_ALONE } else { PAUSE_MAX };
+        let max = if alone || candidate.reason == Reason::Bootstrap {
+            PAUSE_MAX_ALONE
+        } else {
+            PAUSE_MAX
+        };
         let pause = PAUSE_FIRST.saturating_mul(1 << candidate.failures.min(10)).min(max);
         if candidate.reason == Reason::Hint && candidate.failures > 3 {
             self.candidates.remove(peer);
@@ -219,7 +244,13 @@ impl Connector {
         let mut due: Vec<(Reason, Instant, PeerId)> = self
             .candidates
             .iter()
-            .filter(|(peer, c)| c.reason != Reason::Wanted && !c.dialing && c.next <= now && !c.addresses.is_empty() && !connected.contains(*peer))
+            .filter(|(peer, c)| {
+                c.reason != Reason::Wanted
+                    && !c.dialing
+                    && c.next <= now
+                    && !c.addresses.is_empty()
+                    && !connected.contains(*peer)
+            })
             .filter(|(_, c)| members_wanted || (c.reason == Reason::Bootstrap && connected.is_empty()))
             .map(|(peer, c)| (c.reason, c.next, *peer))
             .collect();
@@ -229,16 +260,19 @@ impl Connector {
             .filter_map(|(_, _, peer)| {
                 let candidate = self.candidates.get_mut(&peer)?;
                 candidate.dialing = true;
-                Some(Dial { peer, addresses: candidate.plausible(now) })
+                Some(Dial {
+                    peer,
+                    addresses: candidate.plausible(now),
+                })
             })
             .collect()
     }
 
     /// Whether every candidate has been tried at least once: then it is known who can be reached.
     pub(crate) fn tried_all(&self) -> bool {
-        self.candidates
-            .iter()
-            .all(|(peer, c)| c.addresses.is_empty() || c.reason == Reason::Wanted || c.failures > 0 || self.connected.contains(peer))
+        self.candidates.iter().all(|(peer, c)| {
+            c.addresses.is_empty() || c.reason == Reason::Wanted || c.failures > 0 || self.connected.contains(peer)
+        })
     }
 
     /// Now and then brings one peer's turn forward.
@@ -251,7 +285,13 @@ impl Connector {
         let silent: Vec<PeerId> = self
             .candidates
             .iter()
-            .filter(|(peer, c)| c.reason != Reason::Wanted && !c.dialing && c.next > now && c.failures > 0 && !self.connected.contains(*peer))
+            .filter(|(peer, c)| {
+                c.reason != Reason::Wanted
+                    && !c.dialing
+                    && c.next > now
+                    && c.failures > 0
+                    && !self.connected.contains(*peer)
+            })
             .map(|(peer, _)| *peer)
             .collect();
         if silent.is_empty() {

@@ -1,6 +1,6 @@
 //! The members-only control protocol: round-trip times, the directory and revocations kept equal, renewal.
 //!
-//! Each side of a connection keeps one stream of [`CONTROL_PROTOCOL`] open and asks on it: a probe every few seconds
+//! Each side of a connection keeps one stream of `/weft/control/1` open and asks on it: a probe every few seconds
 //! measures the round trip and compares digests, changes are pushed at once, differences are pulled. A peer that does not
 //! answer within [`REPLY_TIMEOUT`] is taken for gone.
 
@@ -92,11 +92,18 @@ pub(crate) async fn ask(
             .map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
         counters.round_trip(probe.rtt);
-        timeout(RECONCILE_TIMEOUT, reconcile(trust, &peer, &probe, &mut stream, &mut pushed))
-            .await
-            .map_err(|_| ControlError::Silent)??;
+        timeout(
+            RECONCILE_TIMEOUT,
+            reconcile(trust, &peer, &probe, &mut stream, &mut pushed),
+        )
+        .await
+        .map_err(|_| ControlError::Silent)??;
         deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
-        let pause = if peers.len() > CROWDED { PROBE_EVERY_CROWDED } else { PROBE_EVERY };
+        let pause = if peers.len() > CROWDED {
+            PROBE_EVERY_CROWDED
+        } else {
+            PROBE_EVERY
+        };
         let next = Instant::now() + pause;
         loop {
             tokio::select! {
@@ -146,11 +153,20 @@ pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Prob
         revocations_digest: trust.revocations_digest(),
     };
     match exchange(stream, &request).await? {
-        ControlReply::Probe { clock_ms, members_digest, revocations_digest } => {
+        ControlReply::Probe {
+            clock_ms,
+            members_digest,
+            revocations_digest,
+        } => {
             let rtt = started.elapsed();
             let middle_ms = sent_at_ms.saturating_add(rtt.as_millis() as u64 / 2);
             let clock_skew_ms = clock_ms as i64 - middle_ms as i64;
-            Ok(Probe { rtt, clock_skew_ms, members_digest, revocations_digest })
+            Ok(Probe {
+                rtt,
+                clock_skew_ms,
+                members_digest,
+                revocations_digest,
+            })
         }
         _ => Err(ControlError::OutOfTurn),
     }
@@ -159,7 +175,12 @@ pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Prob
 /// Asks the peer on `stream` for a fresh certificate.
 pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
     let mesh = trust.mesh().ok_or(ControlError::OutOfTurn)?;
-    match timeout(REPLY_TIMEOUT, exchange(stream, &ControlRequest::Renew { chain: trust.chain() })).await {
+    match timeout(
+        REPLY_TIMEOUT,
+        exchange(stream, &ControlRequest::Renew { chain: trust.chain() }),
+    )
+    .await
+    {
         Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.enter(mesh, chain).await?),
         Ok(Ok(ControlReply::Refused { detail, .. })) => Err(NodeError::denied(detail).into()),
         Ok(Ok(_)) => Err(ControlError::OutOfTurn),
@@ -196,7 +217,14 @@ async fn reconcile(
         return Ok(());
     }
     loop {
-        match exchange(stream, &ControlRequest::PullRecords { have: trust.have(HAVE_MAX) }).await? {
+        match exchange(
+            stream,
+            &ControlRequest::PullRecords {
+                have: trust.have(HAVE_MAX),
+            },
+        )
+        .await?
+        {
             ControlReply::Records { records, more } => {
                 let learned = trust.learn_records(records, Some(*peer));
                 if !more || learned == 0 {
@@ -241,7 +269,10 @@ async fn deliver_tokens(
             continue;
         }
         let request = ControlRequest::PushCapability { token };
-        match timeout(REPLY_TIMEOUT, exchange(stream, &request)).await.map_err(|_| ControlError::Silent)?? {
+        match timeout(REPLY_TIMEOUT, exchange(stream, &request))
+            .await
+            .map_err(|_| ControlError::Silent)??
+        {
             ControlReply::Ok => {}
             ControlReply::Refused { detail, .. } => tracing::debug!(%peer, detail, "a capability was not taken"),
             _ => return Err(ControlError::OutOfTurn),
@@ -309,7 +340,10 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
                 bytes < PAGE_BYTES
             });
             rest.truncate(weft_protocol::limits::NOTICES_PER_MESSAGE_MAX);
-            ControlReply::Revocations { more: rest.len() < total, notices: rest }
+            ControlReply::Revocations {
+                more: rest.len() < total,
+                notices: rest,
+            }
         }
         ControlRequest::PullRecords { have } => {
             let (records, more) = trust.lacking(&have, PAGE_BYTES);

@@ -95,5 +95,7 @@ pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> 
 /// # Errors
 /// As [`read`]; the end of the stream.
 pub async fn expect<T: Wire>(stream: &mut (impl AsyncRead + Unpin)) -> Result<T, FrameError> {
-    read(stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into())
+    read(stream)
+        .await?
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into())
 }

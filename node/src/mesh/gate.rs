@@ -60,8 +60,15 @@ struct Connection {
 }
 
 enum Origin {
-    Inbound { local: Multiaddr, remote: Multiaddr },
-    Outbound { address: Multiaddr, role_override: Endpoint, port_use: PortUse },
+    Inbound {
+        local: Multiaddr,
+        remote: Multiaddr,
+    },
+    Outbound {
+        address: Multiaddr,
+        role_override: Endpoint,
+        port_use: PortUse,
+    },
 }
 
 /// See the module.
@@ -96,10 +103,14 @@ impl<B: NetworkBehaviour> Gate<B> {
     /// Puts `behaviour` behind the gate and tells it the listen and external addresses it has missed.
     pub(crate) fn install(&mut self, mut behaviour: B) {
         for (listener_id, addresses) in &self.listeners {
-            behaviour.on_swarm_event(FromSwarm::NewListener(NewListener { listener_id: *listener_id }));
+            behaviour.on_swarm_event(FromSwarm::NewListener(NewListener {
+                listener_id: *listener_id,
+            }));
             for addr in addresses {
-                behaviour
-                    .on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id: *listener_id, addr }));
+                behaviour.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr {
+                    listener_id: *listener_id,
+                    addr,
+                }));
             }
         }
         for addr in &self.external {
@@ -115,14 +126,20 @@ impl<B: NetworkBehaviour> Gate<B> {
     /// Returns whether this was the peer's first open connection.
     pub(crate) fn open(&mut self, id: ConnectionId, done: oneshot::Sender<()>) -> bool {
         let Some(inner) = self.inner.as_mut() else { return false };
-        let Some(connection) = self.connections.get(&id).filter(|c| !c.opened) else { return false };
-        let Some(endpoint) = connection.endpoint.clone() else { return false };
+        let Some(connection) = self.connections.get(&id).filter(|c| !c.opened) else {
+            return false;
+        };
+        let Some(endpoint) = connection.endpoint.clone() else {
+            return false;
+        };
         let peer = connection.peer;
         let handler = match &connection.origin {
             Origin::Inbound { local, remote } => inner.handle_established_inbound_connection(id, peer, local, remote),
-            Origin::Outbound { address, role_override, port_use } => {
-                inner.handle_established_outbound_connection(id, peer, address, *role_override, *port_use)
-            }
+            Origin::Outbound {
+                address,
+                role_override,
+                port_use,
+            } => inner.handle_established_outbound_connection(id, peer, address, *role_override, *port_use),
         };
         match handler {
             Ok(handler) => {
@@ -134,7 +151,8 @@ impl<B: NetworkBehaviour> Gate<B> {
                     failed_addresses: &[],
                     other_established,
                 }));
-                self.events.push_back(notify(peer, id, GateCommand::Open(Box::new(handler), done)));
+                self.events
+                    .push_back(notify(peer, id, GateCommand::Open(Box::new(handler), done)));
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.opened = true;
                 }
@@ -143,8 +161,10 @@ impl<B: NetworkBehaviour> Gate<B> {
             }
             Err(cause) => {
                 tracing::debug!(%peer, connection = %id, %cause, "a behaviour behind the gate denied the connection");
-                self.events
-                    .push_back(ToSwarm::CloseConnection { peer_id: peer, connection: CloseConnection::One(id) });
+                self.events.push_back(ToSwarm::CloseConnection {
+                    peer_id: peer,
+                    connection: CloseConnection::One(id),
+                });
                 self.wake();
                 false
             }
@@ -154,25 +174,38 @@ impl<B: NetworkBehaviour> Gate<B> {
     /// The remote has admitted us on this connection.
     pub(crate) fn remote_ready(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get(&id) {
-            self.events.push_back(notify(connection.peer, id, GateCommand::RemoteReady));
+            self.events
+                .push_back(notify(connection.peer, id, GateCommand::RemoteReady));
             self.wake();
         }
     }
 
     fn first_open(&self, peer: &PeerId) -> Option<ConnectionId> {
         // The lowest id, so that the choice does not depend on the order of a hash map.
-        self.connections.iter().filter(|(_, c)| c.opened && c.peer == *peer).map(|(id, _)| *id).min()
+        self.connections
+            .iter()
+            .filter(|(_, c)| c.opened && c.peer == *peer)
+            .map(|(id, _)| *id)
+            .min()
     }
 
     fn on_closed(&mut self, closed: ConnectionClosed<'_>) {
-        let Some(connection) = self.connections.remove(&closed.connection_id) else { return };
+        let Some(connection) = self.connections.remove(&closed.connection_id) else {
+            return;
+        };
         if !connection.opened {
             return;
         }
-        let remaining_established =
-            self.connections.values().filter(|c| c.opened && c.peer == connection.peer).count();
+        let remaining_established = self
+            .connections
+            .values()
+            .filter(|c| c.opened && c.peer == connection.peer)
+            .count();
         if let Some(inner) = self.inner.as_mut() {
-            inner.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed { remaining_established, ..closed }));
+            inner.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+                remaining_established,
+                ..closed
+            }));
         }
     }
 
@@ -203,8 +236,16 @@ impl<B: NetworkBehaviour> Gate<B> {
     }
 }
 
-fn notify<B, H: ConnectionHandler>(peer: PeerId, id: ConnectionId, event: GateCommand<H>) -> ToSwarm<B, GateCommand<H>> {
-    ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::One(id), event }
+fn notify<B, H: ConnectionHandler>(
+    peer: PeerId,
+    id: ConnectionId,
+    event: GateCommand<H>,
+) -> ToSwarm<B, GateCommand<H>> {
+    ToSwarm::NotifyHandler {
+        peer_id: peer,
+        handler: NotifyHandler::One(id),
+        event,
+    }
 }
 
 impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
@@ -217,7 +258,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.inner.as_mut().map_or(Ok(()), |b| b.handle_pending_inbound_connection(id, local, remote))
+        self.inner
+            .as_mut()
+            .map_or(Ok(()), |b| b.handle_pending_inbound_connection(id, local, remote))
     }
 
     fn handle_established_inbound_connection(
@@ -227,8 +270,19 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let origin = Origin::Inbound { local: local.clone(), remote: remote.clone() };
-        self.connections.insert(id, Connection { peer, endpoint: None, origin, opened: false });
+        let origin = Origin::Inbound {
+            local: local.clone(),
+            remote: remote.clone(),
+        };
+        self.connections.insert(
+            id,
+            Connection {
+                peer,
+                endpoint: None,
+                origin,
+                opened: false,
+            },
+        );
         Ok(GateHandler::closed())
     }
 
@@ -239,9 +293,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.inner
-            .as_mut()
-            .map_or(Ok(Vec::new()), |b| b.handle_pending_outbound_connection(id, peer, addresses, role))
+        self.inner.as_mut().map_or(Ok(Vec::new()), |b| {
+            b.handle_pending_outbound_connection(id, peer, addresses, role)
+        })
     }
 
     fn handle_established_outbound_connection(
@@ -252,8 +306,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         role_override: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let origin = Origin::Outbound { address: address.clone(), role_override, port_use };
-        self.connections.insert(id, Connection { peer, endpoint: None, origin, opened: false });
+        let origin = Origin::Outbound {
+            address: address.clone(),
+            role_override,
+            port_use,
+        };
+        self.connections.insert(
+            id,
+            Connection {
+                peer,
+                endpoint: None,
+                origin,
+                opened: false,
+            },
+        );
         Ok(GateHandler::closed())
     }
 
@@ -306,7 +372,12 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
             return Poll::Ready(event);
         }
         while let Some(Poll::Ready(event)) = self.inner.as_mut().map(|b| b.poll(cx)) {
-            let ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event } = event else {
+            let ToSwarm::NotifyHandler {
+                peer_id,
+                handler: NotifyHandler::Any,
+                event,
+            } = event
+            else {
                 return Poll::Ready(event.map_in(GateCommand::Inner));
             };
             // `Any` could choose a connection whose gate is still closed.

@@ -184,7 +184,9 @@ pub(crate) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mesh").field("local", &self.local).finish_non_exhaustive()
+        f.debug_struct("Mesh")
+            .field("local", &self.local)
+            .finish_non_exhaustive()
     }
 }
 
@@ -221,10 +223,15 @@ impl Mesh {
     /// # Errors
     /// No stream, a refusal at the door, or no answer in time.
     pub async fn open(&self, peer: PeerId, hello: &Hello) -> Result<MeshStream, MeshError> {
-        let within = hello.deadline_ms.map_or(OPEN_TIMEOUT, |ms| Duration::from_millis(ms.into()));
+        let within = hello
+            .deadline_ms
+            .map_or(OPEN_TIMEOUT, |ms| Duration::from_millis(ms.into()));
         let exchange = async {
             let mut stream = self.open_raw(peer, stream_protocol(&hello.pattern)).await?;
-            let broken = |e: frames::FrameError| MeshError::Broken { peer, reason: e.to_string() };
+            let broken = |e: frames::FrameError| MeshError::Broken {
+                peer,
+                reason: e.to_string(),
+            };
             frames::write(&mut stream, hello).await.map_err(broken)?;
             match frames::expect::<HelloReply>(&mut stream).await.map_err(broken)? {
                 HelloReply::Accepted { .. } => Ok(stream),
@@ -240,10 +247,18 @@ impl Mesh {
     ///
     /// # Errors
     /// No connection, a refusal at the door, or no answer within `within`.
-    pub async fn request(&self, peer: PeerId, mut hello: Hello, payload: Vec<u8>, within: Duration) -> Result<Vec<u8>, MeshError> {
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        mut hello: Hello,
+        payload: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, MeshError> {
         hello.deadline_ms = Some(u32::try_from(within.as_millis()).unwrap_or(u32::MAX));
         let request = DirectRequest { hello, payload };
-        let bytes = request.to_checked_bytes().map_err(|e| MeshError::Invalid(e.to_string()))?;
+        let bytes = request
+            .to_checked_bytes()
+            .map_err(|e| MeshError::Invalid(e.to_string()))?;
         let exchange = async {
             let (reply, answer) = oneshot::channel();
             self.send(Command::Request { peer, bytes, reply }).await?;
@@ -251,7 +266,10 @@ impl Mesh {
             match DirectReply::from_bytes(&bytes) {
                 Ok(DirectReply::Answer { payload }) => Ok(payload),
                 Ok(DirectReply::Refused { reason, detail }) => Err(MeshError::Refused { peer, reason, detail }),
-                Err(error) => Err(MeshError::Broken { peer, reason: error.to_string() }),
+                Err(error) => Err(MeshError::Broken {
+                    peer,
+                    reason: error.to_string(),
+                }),
             }
         };
         timeout(within, exchange).await.unwrap_or(Err(timed_out(peer, within)))
@@ -283,7 +301,12 @@ impl Mesh {
     /// # Errors
     /// `Closed`.
     pub async fn validate(&self, gossip: &Gossip, verdict: Validation) -> Result<(), MeshError> {
-        self.send(Command::Verdict { id: gossip.id.clone(), from: gossip.from, verdict }).await
+        self.send(Command::Verdict {
+            id: gossip.id.clone(),
+            from: gossip.from,
+            verdict,
+        })
+        .await
     }
 
     /// Makes `value` part of what this node says of itself to every member.
@@ -323,7 +346,10 @@ impl Mesh {
             let mut stream = self.open_raw(peer, StreamProtocol::new(CONTROL_PROTOCOL)).await?;
             control::probe(&self.inner.trust, &mut stream)
                 .await
-                .map_err(|e| MeshError::Broken { peer, reason: e.to_string() })
+                .map_err(|e| MeshError::Broken {
+                    peer,
+                    reason: e.to_string(),
+                })
         };
         timeout(within, exchange).await.unwrap_or(Err(timed_out(peer, within)))
     }
@@ -333,11 +359,16 @@ impl Mesh {
     /// # Errors
     /// No connection, or its refusal.
     pub(crate) async fn renew_at(&self, peer: PeerId) -> Result<(), NodeError> {
-        let mut stream = self.open_raw(peer, StreamProtocol::new(CONTROL_PROTOCOL)).await.map_err(MeshError::from)?;
-        control::renew(&self.inner.trust, &mut stream).await.map_err(|e| match e {
-            control::ControlError::Trust(error) => error,
-            other => NodeError::unreachable(other.to_string()),
-        })
+        let mut stream = self
+            .open_raw(peer, StreamProtocol::new(CONTROL_PROTOCOL))
+            .await
+            .map_err(MeshError::from)?;
+        control::renew(&self.inner.trust, &mut stream)
+            .await
+            .map_err(|e| match e {
+                control::ControlError::Trust(error) => error,
+                other => NodeError::unreachable(other.to_string()),
+            })
     }
 
     /// Adds addresses to begin with.
@@ -358,7 +389,10 @@ impl Mesh {
 
     /// A ticket to redeem, for a node that belongs to no mesh yet.
     pub(crate) async fn use_ticket(&self, ticket: weft_protocol::Ticket) -> Result<(), MeshError> {
-        self.send(Command::Ticket { ticket: Box::new(ticket) }).await
+        self.send(Command::Ticket {
+            ticket: Box::new(ticket),
+        })
+        .await
     }
 
     /// Stops the driver: connections are closed.
@@ -371,9 +405,13 @@ impl Mesh {
 
     pub(super) async fn open_raw(&self, peer: PeerId, protocol: StreamProtocol) -> Result<MeshStream, OpenError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Open { peer, protocol, reply }).await.map_err(|_| OpenError::Closed)?;
+        self.send(Command::Open { peer, protocol, reply })
+            .await
+            .map_err(|_| OpenError::Closed)?;
         let reason = || "the connection closed".to_owned();
-        let answer = timeout(OPEN_TIMEOUT, answer).await.map_err(|_| OpenError::Timeout { peer })?;
+        let answer = timeout(OPEN_TIMEOUT, answer)
+            .await
+            .map_err(|_| OpenError::Timeout { peer })?;
         answer.unwrap_or_else(|_| Err(OpenError::Unreachable { peer, reason: reason() }))
     }
 
@@ -383,5 +421,8 @@ impl Mesh {
 }
 
 fn timed_out(peer: PeerId, within: Duration) -> MeshError {
-    MeshError::Timeout { peer, within_ms: within.as_millis() as u64 }
+    MeshError::Timeout {
+        peer,
+        within_ms: within.as_millis() as u64,
+    }
 }

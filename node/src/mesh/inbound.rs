@@ -22,10 +22,7 @@ use weft_protocol::{
     direct::{DirectReply, DirectRequest},
 };
 
-use super::{
-    frames,
-    streams::MeshStream,
-};
+use super::{frames, streams::MeshStream};
 use crate::{
     telemetry::{metrics::MeshCounters, trace},
     trust::Trust,
@@ -66,7 +63,10 @@ pub struct InboundStream {
 
 impl fmt::Debug for InboundStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InboundStream").field("peer", &self.peer).field("hello", &self.hello).finish_non_exhaustive()
+        f.debug_struct("InboundStream")
+            .field("peer", &self.peer)
+            .field("hello", &self.hello)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,12 +106,18 @@ impl InboundRequest {
 
 impl Drop for InboundRequest {
     fn drop(&mut self) {
-        self.reply_with(DirectReply::refused(Refusal::Closing, "the request was dropped unanswered"));
+        self.reply_with(DirectReply::refused(
+            Refusal::Closing,
+            "the request was dropped unanswered",
+        ));
     }
 }
 
 /// Held as long as a stream lives.
-struct Permits(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit, #[expect(dead_code, reason = "held for its drop")] PeerPermit);
+struct Permits(
+    #[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "held for its drop")] PeerPermit,
+);
 
 /// Where one pattern takes what comes.
 #[derive(Debug, Clone)]
@@ -125,7 +131,13 @@ impl Door {
     pub(crate) fn new() -> (Door, super::PatternDoors) {
         let (streams, streams_out) = mpsc::channel(DOOR_QUEUE_MAX);
         let (requests, requests_out) = mpsc::channel(DOOR_QUEUE_MAX);
-        (Door { streams, requests }, super::PatternDoors { streams: streams_out, requests: requests_out })
+        (
+            Door { streams, requests },
+            super::PatternDoors {
+                streams: streams_out,
+                requests: requests_out,
+            },
+        )
     }
 }
 
@@ -142,7 +154,11 @@ impl Drop for PeerPermit {
     fn drop(&mut self) {
         let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((streams, requests)) = places.get_mut(&self.peer) {
-            if self.stream { *streams -= 1 } else { *requests -= 1 }
+            if self.stream {
+                *streams -= 1
+            } else {
+                *requests -= 1
+            }
             if (*streams, *requests) == (0, 0) {
                 places.remove(&self.peer);
             }
@@ -190,19 +206,33 @@ impl DoorKeeper {
         // Without a place nothing is read at all.
         let permits = match (Arc::clone(&self.streams).try_acquire_owned(), self.place(peer, true)) {
             (Ok(all), Some(place)) => Permits(all, place),
-            _ => return self.refuse(&mut stream, Refusal::Busy, "too many streams are open").await,
+            _ => {
+                return self
+                    .refuse(&mut stream, Refusal::Busy, "too many streams are open")
+                    .await;
+            }
         };
         let hello = match timeout(HELLO_TIMEOUT, frames::read::<Hello>(&mut stream)).await {
             Ok(Ok(Some(hello))) => hello,
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
-                let reason = if error.to_string().contains("version") { Refusal::Version } else { Refusal::Malformed };
+                let reason = if error.to_string().contains("version") {
+                    Refusal::Version
+                } else {
+                    Refusal::Malformed
+                };
                 return self.refuse(&mut stream, reason, &error.to_string()).await;
             }
-            Err(_) => return self.refuse(&mut stream, Refusal::Deadline, "the greeting took too long").await,
+            Err(_) => {
+                return self
+                    .refuse(&mut stream, Refusal::Deadline, "the greeting took too long")
+                    .await;
+            }
         };
         if stream_protocol(&hello.pattern) != protocol {
-            return self.refuse(&mut stream, Refusal::Malformed, "the greeting is for another pattern").await;
+            return self
+                .refuse(&mut stream, Refusal::Malformed, "the greeting is for another pattern")
+                .await;
         }
         let (door, span) = match self.judge(&peer, &hello) {
             Ok(judged) => judged,
@@ -211,9 +241,17 @@ impl DoorKeeper {
         let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE, door.streams.reserve()).await else {
             return self.refuse(&mut stream, Refusal::Busy, "the pattern is busy").await;
         };
-        let accepted = HelloReply::Accepted { version: weft_protocol::HELLO_VERSION };
+        let accepted = HelloReply::Accepted {
+            version: weft_protocol::HELLO_VERSION,
+        };
         if let Ok(Ok(())) = timeout(HELLO_TIMEOUT, frames::write(&mut stream, &accepted)).await {
-            slot.send(InboundStream { peer, hello, stream, span, _permits: permits });
+            slot.send(InboundStream {
+                peer,
+                hello,
+                stream,
+                span,
+                _permits: permits,
+            });
         }
     }
 
@@ -234,13 +272,22 @@ impl DoorKeeper {
             Ok(judged) => judged,
             Err((reason, detail)) => return self.refused(reason, &detail),
         };
-        let within = hello.deadline_ms.map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
+        let within = hello
+            .deadline_ms
+            .map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let deadline = Instant::now() + within;
         let (reply, answer) = oneshot::channel();
         let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE.min(within), door.requests.reserve()).await else {
             return self.refused(Refusal::Busy, "the pattern is busy");
         };
-        slot.send(InboundRequest { peer, hello, payload, deadline, span: span.clone(), reply: Some(reply) });
+        slot.send(InboundRequest {
+            peer,
+            hello,
+            payload,
+            deadline,
+            span: span.clone(),
+            reply: Some(reply),
+        });
         match tokio::time::timeout_at(deadline, answer).instrument(span).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => self.refused(Refusal::Closing, "the pattern is stopping"),
@@ -274,13 +321,20 @@ impl DoorKeeper {
     fn place(&self, peer: PeerId, stream: bool) -> Option<PeerPermit> {
         let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (streams, requests) = places.entry(peer).or_default();
-        let (taken, limit) =
-            if stream { (streams, STREAMS_PER_PEER_MAX) } else { (requests, REQUESTS_PER_PEER_MAX) };
+        let (taken, limit) = if stream {
+            (streams, STREAMS_PER_PEER_MAX)
+        } else {
+            (requests, REQUESTS_PER_PEER_MAX)
+        };
         if *taken >= limit {
             return None;
         }
         *taken += 1;
-        Some(PeerPermit { places: Arc::clone(&self.places), peer, stream })
+        Some(PeerPermit {
+            places: Arc::clone(&self.places),
+            peer,
+            stream,
+        })
     }
 
     fn refused(&self, reason: Refusal, detail: &str) -> DirectReply {
@@ -290,6 +344,10 @@ impl DoorKeeper {
 
     async fn refuse(&self, stream: &mut MeshStream, reason: Refusal, detail: &str) {
         self.counters.refused_greeting(reason.as_str());
-        let _ = timeout(HELLO_TIMEOUT, frames::write(stream, &HelloReply::refused(reason, detail))).await;
+        let _ = timeout(
+            HELLO_TIMEOUT,
+            frames::write(stream, &HelloReply::refused(reason, detail)),
+        )
+        .await;
     }
 }

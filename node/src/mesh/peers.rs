@@ -91,7 +91,10 @@ pub struct PeerTable {
 
 impl PeerTable {
     pub(crate) fn new() -> Self {
-        PeerTable { peers: Arc::default(), changed: watch::Sender::new(0) }
+        PeerTable {
+            peers: Arc::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// How many members are connected.
@@ -165,7 +168,11 @@ impl PeerTable {
             if let Some(connection) = entry.connections.get_mut(&connection) {
                 // Smoothed as TCP does (RFC 6298): an eighth of the new one.
                 connection.doubted = false;
-                connection.rtt = Some(connection.rtt.map_or(rtt, |old| old.mul_f64(0.875) + rtt.mul_f64(0.125)));
+                connection.rtt = Some(
+                    connection
+                        .rtt
+                        .map_or(rtt, |old| old.mul_f64(0.875) + rtt.mul_f64(0.125)),
+                );
             }
         });
     }
@@ -176,7 +183,11 @@ impl PeerTable {
         let distance = |other: &PeerId| {
             let (a, b) = (local.to_bytes(), other.to_bytes());
             // The last bytes are the key's own; the first are the same for all.
-            a.iter().rev().zip(b.iter().rev()).map(|(x, y)| x ^ y).collect::<Vec<u8>>()
+            a.iter()
+                .rev()
+                .zip(b.iter().rev())
+                .map(|(x, y)| x ^ y)
+                .collect::<Vec<u8>>()
         };
         self.read(|p| {
             let own = distance(peer);
@@ -195,7 +206,10 @@ impl PeerTable {
 
     /// Whether a member is connected and no answer is overdue on one of its connections at least.
     pub(crate) fn is_alive(&self, peer: &PeerId) -> bool {
-        self.read(|p| p.get(peer).is_some_and(|entry| entry.connections.values().any(|c| !c.doubted)))
+        self.read(|p| {
+            p.get(peer)
+                .is_some_and(|entry| entry.connections.values().any(|c| !c.doubted))
+        })
     }
 
     /// The connection that measures best; a direct one before any relayed one.
@@ -203,7 +217,10 @@ impl PeerTable {
         self.read(|p| {
             let connections = &p.get(peer)?.connections;
             let key = |c: &ConnectionInfo| (c.doubted, c.carrier == Carrier::Relay, c.rtt.unwrap_or(Duration::MAX));
-            connections.iter().min_by_key(|(id, c)| (key(c), **id)).map(|(id, _)| *id)
+            connections
+                .iter()
+                .min_by_key(|(id, c)| (key(c), **id))
+                .map(|(id, _)| *id)
         })
     }
 

@@ -36,7 +36,10 @@ pub struct SourceLimits {
 
 impl Default for SourceLimits {
     fn default() -> Self {
-        SourceLimits { connections_per_ip_max: 256, connections_per_subnet_max: 512 }
+        SourceLimits {
+            connections_per_ip_max: 256,
+            connections_per_subnet_max: 512,
+        }
     }
 }
 
@@ -95,12 +98,22 @@ impl Sources {
     }
 
     fn admit(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), SourceDenied> {
-        let Some(ip) = ip_of(remote).filter(|ip| !ip.is_loopback()) else { return Ok(()) };
-        if self.per_ip.get(&ip).is_some_and(|n| *n >= self.limits.connections_per_ip_max) {
+        let Some(ip) = ip_of(remote).filter(|ip| !ip.is_loopback()) else {
+            return Ok(());
+        };
+        if self
+            .per_ip
+            .get(&ip)
+            .is_some_and(|n| *n >= self.limits.connections_per_ip_max)
+        {
             return Err(SourceDenied::TooMany(ip));
         }
         let subnet = subnet_of(ip);
-        if self.per_subnet.get(&subnet).is_some_and(|n| *n >= self.limits.connections_per_subnet_max) {
+        if self
+            .per_subnet
+            .get(&subnet)
+            .is_some_and(|n| *n >= self.limits.connections_per_subnet_max)
+        {
             return Err(SourceDenied::SubnetTooMany(ip));
         }
         self.connections.insert(id, ip);
@@ -172,7 +185,9 @@ impl NetworkBehaviour for Sources {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_peer(&peer).map(|()| dummy::ConnectionHandler).map_err(ConnectionDenied::new)
+        self.check_peer(&peer)
+            .map(|()| dummy::ConnectionHandler)
+            .map_err(ConnectionDenied::new)
     }
 
     fn handle_established_outbound_connection(
@@ -183,7 +198,9 @@ impl NetworkBehaviour for Sources {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_peer(&peer).map(|()| dummy::ConnectionHandler).map_err(ConnectionDenied::new)
+        self.check_peer(&peer)
+            .map(|()| dummy::ConnectionHandler)
+            .map_err(ConnectionDenied::new)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -208,7 +225,10 @@ mod tests {
     use super::*;
 
     fn sources(per_ip: usize, per_subnet: usize) -> Sources {
-        Sources::new(SourceLimits { connections_per_ip_max: per_ip, connections_per_subnet_max: per_subnet })
+        Sources::new(SourceLimits {
+            connections_per_ip_max: per_ip,
+            connections_per_subnet_max: per_subnet,
+        })
     }
 
     fn address(text: &str) -> Multiaddr {
@@ -219,20 +239,24 @@ mod tests {
     fn one_address_cannot_take_all_places() {
         let mut s = sources(2, 3);
         for id in 0..2 {
-            s.admit(ConnectionId::new_unchecked(id), &address("/ip4/192.0.2.1/tcp/1")).unwrap();
+            s.admit(ConnectionId::new_unchecked(id), &address("/ip4/192.0.2.1/tcp/1"))
+                .unwrap();
         }
         assert!(matches!(
             s.admit(ConnectionId::new_unchecked(2), &address("/ip4/192.0.2.1/tcp/2")),
             Err(SourceDenied::TooMany(_))
         ));
-        s.admit(ConnectionId::new_unchecked(3), &address("/ip4/192.0.2.2/tcp/2")).unwrap();
+        s.admit(ConnectionId::new_unchecked(3), &address("/ip4/192.0.2.2/tcp/2"))
+            .unwrap();
         assert!(matches!(
             s.admit(ConnectionId::new_unchecked(4), &address("/ip4/192.0.2.3/tcp/2")),
             Err(SourceDenied::SubnetTooMany(_))
         ));
-        s.admit(ConnectionId::new_unchecked(5), &address("/ip4/192.0.3.3/tcp/2")).unwrap();
+        s.admit(ConnectionId::new_unchecked(5), &address("/ip4/192.0.3.3/tcp/2"))
+            .unwrap();
         s.release(ConnectionId::new_unchecked(0));
-        s.admit(ConnectionId::new_unchecked(6), &address("/ip4/192.0.2.1/tcp/2")).unwrap();
+        s.admit(ConnectionId::new_unchecked(6), &address("/ip4/192.0.2.1/tcp/2"))
+            .unwrap();
         assert_eq!(s.per_ip.values().sum::<usize>(), s.connections.len());
     }
 
@@ -240,7 +264,8 @@ mod tests {
     fn loopback_is_not_counted() {
         let mut s = sources(1, 1);
         for id in 0..100 {
-            s.admit(ConnectionId::new_unchecked(id), &address("/ip4/127.0.0.1/tcp/1")).unwrap();
+            s.admit(ConnectionId::new_unchecked(id), &address("/ip4/127.0.0.1/tcp/1"))
+                .unwrap();
         }
     }
 

@@ -66,11 +66,25 @@ impl Pattern for Echo {
     }
 }
 
-async fn node(seed: u8, bootstrap: Vec<weft_protocol::Multiaddr>, found: bool, transport: &str) -> (Node, Arc<AtomicUsize>) {
+async fn node(
+    seed: u8,
+    bootstrap: Vec<weft_protocol::Multiaddr>,
+    found: bool,
+    transport: &str,
+) -> (Node, Arc<AtomicUsize>) {
     let seen = Arc::new(AtomicUsize::new(0));
-    let echo = Echo { seen: Arc::clone(&seen), hold: true };
+    let echo = Echo {
+        seen: Arc::clone(&seen),
+        hold: true,
+    };
     let config = mesh_config(&format!("n{seed}"), bootstrap, transport);
-    let node = start(Node::builder().pattern(echo), seed, config, found.then_some(MeshKind::Open)).await;
+    let node = start(
+        Node::builder().pattern(echo),
+        seed,
+        config,
+        found.then_some(MeshKind::Open),
+    )
+    .await;
     (node, seen)
 }
 
@@ -89,7 +103,9 @@ fn hello(from: &Node) -> Hello {
 
 async fn echo_once(from: &Node, to: PeerId, n: usize) -> Result<streams::MeshStream, String> {
     let mut stream = from.mesh().open(to, &hello(from)).await.map_err(|e| e.to_string())?;
-    frames::write_bytes(&mut stream, &n.to_be_bytes()).await.map_err(|e| e.to_string())?;
+    frames::write_bytes(&mut stream, &n.to_be_bytes())
+        .await
+        .map_err(|e| e.to_string())?;
     match frames::read_bytes(&mut stream, 64).await {
         Ok(Some(bytes)) if bytes == n.to_be_bytes() => Ok(stream),
         other => Err(format!("{other:?}")),
@@ -102,7 +118,12 @@ async fn burst(transport: &str) {
     // All of them open at the same time, none closed before the last has been answered.
     let all = join_all((0..256).map(|n| echo_once(&b, target, n))).await;
     let failed: Vec<&String> = all.iter().filter_map(|r| r.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{} of 256 failed: {:?}", failed.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} of 256 failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
     assert_eq!(seen.load(Ordering::SeqCst), 256);
     drop(all);
     assert!(b.stop().await);
@@ -127,15 +148,28 @@ async fn of_32_opens_at_once_to_unconnected_peers_all_arrive() {
     for seed in 10..42 {
         // Each has its membership already and knows nobody.
         let (other, _) = node(seed, Vec::new(), false, "tcp").await;
-        other.trust().enter(mesh.clone(), weft_protocol::Chain::default()).await.unwrap();
+        other
+            .trust()
+            .enter(mesh.clone(), weft_protocol::Chain::default())
+            .await
+            .unwrap();
         others.push(other);
     }
     a.mesh().add_bootstrap(Vec::new()).await.unwrap();
     for other in &others {
         // Known, not connected: what a record tells.
-        a.mesh().hint(other.mesh().local_peer(), vec![address(other)]).await.unwrap();
+        a.mesh()
+            .hint(other.mesh().local_peer(), vec![address(other)])
+            .await
+            .unwrap();
     }
-    let all = join_all(others.iter().enumerate().map(|(n, o)| echo_once(&a, o.mesh().local_peer(), n))).await;
+    let all = join_all(
+        others
+            .iter()
+            .enumerate()
+            .map(|(n, o)| echo_once(&a, o.mesh().local_peer(), n)),
+    )
+    .await;
     let failed: Vec<&String> = all.iter().filter_map(|r| r.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of 32 failed: {failed:?}", failed.len());
 }
@@ -145,11 +179,24 @@ async fn an_unreachable_peer_is_an_answer_not_a_wait() {
     let (a, _) = node(1, Vec::new(), true, "tcp").await;
     let nobody = key(99).public().peer_id();
     let error = a.mesh().open(nobody, &hello(&a)).await.unwrap_err();
-    assert!(matches!(error, MeshError::Open(streams::OpenError::Unreachable { .. })), "{error}");
-    a.mesh().hint(nobody, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]).await.unwrap();
+    assert!(
+        matches!(error, MeshError::Open(streams::OpenError::Unreachable { .. })),
+        "{error}"
+    );
+    a.mesh()
+        .hint(nobody, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()])
+        .await
+        .unwrap();
     let error = a.mesh().open(nobody, &hello(&a)).await.unwrap_err();
-    assert!(matches!(error, MeshError::Open(streams::OpenError::Unreachable { .. })), "{error}");
-    let error = a.mesh().request(nobody, hello(&a), vec![1], PATIENCE).await.unwrap_err();
+    assert!(
+        matches!(error, MeshError::Open(streams::OpenError::Unreachable { .. })),
+        "{error}"
+    );
+    let error = a
+        .mesh()
+        .request(nobody, hello(&a), vec![1], PATIENCE)
+        .await
+        .unwrap_err();
     assert!(matches!(error, MeshError::Open(_)), "{error}");
 }
 
@@ -158,9 +205,18 @@ async fn many_requests_at_once_are_all_answered() {
     let (a, b, seen) = pair("tcp").await;
     let to = a.mesh().local_peer();
     let ask = |n: usize| b.mesh().request(to, hello(&b), n.to_be_bytes().to_vec(), PATIENCE);
-    let all: Vec<Result<Vec<u8>, MeshError>> = futures::stream::iter(0..2000).map(ask).buffer_unordered(200).collect().await;
+    let all: Vec<Result<Vec<u8>, MeshError>> = futures::stream::iter(0..2000)
+        .map(ask)
+        .buffer_unordered(200)
+        .collect()
+        .await;
     let failed: Vec<&MeshError> = all.iter().filter_map(|r| r.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{} of 2000 failed: {:?}", failed.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} of 2000 failed: {:?}",
+        failed.len(),
+        failed.first()
+    );
     assert_eq!(seen.load(Ordering::SeqCst), 2000);
 }
 
@@ -177,9 +233,21 @@ async fn the_door_keeper_refuses_with_a_reason() {
     assert_eq!(refusal(admin).await, Refusal::Denied);
     let unknown = Hello::new("nothing", Verb::Call, "x");
     let error = b.mesh().open(to, &unknown).await.unwrap_err();
-    assert!(matches!(error, MeshError::Open(streams::OpenError::Unsupported { .. })), "{error}");
+    assert!(
+        matches!(error, MeshError::Open(streams::OpenError::Unsupported { .. })),
+        "{error}"
+    );
     let error = b.mesh().request(to, unknown, vec![], PATIENCE).await.unwrap_err();
-    assert!(matches!(error, MeshError::Refused { reason: Refusal::Unknown, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            MeshError::Refused {
+                reason: Refusal::Unknown,
+                ..
+            }
+        ),
+        "{error}"
+    );
     // Bytes that are no greeting at all, cut off, or too long.
     for (bad, expected) in [
         (vec![3, 0xff, 0xff, 0xff], Refusal::Malformed),
@@ -187,7 +255,11 @@ async fn the_door_keeper_refuses_with_a_reason() {
         (vec![0x80, 0x80, 0x04], Refusal::Malformed),
         (vec![2, 0x82, 0x18], Refusal::Malformed),
     ] {
-        let mut raw = b.mesh().open_raw(to, StreamProtocol::new("/weft/echo/1")).await.unwrap();
+        let mut raw = b
+            .mesh()
+            .open_raw(to, StreamProtocol::new("/weft/echo/1"))
+            .await
+            .unwrap();
         raw.write_all(&bad).await.unwrap();
         raw.flush().await.unwrap();
         match frames::expect::<HelloReply>(&mut raw).await {
@@ -196,7 +268,11 @@ async fn the_door_keeper_refuses_with_a_reason() {
         }
     }
     // Silence costs only the deadline.
-    let mut silent = b.mesh().open_raw(to, StreamProtocol::new("/weft/echo/1")).await.unwrap();
+    let mut silent = b
+        .mesh()
+        .open_raw(to, StreamProtocol::new("/weft/echo/1"))
+        .await
+        .unwrap();
     match frames::expect::<HelloReply>(&mut silent).await {
         Ok(HelloReply::Refused { reason, .. }) => assert_eq!(reason, Refusal::Deadline),
         other => panic!("{other:?}"),
@@ -209,13 +285,24 @@ async fn the_door_keeper_refuses_with_a_reason() {
 async fn a_peer_whose_membership_is_not_proven_meets_nothing_but_admission() {
     for transport in ["tcp", "quic"] {
         let config = mesh_config("private", Vec::new(), transport);
-        let echo = Echo { seen: Arc::default(), hold: false };
+        let echo = Echo {
+            seen: Arc::default(),
+            hold: false,
+        };
         let a = start(Node::builder().pattern(echo), 1, config, Some(MeshKind::Private)).await;
         let protocols = protocols_offered_to_a_stranger(&address(&a)).await;
         assert!(!protocols.is_empty());
         for protocol in &protocols {
-            let allowed = ["/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/weft/admission/1"];
-            assert!(allowed.contains(&protocol.as_ref()), "{transport}: {protocol} is offered to a stranger");
+            let allowed = [
+                "/ipfs/id/1.0.0",
+                "/ipfs/id/push/1.0.0",
+                "/ipfs/ping/1.0.0",
+                "/weft/admission/1",
+            ];
+            assert!(
+                allowed.contains(&protocol.as_ref()),
+                "{transport}: {protocol} is offered to a stranger"
+            );
         }
         assert!(a.mesh().peers().is_empty());
         a.stop().await;
@@ -225,21 +312,29 @@ async fn a_peer_whose_membership_is_not_proven_meets_nothing_but_admission() {
 /// Connects as a stranger, asks identify what is offered, and tries what is behind the gate.
 async fn protocols_offered_to_a_stranger(address: &weft_protocol::Multiaddr) -> Vec<StreamProtocol> {
     let key = libp2p::identity::Keypair::generate_ed25519();
-    let limits = crate::platform::NetworkLimits { handshake_timeout: PATIENCE, muxer_streams_max: 64 };
+    let limits = crate::platform::NetworkLimits {
+        handshake_timeout: PATIENCE,
+        muxer_streams_max: 64,
+    };
     let network = crate::platform::Platform::network(&crate::platform::RealPlatform, &key, &limits).unwrap();
     #[derive(swarm::NetworkBehaviour)]
     struct Stranger {
         identify: libp2p::identify::Behaviour,
         direct: request_response::Behaviour<super::behaviour::DirectCodec>,
     }
-    let direct = [(StreamProtocol::new("/weft/direct/1"), request_response::ProtocolSupport::Full)];
+    let direct = [(
+        StreamProtocol::new("/weft/direct/1"),
+        request_response::ProtocolSupport::Full,
+    )];
     let behaviour = Stranger {
         identify: libp2p::identify::Behaviour::new(libp2p::identify::Config::new("/x".into(), key.public())),
         direct: request_response::Behaviour::with_codec(super::behaviour::DirectCodec, direct, Default::default()),
     };
     let config = swarm::Config::with_tokio_executor();
     let mut swarm = Swarm::new(network.transport, behaviour, key.public().to_peer_id(), config);
-    swarm.dial(DialOpts::unknown_peer_id().address(address.clone()).build()).unwrap();
+    swarm
+        .dial(DialOpts::unknown_peer_id().address(address.clone()).build())
+        .unwrap();
     let (mut offered, mut refused) = (None, false);
     let look = async {
         while offered.is_none() || !refused {
@@ -251,8 +346,14 @@ async fn protocols_offered_to_a_stranger(address: &weft_protocol::Multiaddr) -> 
                     assert!(info.listen_addrs.is_empty(), "addresses are for members");
                     offered = Some(info.protocols);
                 }
-                SwarmEvent::Behaviour(StrangerEvent::Direct(request_response::Event::OutboundFailure { error, .. })) => {
-                    assert!(matches!(error, request_response::OutboundFailure::UnsupportedProtocols), "{error}");
+                SwarmEvent::Behaviour(StrangerEvent::Direct(request_response::Event::OutboundFailure {
+                    error,
+                    ..
+                })) => {
+                    assert!(
+                        matches!(error, request_response::OutboundFailure::UnsupportedProtocols),
+                        "{error}"
+                    );
                     refused = true;
                 }
                 _ => {}
@@ -266,7 +367,16 @@ async fn protocols_offered_to_a_stranger(address: &weft_protocol::Multiaddr) -> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_mesh_lets_in_whom_somebody_approved() {
     let config = mesh_config("a", Vec::new(), "tcp");
-    let a = start(Node::builder().pattern(Echo { seen: Arc::default(), hold: false }), 1, config, Some(MeshKind::Private)).await;
+    let a = start(
+        Node::builder().pattern(Echo {
+            seen: Arc::default(),
+            hold: false,
+        }),
+        1,
+        config,
+        Some(MeshKind::Private),
+    )
+    .await;
     let (b, _) = node(2, vec![address(&a)], false, "tcp").await;
     let peer = b.mesh().local_peer();
     eventually("b waits at a", || a.trust().pending().iter().any(|p| p.peer == peer)).await;
@@ -296,7 +406,12 @@ async fn what_one_provides_another_finds() {
     let found = async {
         loop {
             let _ = a.mesh().provide(b"thing".to_vec()).await;
-            if b.mesh().providers(b"thing".to_vec()).await.unwrap().contains(&a.mesh().local_peer()) {
+            if b.mesh()
+                .providers(b"thing".to_vec())
+                .await
+                .unwrap()
+                .contains(&a.mesh().local_peer())
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -313,13 +428,22 @@ async fn garbage_on_the_port_is_survived() {
         libp2p::multiaddr::Protocol::Tcp(port) => Some(port),
         _ => None,
     });
-    for garbage in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 64], &[0; 1], b"\x13/multistream/1.0.0\n\xff\xff\xff\xff\x0f"] {
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        &[0xff; 64],
+        &[0; 1],
+        b"\x13/multistream/1.0.0\n\xff\xff\xff\xff\x0f",
+    ] {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port.unwrap())).await.unwrap();
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port.unwrap()))
+            .await
+            .unwrap();
         socket.write_all(garbage).await.unwrap();
         let mut sink = Vec::new();
         // It answers, resets or times out; it does not hang for ever and does not die.
-        let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut sink)).await.unwrap();
+        let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut sink))
+            .await
+            .unwrap();
     }
     let (b, _) = node(2, vec![address(&a)], false, "tcp").await;
     peers(&b, 1).await;

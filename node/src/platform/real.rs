@@ -8,13 +8,13 @@ use std::{
 };
 
 use libp2p::{
-    PeerId, Transport,
+    Multiaddr, PeerId, Transport,
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, OrTransport, dummy::DummyTransport},
         upgrade::Version,
     },
-    Multiaddr, dns,
+    dns,
     identity::Keypair,
     multiaddr::Protocol,
     noise, quic, relay, tcp, websocket, yamux,
@@ -56,8 +56,15 @@ impl Platform for RealPlatform {
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let datagrams = quic::tokio::Transport::new(quic_config(key, limits))
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-        let all = datagrams.or_transport(streams).map(|either, _| either.into_inner()).boxed();
-        Ok(Network { transport: with_dns(all), relay_client, local_discovery: true })
+        let all = datagrams
+            .or_transport(streams)
+            .map(|either, _| either.into_inner())
+            .boxed();
+        Ok(Network {
+            transport: with_dns(all),
+            relay_client,
+            local_discovery: true,
+        })
     }
 
     fn can_listen(&self, address: &Multiaddr) -> io::Result<()> {
@@ -67,7 +74,9 @@ impl Platform for RealPlatform {
             Some(Protocol::Ip6(ip)) => ip.into(),
             _ => return Ok(()),
         };
-        let Some(Protocol::Tcp(port)) = parts.next() else { return Ok(()) };
+        let Some(Protocol::Tcp(port)) = parts.next() else {
+            return Ok(());
+        };
         if port == 0 {
             return Ok(());
         }
@@ -126,7 +135,9 @@ struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_unix_ms(&self) -> u64 {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -136,6 +147,8 @@ struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn fill(&self, buffer: &mut [u8]) {
         use rand::TryRng as _;
-        rand::rngs::SysRng.try_fill_bytes(buffer).expect("the operating system has random bytes");
+        rand::rngs::SysRng
+            .try_fill_bytes(buffer)
+            .expect("the operating system has random bytes");
     }
 }

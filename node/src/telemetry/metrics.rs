@@ -253,7 +253,6 @@ struct RefusalLabels {
     reason: &'static str,
 }
 
-
 impl MeshCounters {
     /// Counters registered under `weft_mesh_`; those of `default()` are counted but never shown.
     pub fn register(metrics: &Metrics) -> Self {

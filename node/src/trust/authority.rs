@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use weft_protocol::{
     CertificateRequest, Chain, Grant, Membership, MeshId, PeerId, PublicKey, SecretKey, TrustError, Verb, Wire as _,
-    admission::AdmissionRefusal,
-    limits::CLOCK_SKEW_MS_MAX,
+    admission::AdmissionRefusal, limits::CLOCK_SKEW_MS_MAX,
 };
 
 use super::{KEY_CHAIN, KEY_MESH, MeshInfo, MeshKind, Standing, Trust};
@@ -36,7 +35,7 @@ pub struct FoundOptions {
 /// What a new member's certificate is to say.
 #[derive(Debug, Clone, Default)]
 pub struct IssueOptions {
-    /// Empty: [`ROLE_MEMBER`].
+    /// Empty: `member`.
     pub roles: Vec<String>,
     /// Free key-value pairs, for placement.
     pub labels: Vec<(String, String)>,
@@ -60,7 +59,11 @@ impl Trust {
     /// # Errors
     /// `Conflict` when the node belongs to a mesh already; what the store says.
     pub async fn found(&self, root: &SecretKey, options: FoundOptions) -> Result<MeshInfo, NodeError> {
-        let mesh = MeshInfo { id: MeshId::from_root(&root.public()), root: root.public(), kind: options.kind };
+        let mesh = MeshInfo {
+            id: MeshId::from_root(&root.public()),
+            root: root.public(),
+            kind: options.kind,
+        };
         let request = CertificateRequest {
             subject: self.0.public,
             name: options.name,
@@ -84,14 +87,18 @@ impl Trust {
         if let Some(current) = self.mesh()
             && current.id != mesh.id
         {
-            return Err(NodeError::conflict(format!("this node already belongs to {}", current.id))
-                .with_hint("use another --data-dir for another mesh"));
+            return Err(
+                NodeError::conflict(format!("this node already belongs to {}", current.id))
+                    .with_hint("use another --data-dir for another mesh"),
+            );
         }
         if mesh.id != MeshId::from_root(&mesh.root) {
             return Err(NodeError::denied("the mesh's id does not belong to its root key"));
         }
         if mesh.kind == MeshKind::Private || !chain.is_empty() {
-            let member = chain.verify(&mesh.root, &mesh.id, self.now_ms(), CLOCK_SKEW_MS_MAX, &|k| self.is_revoked(k))?;
+            let member = chain.verify(&mesh.root, &mesh.id, self.now_ms(), CLOCK_SKEW_MS_MAX, &|k| {
+                self.is_revoked(k)
+            })?;
             if member.key != self.0.public {
                 return Err(NodeError::denied("the certificate was issued to another key"));
             }
@@ -128,7 +135,11 @@ impl Trust {
         let own = if state.chain.is_empty() && mesh.kind == MeshKind::Open {
             Ok(open_member(&mesh, self.0.public, "", now_ms))
         } else {
-            state.chain.verify(&mesh.root, &mesh.id, now_ms, CLOCK_SKEW_MS_MAX, &|k| state.is_revoked(k))
+            state
+                .chain
+                .verify(&mesh.root, &mesh.id, now_ms, CLOCK_SKEW_MS_MAX, &|k| {
+                    state.is_revoked(k)
+                })
         };
         match own {
             Ok(own) => {
@@ -149,7 +160,10 @@ impl Trust {
             return refuse(AdmissionRefusal::NotMember, "this node belongs to no mesh yet");
         };
         if mesh.id != *mesh_id {
-            return refuse(AdmissionRefusal::WrongMesh, &format!("this node belongs to {}", mesh.id));
+            return refuse(
+                AdmissionRefusal::WrongMesh,
+                &format!("this node belongs to {}", mesh.id),
+            );
         }
         let Some(key) = PublicKey::from_peer_id(peer) else {
             return refuse(AdmissionRefusal::NotMember, "only Ed25519 keys can be members");
@@ -162,7 +176,9 @@ impl Trust {
         let judged = if chain.is_empty() && mesh.kind == MeshKind::Open {
             Ok(open_member(&mesh, key, name, now_ms))
         } else {
-            chain.verify(&mesh.root, &mesh.id, now_ms, CLOCK_SKEW_MS_MAX, &|k| state.is_revoked(k))
+            chain.verify(&mesh.root, &mesh.id, now_ms, CLOCK_SKEW_MS_MAX, &|k| {
+                state.is_revoked(k)
+            })
         };
         match judged {
             Ok(member) if member.key == key => {
@@ -182,9 +198,15 @@ impl Trust {
     /// # Errors
     /// `Denied` when this node may not admit, or not with these roles and rights.
     pub fn issue(&self, subject: PublicKey, name: &str, options: &IssueOptions) -> Result<Chain, NodeError> {
-        let mut roles = if options.roles.is_empty() { vec![ROLE_MEMBER.to_owned()] } else { options.roles.clone() };
+        let mut roles = if options.roles.is_empty() {
+            vec![ROLE_MEMBER.to_owned()]
+        } else {
+            options.roles.clone()
+        };
         let mut grants = options.grants.clone();
-        let own = self.own_membership().ok_or_else(|| NodeError::denied("this node has no valid certificate"))?;
+        let own = self
+            .own_membership()
+            .ok_or_else(|| NodeError::denied("this node has no valid certificate"))?;
         if roles.iter().any(|r| r == ROLE_ADMIN) {
             if !roles.iter().any(|r| r == ROLE_MEMBER) {
                 roles.push(ROLE_MEMBER.to_owned());
@@ -193,11 +215,25 @@ impl Trust {
             grants.push(Grant::everything(depth.saturating_sub(1)));
         }
         let now_ms = self.now_ms();
-        let not_after_ms = now_ms.saturating_add(options.ttl_ms.unwrap_or(self.0.certificate_ttl_ms)).min(own.not_after_ms);
-        let name = if name.is_empty() { default_name(&subject) } else { name.to_owned() };
+        let not_after_ms = now_ms
+            .saturating_add(options.ttl_ms.unwrap_or(self.0.certificate_ttl_ms))
+            .min(own.not_after_ms);
+        let name = if name.is_empty() {
+            default_name(&subject)
+        } else {
+            name.to_owned()
+        };
         let labels = options.labels.clone();
         let not_before_ms = now_ms.saturating_sub(BACKDATE_MS).max(own.not_before_ms);
-        let request = CertificateRequest { subject, name, roles, labels, grants, not_before_ms, not_after_ms };
+        let request = CertificateRequest {
+            subject,
+            name,
+            roles,
+            labels,
+            grants,
+            not_before_ms,
+            not_after_ms,
+        };
         if self.is_revoked(&subject) {
             return Err(NodeError::denied(format!("{} is revoked", subject.peer_id())));
         }
@@ -207,7 +243,8 @@ impl Trust {
 
     /// Whether this node may admit members with this role.
     pub fn may_admit(&self, roles: &[String]) -> bool {
-        self.own_membership().is_some_and(|own| own.can_issue(roles, &[]).is_ok())
+        self.own_membership()
+            .is_some_and(|own| own.can_issue(roles, &[]).is_ok())
     }
 
     /// A fresh certificate for a member whose own runs out, with the same name, roles, labels and rights.
@@ -215,19 +252,27 @@ impl Trust {
     /// # Errors
     /// `Denied` when the member's chain is not valid, or holds more than this node can give.
     pub(crate) fn renew(&self, peer: &PeerId, chain: &Chain) -> Result<Chain, NodeError> {
-        let mesh = self.mesh().ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
+        let mesh = self
+            .mesh()
+            .ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
         let key = PublicKey::from_peer_id(peer).ok_or_else(|| NodeError::denied("not an Ed25519 key"))?;
         if let Some(adopted) = self.state().adopted.get(&key)
             && !self.is_revoked(&key)
         {
             return Ok(adopted.clone());
         }
-        let member = chain.verify(&mesh.root, &mesh.id, self.now_ms(), CLOCK_SKEW_MS_MAX, &|k| self.is_revoked(k))?;
+        let member = chain.verify(&mesh.root, &mesh.id, self.now_ms(), CLOCK_SKEW_MS_MAX, &|k| {
+            self.is_revoked(k)
+        })?;
         if member.key != key {
             return Err(NodeError::denied("the certificate belongs to another key"));
         }
-        let options =
-            IssueOptions { roles: member.roles, labels: member.labels, grants: member.grants, ttl_ms: None };
+        let options = IssueOptions {
+            roles: member.roles,
+            labels: member.labels,
+            grants: member.grants,
+            ttl_ms: None,
+        };
         self.issue(key, &member.name, &options)
     }
 
@@ -236,11 +281,15 @@ impl Trust {
     /// # Errors
     /// What the store says. `Ok(false)` when the root key is elsewhere.
     pub(crate) async fn renew_by_root(&self) -> Result<bool, NodeError> {
-        let (Some(root), Some(mesh)) = (&self.0.root, self.mesh()) else { return Ok(false) };
+        let (Some(root), Some(mesh)) = (&self.0.root, self.mesh()) else {
+            return Ok(false);
+        };
         if root.public() != mesh.root {
             return Ok(false);
         }
-        let Some(leaf) = self.chain().peek_leaf() else { return Ok(false) };
+        let Some(leaf) = self.chain().peek_leaf() else {
+            return Ok(false);
+        };
         let request = CertificateRequest {
             subject: self.0.public,
             name: leaf.name,
@@ -285,7 +334,11 @@ fn open_member(mesh: &MeshInfo, key: PublicKey, name: &str, now_ms: u64) -> Memb
 
 /// The membership of a node of an open mesh that we know by its record.
 pub(super) fn open_membership(record: &weft_protocol::NodeRecord, key: PublicKey) -> Membership {
-    let mesh = MeshInfo { id: record.mesh, root: key, kind: MeshKind::Open };
+    let mesh = MeshInfo {
+        id: record.mesh,
+        root: key,
+        kind: MeshKind::Open,
+    };
     open_member(&mesh, key, &record.name, record.issued_at_ms)
 }
 

@@ -6,9 +6,7 @@
 //! of itself.
 
 use sha2::{Digest as _, Sha256};
-use weft_protocol::{
-    Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
-};
+use weft_protocol::{Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement};
 
 use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
 use crate::{error::NodeError, store::Batch};
@@ -58,7 +56,9 @@ impl Trust {
     pub(crate) fn publish_own(&self, own: &OwnRecord) -> Result<bool, NodeError> {
         let now_ms = self.now_ms();
         let mut state = self.state();
-        let Some(mesh) = state.mesh.clone() else { return Ok(false) };
+        let Some(mesh) = state.mesh.clone() else {
+            return Ok(false);
+        };
         let known = state.records.get(&self.0.public).map(|e| &e.record);
         let record = NodeRecord {
             mesh: mesh.id,
@@ -73,11 +73,18 @@ impl Trust {
             announcements: own
                 .announcements
                 .iter()
-                .map(|(key, value)| Announcement { key: key.clone(), value: value.clone() })
+                .map(|(key, value)| Announcement {
+                    key: key.clone(),
+                    value: value.clone(),
+                })
                 .collect(),
         };
         if let Some(known) = known {
-            let same = NodeRecord { seq: known.seq, issued_at_ms: known.issued_at_ms, ..record.clone() } == *known;
+            let same = NodeRecord {
+                seq: known.seq,
+                issued_at_ms: known.issued_at_ms,
+                ..record.clone()
+            } == *known;
             if same && now_ms < known.issued_at_ms.saturating_add(RECORD_RENEW_MS) && now_ms >= known.issued_at_ms {
                 return Ok(false);
             }
@@ -97,7 +104,13 @@ impl Trust {
             let key = signed.signer();
             // The cheap test first: most of what comes is known.
             let Ok(claimed) = signed.peek() else { continue };
-            if key == self.0.public || self.state().records.get(&key).is_some_and(|e| e.record.seq >= claimed.seq) {
+            if key == self.0.public
+                || self
+                    .state()
+                    .records
+                    .get(&key)
+                    .is_some_and(|e| e.record.seq >= claimed.seq)
+            {
                 continue;
             }
             match self.verify_record(&signed) {
@@ -106,9 +119,7 @@ impl Trust {
                     if state.records.len() >= RECORDS_MAX && !state.records.contains_key(&key) {
                         continue;
                     }
-                    let member = membership.unwrap_or_else(|| {
-                        super::authority::open_membership(&record, key)
-                    });
+                    let member = membership.unwrap_or_else(|| super::authority::open_membership(&record, key));
                     state.members.insert(key, member);
                     state.put(key, signed, record, from);
                     new += 1;
@@ -125,12 +136,21 @@ impl Trust {
     fn verify_record(&self, signed: &Signed<NodeRecord>) -> Result<(NodeRecord, Option<Membership>), NodeError> {
         let mesh = self.mesh().ok_or_else(|| NodeError::denied("no mesh"))?;
         let is_open = mesh.kind == MeshKind::Open;
-        Ok(NodeRecord::open(signed, &mesh.root, &mesh.id, is_open, self.now_ms(), &|k| self.is_revoked(k))?)
+        Ok(NodeRecord::open(
+            signed,
+            &mesh.root,
+            &mesh.id,
+            is_open,
+            self.now_ms(),
+            &|k| self.is_revoked(k),
+        )?)
     }
 
     /// A record from our own store: our own is kept for its sequence, others must still verify.
     pub(super) fn restore_record(&self, bytes: &[u8]) {
-        let Ok(signed) = Signed::<NodeRecord>::from_bytes(bytes) else { return };
+        let Ok(signed) = Signed::<NodeRecord>::from_bytes(bytes) else {
+            return;
+        };
         if signed.signer() == self.0.public {
             if let Ok(record) = signed.open() {
                 self.state().put(self.0.public, signed, record, None);
@@ -176,7 +196,9 @@ impl Trust {
         let mut state = self.state();
         let before = state.records.len();
         let own = self.0.public;
-        state.records.retain(|key, e| *key == own || now_ms < e.record.expires_at_ms());
+        state
+            .records
+            .retain(|key, e| *key == own || now_ms < e.record.expires_at_ms());
         if state.records.len() != before {
             state.records_digest = None;
         }
@@ -211,7 +233,8 @@ impl Trust {
     pub fn announcements(&self, key: &str) -> Vec<(PeerId, Vec<u8>)> {
         let state = self.state();
         let all = state.records.iter();
-        all.filter_map(|(node, e)| Some((node.peer_id(), e.record.announcement(key)?.to_vec()))).collect()
+        all.filter_map(|(node, e)| Some((node.peer_id(), e.record.announcement(key)?.to_vec())))
+            .collect()
     }
 
     /// The same for two nodes that know the same records.
@@ -232,14 +255,22 @@ impl Trust {
 
     /// What we have, in the form a neighbour compares with.
     pub(crate) fn have(&self, limit: usize) -> Vec<(PublicKey, u64)> {
-        self.state().records.iter().take(limit).map(|(key, e)| (*key, e.record.seq)).collect()
+        self.state()
+            .records
+            .iter()
+            .take(limit)
+            .map(|(key, e)| (*key, e.record.seq))
+            .collect()
     }
 
     /// What a neighbour that has `have` lacks, at most `bytes_max` of it; and whether there is more.
     pub(crate) fn lacking(&self, have: &[(PublicKey, u64)], bytes_max: usize) -> (Vec<Signed<NodeRecord>>, bool) {
         let have: std::collections::HashMap<PublicKey, u64> = have.iter().copied().collect();
         let state = self.state();
-        let lacking = state.records.iter().filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record.seq));
+        let lacking = state
+            .records
+            .iter()
+            .filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record.seq));
         page(lacking.map(|(_, e)| &e.signed), bytes_max)
     }
 
@@ -251,11 +282,18 @@ impl Trust {
         bytes_max: usize,
     ) -> (Vec<Signed<NodeRecord>>, u64) {
         let state = self.state();
-        let mut newer: Vec<&Entry> =
-            state.records.values().filter(|e| e.version > version && e.from.as_ref() != Some(peer)).collect();
+        let mut newer: Vec<&Entry> = state
+            .records
+            .values()
+            .filter(|e| e.version > version && e.from.as_ref() != Some(peer))
+            .collect();
         newer.sort_by_key(|e| e.version);
         let (records, more) = page(newer.iter().map(|e| &e.signed), bytes_max);
-        let last = if more { newer.get(records.len().wrapping_sub(1)) } else { None };
+        let last = if more {
+            newer.get(records.len().wrapping_sub(1))
+        } else {
+            None
+        };
         (records, last.map_or(state.version, |e| e.version))
     }
 
@@ -270,12 +308,24 @@ impl State {
     fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PeerId>) {
         self.version += 1;
         let version = self.version;
-        self.records.insert(key, Entry { signed, record, version, from, dirty: true });
+        self.records.insert(
+            key,
+            Entry {
+                signed,
+                record,
+                version,
+                from,
+                dirty: true,
+            },
+        );
         self.records_digest = None;
     }
 }
 
-fn page<'a>(records: impl Iterator<Item = &'a Signed<NodeRecord>>, bytes_max: usize) -> (Vec<Signed<NodeRecord>>, bool) {
+fn page<'a>(
+    records: impl Iterator<Item = &'a Signed<NodeRecord>>,
+    bytes_max: usize,
+) -> (Vec<Signed<NodeRecord>>, bool) {
     let mut taken = Vec::new();
     let mut bytes = 0;
     for record in records {

@@ -13,8 +13,15 @@ use super::{MeshKind, PREFIX_TOKEN, Trust, keyed};
 use crate::error::NodeError;
 
 /// What members that share a role may do with each other.
-pub const ROLE_VERBS: [Verb; 7] =
-    [Verb::Publish, Verb::Subscribe, Verb::Call, Verb::Serve, Verb::Append, Verb::Read, Verb::Run];
+pub const ROLE_VERBS: [Verb; 7] = [
+    Verb::Publish,
+    Verb::Subscribe,
+    Verb::Call,
+    Verb::Serve,
+    Verb::Append,
+    Verb::Read,
+    Verb::Run,
+];
 /// Capabilities a node keeps.
 pub const TOKENS_MAX: usize = 1024;
 
@@ -52,7 +59,11 @@ pub struct Decision {
 
 impl Decision {
     fn new(allowed: bool, rule: Rule, because: impl Into<String>) -> Self {
-        Decision { allowed, rule, because: vec![because.into()] }
+        Decision {
+            allowed,
+            rule,
+            because: vec![because.into()],
+        }
     }
 }
 
@@ -78,7 +89,11 @@ impl Trust {
             return Decision::new(false, Rule::Revoked, format!("{peer} is revoked"));
         }
         let Some(member) = self.member(peer) else {
-            return Decision::new(false, Rule::NotAMember, format!("{peer} has shown no valid certificate"));
+            return Decision::new(
+                false,
+                Rule::NotAMember,
+                format!("{peer} has shown no valid certificate"),
+            );
         };
         let own_roles = self.own_membership().map(|m| m.roles).unwrap_or_default();
         self.decide(&member, &own_roles, verb, resource, presented)
@@ -96,7 +111,11 @@ impl Trust {
         let mut because = Vec::new();
         let shared: Vec<&String> = member.roles.iter().filter(|r| own_roles.contains(r)).collect();
         if let Some(role) = shared.first().filter(|_| ROLE_VERBS.contains(&verb)) {
-            return Decision::new(true, Rule::SameRole, format!("both have the role {role}, within which {verb} is free"));
+            return Decision::new(
+                true,
+                Rule::SameRole,
+                format!("both have the role {role}, within which {verb} is free"),
+            );
         }
         because.push(if shared.is_empty() {
             format!("no role in common: it has {:?}, this node {own_roles:?}", member.roles)
@@ -106,12 +125,19 @@ impl Trust {
         if let Some(grant) = member.grants.iter().find(|g| g.permits(verb, resource)) {
             return Decision::new(true, Rule::Grant, format!("its certificate grants {}", describe(grant)));
         }
-        because.push(format!("none of the {} grants in its certificate covers {what}", member.grants.len()));
+        because.push(format!(
+            "none of the {} grants in its certificate covers {what}",
+            member.grants.len()
+        ));
         for token in presented {
             match self.effective(token) {
                 Ok(e) if e.is_for(&member.key, &member.roles) && e.permits(verb, resource) => {
                     let issuer = e.issuer.peer_id();
-                    return Decision::new(true, Rule::Capability, format!("a capability from {issuer} grants {what}"));
+                    return Decision::new(
+                        true,
+                        Rule::Capability,
+                        format!("a capability from {issuer} grants {what}"),
+                    );
                 }
                 Ok(e) if !e.is_for(&member.key, &member.roles) => {
                     because.push("a presented capability is for somebody else".to_owned());
@@ -123,13 +149,21 @@ impl Trust {
         if presented.is_empty() {
             because.push("no capability was presented".to_owned());
         }
-        Decision { allowed: false, rule: Rule::None, because }
+        Decision {
+            allowed: false,
+            rule: Rule::None,
+            because,
+        }
     }
 
     /// Whether a member may publish on a subject at all, for somebody: what a node that only passes a message on asks.
     pub fn may_publish(&self, peer: &PeerId, subject: &Subject, presented: &[CapabilityToken]) -> Decision {
         let Some(member) = self.member(peer) else {
-            return Decision::new(false, Rule::NotAMember, format!("{peer} has shown no valid certificate"));
+            return Decision::new(
+                false,
+                Rule::NotAMember,
+                format!("{peer} has shown no valid certificate"),
+            );
         };
         // Within its own roles everyone may publish; who has none needs a grant.
         let roles = member.roles.clone();
@@ -141,7 +175,9 @@ impl Trust {
         let tokens: Vec<CapabilityToken> = self.state().tokens.clone();
         let mut decision = self.check(peer, verb, resource, &tokens);
         if self.mesh().is_some_and(|m| m.kind == MeshKind::Open) {
-            decision.because.push("the mesh is open: everyone who connects has the role member".to_owned());
+            decision
+                .because
+                .push("the mesh is open: everyone who connects has the role member".to_owned());
         }
         decision
     }
@@ -150,13 +186,10 @@ impl Trust {
     ///
     /// # Errors
     /// `Denied` when this node may not grant it; `Busy` when too many are kept.
-    pub async fn grant(
-        &self,
-        audience: Audience,
-        verbs: Verbs,
-        request: GrantRequest,
-    ) -> Result<HeldToken, NodeError> {
-        let mesh = self.mesh().ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
+    pub async fn grant(&self, audience: Audience, verbs: Verbs, request: GrantRequest) -> Result<HeldToken, NodeError> {
+        let mesh = self
+            .mesh()
+            .ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
         let now_ms = self.now_ms();
         let request = CapabilityRequest {
             audience,
@@ -185,9 +218,14 @@ impl Trust {
             return Ok(HeldToken { token, effective });
         }
         if self.state().tokens.len() >= TOKENS_MAX {
-            return Err(NodeError::busy(format!("this node keeps {TOKENS_MAX} capabilities already")));
+            return Err(NodeError::busy(format!(
+                "this node keeps {TOKENS_MAX} capabilities already"
+            )));
         }
-        self.0.keyspace.put(keyed(PREFIX_TOKEN, &token_id(&token)), token.to_bytes()).await?;
+        self.0
+            .keyspace
+            .put(keyed(PREFIX_TOKEN, &token_id(&token)), token.to_bytes())
+            .await?;
         self.state().tokens.push(token.clone());
         self.0.granted.send_modify(|n| *n += 1);
         Ok(HeldToken { token, effective })
@@ -198,7 +236,12 @@ impl Trust {
         let tokens = self.state().tokens.clone();
         tokens
             .into_iter()
-            .filter_map(|token| Some(HeldToken { effective: self.effective(&token).ok()?, token }))
+            .filter_map(|token| {
+                Some(HeldToken {
+                    effective: self.effective(&token).ok()?,
+                    token,
+                })
+            })
             .collect()
     }
 
@@ -218,13 +261,21 @@ impl Trust {
 
     /// The capabilities a member should have from us, by its key or its roles.
     pub(crate) fn tokens_for(&self, peer: &PeerId) -> Vec<CapabilityToken> {
-        let Some(member) = self.member(peer) else { return Vec::new() };
+        let Some(member) = self.member(peer) else {
+            return Vec::new();
+        };
         let tokens = self.tokens();
-        tokens.into_iter().filter(|t| t.effective.is_for(&member.key, &member.roles)).map(|t| t.token).collect()
+        tokens
+            .into_iter()
+            .filter(|t| t.effective.is_for(&member.key, &member.roles))
+            .map(|t| t.token)
+            .collect()
     }
 
     fn effective(&self, token: &CapabilityToken) -> Result<Effective, NodeError> {
-        let mesh = self.mesh().ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
+        let mesh = self
+            .mesh()
+            .ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
         Ok(token.verify(&mesh.root, &mesh.id, self.now_ms(), &|k| self.is_revoked(k))?)
     }
 }

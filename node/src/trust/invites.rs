@@ -59,13 +59,22 @@ impl Trust {
         let mesh = self.mesh().ok_or_else(|| {
             NodeError::denied("this node belongs to no mesh yet").with_hint("wait until it is approved: `weft status`")
         })?;
-        let role = if options.role.is_empty() { ROLE_MEMBER.to_owned() } else { options.role.clone() };
+        let role = if options.role.is_empty() {
+            ROLE_MEMBER.to_owned()
+        } else {
+            options.role.clone()
+        };
         if !self.may_admit(std::slice::from_ref(&role)) {
-            return Err(NodeError::denied(format!("this node may not admit members with the role {role}"))
-                .with_hint("ask a member that holds the `invite` right: `weft cap explain self invite role.NAME`"));
+            return Err(
+                NodeError::denied(format!("this node may not admit members with the role {role}"))
+                    .with_hint("ask a member that holds the `invite` right: `weft cap explain self invite role.NAME`"),
+            );
         }
         if options.uses == 0 || options.uses > USES_MAX {
-            return Err(NodeError::invalid(format!("an invitation has 1 to {USES_MAX} uses, not {}", options.uses)));
+            return Err(NodeError::invalid(format!(
+                "an invitation has 1 to {USES_MAX} uses, not {}",
+                options.uses
+            )));
         }
         let _writing = self.0.writing.lock().await;
         let open = self.invitations_locked().await?;
@@ -147,11 +156,17 @@ impl Trust {
             return Err(bad("the ticket's secret is wrong"));
         }
         if self.now_ms() >= invitation.not_after_ms {
-            return Err((AdmissionRefusal::Expired, "the ticket has run out; ask for a new one".to_owned()));
+            return Err((
+                AdmissionRefusal::Expired,
+                "the ticket has run out; ask for a new one".to_owned(),
+            ));
         }
         if !invitation.used_by.contains(&key) {
             if invitation.used_by.len() >= invitation.uses as usize {
-                return Err((AdmissionRefusal::UsedTicket, "the ticket has been used; ask for a new one".to_owned()));
+                return Err((
+                    AdmissionRefusal::UsedTicket,
+                    "the ticket has been used; ask for a new one".to_owned(),
+                ));
             }
             invitation.used_by.push(key);
             self.save(&invitation).await.map_err(internal)?;
@@ -161,7 +176,8 @@ impl Trust {
             labels: invitation.labels.clone(),
             ..IssueOptions::default()
         };
-        self.issue(key, name, &options).map_err(|e| (AdmissionRefusal::NotIssuer, e.to_string()))
+        self.issue(key, name, &options)
+            .map_err(|e| (AdmissionRefusal::NotIssuer, e.to_string()))
     }
 
     /// Also those that are used up: who used one may redeem it again until it runs out. The others are forgotten.
@@ -179,7 +195,11 @@ impl Trust {
 
     async fn save(&self, invitation: &Invitation) -> Result<(), NodeError> {
         let bytes = serde_json::to_vec(invitation).map_err(|e| NodeError::internal(e.to_string()))?;
-        Ok(self.0.keyspace.put(keyed(PREFIX_INVITE, invitation.id.as_bytes()), bytes).await?)
+        Ok(self
+            .0
+            .keyspace
+            .put(keyed(PREFIX_INVITE, invitation.id.as_bytes()), bytes)
+            .await?)
     }
 }
 

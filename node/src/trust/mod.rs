@@ -24,8 +24,8 @@ use std::{
     time::Duration,
 };
 
-pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
 pub(crate) use authority::ProofVerdict;
+pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
 pub use pending::PendingMember;
@@ -146,13 +146,22 @@ impl Trust {
     /// # Errors
     /// When the store fails, or holds what this version cannot read.
     pub async fn open(parts: TrustParts) -> Result<Trust, NodeError> {
-        let TrustParts { key, root, certificate_ttl, keyspace, clock, entropy } = parts;
+        let TrustParts {
+            key,
+            root,
+            certificate_ttl,
+            keyspace,
+            clock,
+            entropy,
+        } = parts;
         let mut state = State::default();
         if let Some(bytes) = keyspace.get(KEY_MESH).await? {
             let mesh: MeshInfo = serde_json::from_slice(&bytes).map_err(|e| unreadable("mesh", &e))?;
             let mut revocations = RevocationSet::new(mesh.root);
             let stored = scan(&keyspace, PREFIX_REVOCATION).await?;
-            let notices = stored.iter().filter_map(|(_, v)| weft_protocol::RevocationNotice::from_bytes(v).ok());
+            let notices = stored
+                .iter()
+                .filter_map(|(_, v)| weft_protocol::RevocationNotice::from_bytes(v).ok());
             revocations.extend(notices);
             state.revocations = Some(revocations);
             state.mesh = Some(mesh);
@@ -225,7 +234,7 @@ impl Trust {
         self.0.standing.subscribe()
     }
 
-    /// Changes whenever a record of the directory does; the value is [`Trust::version`].
+    /// Changes whenever a record of the directory does; the value is a version that only rises.
     pub fn watch_records(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
@@ -261,8 +270,12 @@ impl Trust {
         let now_ms = self.now_ms();
         let state = self.state();
         let member = state.members.get(&key)?;
-        (!state.is_revoked(&key) && now_ms <= member.not_after_ms.saturating_add(weft_protocol::limits::CLOCK_SKEW_MS_MAX))
-            .then(|| member.clone())
+        (!state.is_revoked(&key)
+            && now_ms
+                <= member
+                    .not_after_ms
+                    .saturating_add(weft_protocol::limits::CLOCK_SKEW_MS_MAX))
+        .then(|| member.clone())
     }
 
     /// Sixteen random bytes.

@@ -37,7 +37,10 @@ impl Trust {
     pub(crate) fn wait_for_approval(&self, member: PendingMember) -> Result<watch::Receiver<Option<Chain>>, NodeError> {
         let mut state = self.state();
         if let Some(waiting) = state.pending.get_mut(&member.peer) {
-            waiting.member = PendingMember { since_ms: waiting.member.since_ms, ..member };
+            waiting.member = PendingMember {
+                since_ms: waiting.member.since_ms,
+                ..member
+            };
             return Ok(waiting.decision.subscribe());
         }
         if state.pending.len() >= PENDING_MAX {

@@ -22,7 +22,9 @@ impl Trust {
     /// # Errors
     /// `Denied` when this node may not revoke; `Conflict` when the key is revoked already; `Invalid` for oneself.
     pub async fn revoke(&self, peer: &PeerId, reason: &str) -> Result<Revoked, NodeError> {
-        let mesh = self.mesh().ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
+        let mesh = self
+            .mesh()
+            .ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
         let key = PublicKey::from_peer_id(peer)
             .ok_or_else(|| NodeError::invalid(format!("{peer} is not the id of an Ed25519 key")))?;
         if key == self.0.public {
@@ -50,20 +52,31 @@ impl Trust {
         let orphans = self.admitted_by(&key);
         self.learn_revocations(vec![notice]).await?;
         if !self.is_revoked(&key) {
-            return Err(NodeError::denied("the revocation does not count: this node is itself revoked by an earlier one"));
+            return Err(NodeError::denied(
+                "the revocation does not count: this node is itself revoked by an earlier one",
+            ));
         }
         let mut adopted = Vec::new();
         for (orphan, options, name) in orphans {
             match self.issue(orphan, &name, &options) {
                 Ok(chain) => {
-                    self.0.keyspace.put(keyed(PREFIX_ADOPTED, orphan.as_bytes()), chain.to_bytes()).await?;
+                    self.0
+                        .keyspace
+                        .put(keyed(PREFIX_ADOPTED, orphan.as_bytes()), chain.to_bytes())
+                        .await?;
                     self.state().adopted.insert(orphan, chain);
                     adopted.push(orphan.peer_id());
                 }
-                Err(error) => tracing::warn!(peer = %orphan.peer_id(), %error, "cannot take over a member of the revoked one"),
+                Err(error) => {
+                    tracing::warn!(peer = %orphan.peer_id(), %error, "cannot take over a member of the revoked one")
+                }
             }
         }
-        Ok(Revoked { peer: *peer, revoked_at_ms: revocation.revoked_at_ms, adopted })
+        Ok(Revoked {
+            peer: *peer,
+            revoked_at_ms: revocation.revoked_at_ms,
+            adopted,
+        })
     }
 
     /// Takes in notices from elsewhere; each is verified. Returns how many were new.
@@ -77,7 +90,9 @@ impl Trust {
         let _writing = self.0.writing.lock().await;
         let (fresh, next) = {
             let state = self.state();
-            let Some(current) = state.revocations.as_ref() else { return Ok(0) };
+            let Some(current) = state.revocations.as_ref() else {
+                return Ok(0);
+            };
             let mut next = current.clone();
             let known: std::collections::HashSet<[u8; 32]> = current.iter().map(RevocationNotice::id).collect();
             let (_, errors) = next.extend(notices);
@@ -105,7 +120,9 @@ impl Trust {
             let revocations = state.revocations.as_ref();
             let revoked = |key: &PublicKey| revocations.is_some_and(|r| r.contains(key));
             // Whoever was admitted by a revoked key must show another certificate.
-            state.members.retain(|key, m| !revoked(key) && !m.path.iter().any(revoked) && !revoked(&m.issuer));
+            state
+                .members
+                .retain(|key, m| !revoked(key) && !m.path.iter().any(revoked) && !revoked(&m.issuer));
             let members = &state.members;
             state.records.retain(|key, _| members.contains_key(key));
             state.adopted.retain(|key, _| !revoked(key));
@@ -124,17 +141,28 @@ impl Trust {
 
     /// All notices, in an order that is the same on every node.
     pub(crate) fn revocation_notices(&self) -> Vec<RevocationNotice> {
-        self.state().revocations.as_ref().map(|r| r.iter().cloned().collect()).unwrap_or_default()
+        self.state()
+            .revocations
+            .as_ref()
+            .map(|r| r.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The digest of the set of notices.
     pub(crate) fn revocations_digest(&self) -> [u8; 32] {
-        self.state().revocations.as_ref().map_or([0; 32], weft_protocol::RevocationSet::digest)
+        self.state()
+            .revocations
+            .as_ref()
+            .map_or([0; 32], weft_protocol::RevocationSet::digest)
     }
 
     /// The revocations that count.
     pub fn revocations(&self) -> Vec<Revocation> {
-        self.state().revocations.as_ref().map(|r| r.counting().map(|(r, _)| r.clone()).collect()).unwrap_or_default()
+        self.state()
+            .revocations
+            .as_ref()
+            .map(|r| r.counting().map(|(r, _)| r.clone()).collect())
+            .unwrap_or_default()
     }
 
     /// The living members whose certificate rests on `issuer`.

@@ -1,9 +1,6 @@
 use std::time::Duration;
 
-use weft_protocol::{
-    Audience, PeerId, Subject, Verb, Verbs,
-    admission::AdmissionRefusal,
-};
+use weft_protocol::{Audience, Subject, Verb, Verbs, admission::AdmissionRefusal};
 
 use super::{guard::GrantRequest, *};
 use crate::{
@@ -15,14 +12,26 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 async fn founder(platform: &TestPlatform) -> Trust {
     let founder = trust(1, platform).await;
-    founder.found(&key(0x81), FoundOptions { kind: MeshKind::Private, name: "founder".into() }).await.unwrap();
+    founder
+        .found(
+            &key(0x81),
+            FoundOptions {
+                kind: MeshKind::Private,
+                name: "founder".into(),
+            },
+        )
+        .await
+        .unwrap();
     founder
 }
 
 /// A member that `issuer` admits with these roles.
 async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&str]) -> Trust {
     let member = trust(seed, platform).await;
-    let options = IssueOptions { roles: roles.iter().map(|r| (*r).to_owned()).collect(), ..IssueOptions::default() };
+    let options = IssueOptions {
+        roles: roles.iter().map(|r| (*r).to_owned()).collect(),
+        ..IssueOptions::default()
+    };
     let chain = issuer.issue(member.public_key(), "m", &options).unwrap();
     member.enter(issuer.mesh().unwrap(), chain).await.unwrap();
     member
@@ -49,13 +58,22 @@ async fn a_member_proves_itself_and_a_stranger_does_not() {
     assert_eq!(proves(&a, &b), Ok(()));
     assert_eq!(proves(&b, &a), Ok(()));
     // Somebody else's certificate is of no use.
-    let thief = PeerId::from(key(9).public().peer_id());
+    let thief = key(9).public().peer_id();
     let stolen = a.verify_proof(&thief, &b.mesh().unwrap().id, &b.chain(), "m");
     assert!(matches!(stolen, ProofVerdict::Refused(AdmissionRefusal::NotMember, _)));
     assert!(!a.is_member(&thief));
     // Another mesh's neither.
     let other = trust(7, &platform).await;
-    other.found(&key(0x87), FoundOptions { kind: MeshKind::Private, name: "o".into() }).await.unwrap();
+    other
+        .found(
+            &key(0x87),
+            FoundOptions {
+                kind: MeshKind::Private,
+                name: "o".into(),
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!(proves(&a, &other), Err(AdmissionRefusal::WrongMesh));
     let posing = a.verify_proof(&other.local_peer(), &a.mesh().unwrap().id, &other.chain(), "o");
     assert!(matches!(posing, ProofVerdict::Refused(..)));
@@ -64,17 +82,42 @@ async fn a_member_proves_itself_and_a_stranger_does_not() {
 #[tokio::test]
 async fn a_certificate_lives_as_long_as_its_issuer_was_told() {
     let platform = TestPlatform::new();
-    let parts = TrustParts { certificate_ttl: DAY * 2, ..trust_parts(1, &platform).await };
+    let parts = TrustParts {
+        certificate_ttl: DAY * 2,
+        ..trust_parts(1, &platform).await
+    };
     let founder = Trust::open(parts).await.unwrap();
-    founder.found(&key(0x81), FoundOptions { kind: MeshKind::Private, name: "founder".into() }).await.unwrap();
+    founder
+        .found(
+            &key(0x81),
+            FoundOptions {
+                kind: MeshKind::Private,
+                name: "founder".into(),
+            },
+        )
+        .await
+        .unwrap();
     let life = |options: &IssueOptions| {
         let chain = founder.issue(key(2).public(), "m", options).unwrap();
         chain.peek_leaf().unwrap().not_after_ms - founder.now_ms()
     };
     assert_eq!(life(&IssueOptions::default()), (DAY * 2).as_millis() as u64);
-    assert_eq!(life(&IssueOptions { ttl_ms: Some(1000), ..IssueOptions::default() }), 1000);
-    let forever = IssueOptions { ttl_ms: Some(u64::MAX), ..IssueOptions::default() };
-    assert_eq!(life(&forever), (DAY * 365).as_millis() as u64, "not beyond the issuer's own");
+    assert_eq!(
+        life(&IssueOptions {
+            ttl_ms: Some(1000),
+            ..IssueOptions::default()
+        }),
+        1000
+    );
+    let forever = IssueOptions {
+        ttl_ms: Some(u64::MAX),
+        ..IssueOptions::default()
+    };
+    assert_eq!(
+        life(&forever),
+        (DAY * 365).as_millis() as u64,
+        "not beyond the issuer's own"
+    );
 }
 
 #[tokio::test]
@@ -91,7 +134,10 @@ async fn a_certificate_runs_out_and_can_be_renewed() {
     platform.clock.advance(91 * DAY);
     assert_eq!(proves(&a, &b), Err(AdmissionRefusal::Expired));
     assert!(!a.is_member(&b.local_peer()));
-    assert_eq!(a.renew(&b.local_peer(), &b.chain()).unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        a.renew(&b.local_peer(), &b.chain()).unwrap_err().kind(),
+        ErrorKind::Denied
+    );
 }
 
 #[tokio::test]
@@ -104,12 +150,23 @@ async fn a_revoked_key_stays_out_through_every_door_and_after_a_restart() {
     a.revoke(&b.local_peer(), "test").await.unwrap();
     assert_eq!(proves(&a, &b), Err(AdmissionRefusal::Revoked));
     assert!(!a.is_member(&b.local_peer()));
-    assert_eq!(a.revoke(&b.local_peer(), "again").await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        a.revoke(&b.local_peer(), "again").await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
     // Not by a new certificate, not by a ticket, not at another member.
     assert!(a.issue(b.public_key(), "b", &IssueOptions::default()).is_err());
-    let options = InviteOptions { ttl_ms: 1000, uses: 1, role: String::new(), labels: Vec::new() };
+    let options = InviteOptions {
+        ttl_ms: 1000,
+        uses: 1,
+        role: String::new(),
+        labels: Vec::new(),
+    };
     let (ticket, _) = a.invite(&options, Vec::new()).await.unwrap();
-    assert_eq!(a.redeem(&b.local_peer(), &ticket.secret, "b").await.unwrap_err().0, AdmissionRefusal::Revoked);
+    assert_eq!(
+        a.redeem(&b.local_peer(), &ticket.secret, "b").await.unwrap_err().0,
+        AdmissionRefusal::Revoked
+    );
     assert_eq!(proves(&c, &b), Ok(()), "c has not heard of it");
     assert_eq!(c.learn_revocations(a.revocation_notices()).await.unwrap(), 1);
     assert_eq!(proves(&c, &b), Err(AdmissionRefusal::Revoked));
@@ -118,8 +175,14 @@ async fn a_revoked_key_stays_out_through_every_door_and_after_a_restart() {
     let c = trust(3, &platform).await;
     assert_eq!(proves(&c, &b), Err(AdmissionRefusal::Revoked), "after a restart");
     // A plain member may not revoke, and nobody itself.
-    assert_eq!(c.revoke(&a.local_peer(), "coup").await.unwrap_err().kind(), ErrorKind::Denied);
-    assert_eq!(a.revoke(&a.local_peer(), "?").await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(
+        c.revoke(&a.local_peer(), "coup").await.unwrap_err().kind(),
+        ErrorKind::Denied
+    );
+    assert_eq!(
+        a.revoke(&a.local_peer(), "?").await.unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
 }
 
 #[tokio::test]
@@ -145,7 +208,12 @@ async fn members_admitted_by_a_revoked_one_are_taken_over() {
 async fn a_ticket_is_used_as_often_as_it_says() {
     let platform = TestPlatform::new();
     let a = founder(&platform).await;
-    let options = InviteOptions { ttl_ms: 60_000, uses: 1, role: "worker".into(), labels: vec![("zone".into(), "eu".into())] };
+    let options = InviteOptions {
+        ttl_ms: 60_000,
+        uses: 1,
+        role: "worker".into(),
+        labels: vec![("zone".into(), "eu".into())],
+    };
     let (ticket, _) = a.invite(&options, Vec::new()).await.unwrap();
     let first = key(2).public().peer_id();
     let chain = a.redeem(&first, &ticket.secret, "w").await.unwrap();
@@ -153,19 +221,34 @@ async fn a_ticket_is_used_as_often_as_it_says() {
     // The answer may have been lost: the same node may ask again, another may not.
     assert!(a.redeem(&first, &ticket.secret, "w").await.is_ok());
     let second = key(3).public().peer_id();
-    assert_eq!(a.redeem(&second, &ticket.secret, "w").await.unwrap_err().0, AdmissionRefusal::UsedTicket);
+    assert_eq!(
+        a.redeem(&second, &ticket.secret, "w").await.unwrap_err().0,
+        AdmissionRefusal::UsedTicket
+    );
     let wrong = weft_protocol::TicketSecret::from_bytes([7; 16]);
-    assert_eq!(a.redeem(&second, &wrong, "w").await.unwrap_err().0, AdmissionRefusal::BadTicket);
+    assert_eq!(
+        a.redeem(&second, &wrong, "w").await.unwrap_err().0,
+        AdmissionRefusal::BadTicket
+    );
     let (late, _) = a.invite(&options, Vec::new()).await.unwrap();
     platform.clock.advance(Duration::from_secs(61));
-    assert_eq!(a.redeem(&second, &late.secret, "w").await.unwrap_err().0, AdmissionRefusal::Expired);
+    assert_eq!(
+        a.redeem(&second, &late.secret, "w").await.unwrap_err().0,
+        AdmissionRefusal::Expired
+    );
     assert!(a.invitations().await.unwrap().is_empty());
     for uses in [0, 10_001] {
-        let bad = InviteOptions { uses, ..options.clone() };
+        let bad = InviteOptions {
+            uses,
+            ..options.clone()
+        };
         assert_eq!(a.invite(&bad, Vec::new()).await.unwrap_err().kind(), ErrorKind::Invalid);
     }
     let b = admitted(&platform, &a, 4, &[]).await;
-    assert_eq!(b.invite(&options, Vec::new()).await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        b.invite(&options, Vec::new()).await.unwrap_err().kind(),
+        ErrorKind::Denied
+    );
 }
 
 #[tokio::test]
@@ -181,25 +264,73 @@ async fn deny_is_the_default_between_roles_until_something_is_granted() {
         assert!(!decision.allowed && decision.rule == Rule::None, "{decision:?}");
         assert!(!decision.because.is_empty());
     }
-    assert_eq!(backend.check(&backend.local_peer(), Verb::Admin, &orders, &[]).rule, Rule::Itself);
-    let request = GrantRequest { resource: "orders.>".parse().unwrap(), depth: 0, ttl_ms: 60_000 };
+    assert_eq!(
+        backend.check(&backend.local_peer(), Verb::Admin, &orders, &[]).rule,
+        Rule::Itself
+    );
+    let request = GrantRequest {
+        resource: "orders.>".parse().unwrap(),
+        depth: 0,
+        ttl_ms: 60_000,
+    };
     let audience = Audience::Key(sensor.public_key());
-    let held = a.grant(audience, Verbs::one(Verb::Call), request.clone()).await.unwrap();
-    let decision = backend.check(&sensor.local_peer(), Verb::Call, &orders, std::slice::from_ref(&held.token));
+    let held = a
+        .grant(audience, Verbs::one(Verb::Call), request.clone())
+        .await
+        .unwrap();
+    let decision = backend.check(
+        &sensor.local_peer(),
+        Verb::Call,
+        &orders,
+        std::slice::from_ref(&held.token),
+    );
     assert!(decision.allowed && decision.rule == Rule::Capability, "{decision:?}");
-    for (verb, what) in [(Verb::Publish, "orders.eu"), (Verb::Call, "invoices.eu"), (Verb::Admin, "mesh.revocation")] {
-        assert!(!backend.check(&sensor.local_peer(), verb, &subject(what), std::slice::from_ref(&held.token)).allowed);
+    for (verb, what) in [
+        (Verb::Publish, "orders.eu"),
+        (Verb::Call, "invoices.eu"),
+        (Verb::Admin, "mesh.revocation"),
+    ] {
+        assert!(
+            !backend
+                .check(
+                    &sensor.local_peer(),
+                    verb,
+                    &subject(what),
+                    std::slice::from_ref(&held.token)
+                )
+                .allowed
+        );
     }
     // Not transferable, not for longer than it says, not to be given by who has no right to.
     let other = admitted(&platform, &a, 4, &["other"]).await;
     assert_eq!(proves(&backend, &other), Ok(()));
-    assert!(!backend.check(&other.local_peer(), Verb::Call, &orders, std::slice::from_ref(&held.token)).allowed);
-    assert!(sensor.grant(Audience::Role("other".into()), Verbs::one(Verb::Call), request).await.is_err());
+    assert!(
+        !backend
+            .check(
+                &other.local_peer(),
+                Verb::Call,
+                &orders,
+                std::slice::from_ref(&held.token)
+            )
+            .allowed
+    );
+    assert!(
+        sensor
+            .grant(Audience::Role("other".into()), Verbs::one(Verb::Call), request)
+            .await
+            .is_err()
+    );
     sensor.keep(held.token.clone()).await.unwrap();
     assert_eq!(sensor.to_present(Verb::Call, &orders).len(), 1);
     assert_eq!(sensor.to_present(Verb::Publish, &orders).len(), 0);
-    platform.clock.advance(Duration::from_secs(60) + Duration::from_millis(weft_protocol::limits::CLOCK_SKEW_MS_MAX + 1));
-    assert!(!backend.check(&sensor.local_peer(), Verb::Call, &orders, &[held.token]).allowed);
+    platform
+        .clock
+        .advance(Duration::from_secs(60) + Duration::from_millis(weft_protocol::limits::CLOCK_SKEW_MS_MAX + 1));
+    assert!(
+        !backend
+            .check(&sensor.local_peer(), Verb::Call, &orders, &[held.token])
+            .allowed
+    );
 }
 
 #[tokio::test]
@@ -216,7 +347,10 @@ async fn members_of_one_role_are_free_with_each_other_but_not_to_administer() {
         assert!(!b.check(&c.local_peer(), verb, &subject("x"), &[]).allowed);
     }
     let stranger = key(9).public().peer_id();
-    assert_eq!(b.check(&stranger, Verb::Call, &subject("x"), &[]).rule, Rule::NotAMember);
+    assert_eq!(
+        b.check(&stranger, Verb::Call, &subject("x"), &[]).rule,
+        Rule::NotAMember
+    );
 }
 
 #[tokio::test]
@@ -224,20 +358,31 @@ async fn records_spread_only_with_their_own_nodes_signature_and_the_newest_wins(
     let platform = TestPlatform::new();
     let a = founder(&platform).await;
     let b = admitted(&platform, &a, 2, &[]).await;
-    let own = directory::OwnRecord { name: "b".into(), agent: "weft/test".into(), ..Default::default() };
+    let own = directory::OwnRecord {
+        name: "b".into(),
+        agent: "weft/test".into(),
+        ..Default::default()
+    };
     assert!(b.publish_own(&own).unwrap());
     assert!(!b.publish_own(&own).unwrap(), "nothing has changed");
     let (first, _) = b.records_after(0, &a.local_peer(), usize::MAX);
     assert_eq!(a.learn_records(first.clone(), None), 1);
     assert_eq!(a.learn_records(first.clone(), None), 0);
     assert!(a.is_member(&b.local_peer()));
-    let renamed = directory::OwnRecord { name: "b2".into(), ..own };
+    let renamed = directory::OwnRecord {
+        name: "b2".into(),
+        ..own
+    };
     assert!(b.publish_own(&renamed).unwrap());
     let (second, _) = b.records_after(0, &a.local_peer(), usize::MAX);
     assert_eq!(a.learn_records(second, None), 1);
     assert_eq!(a.learn_records(first, None), 0, "an old record does not come back");
     assert_eq!(a.record(&b.local_peer()).unwrap().name, "b2");
-    a.publish_own(&directory::OwnRecord { name: "a".into(), ..Default::default() }).unwrap();
+    a.publish_own(&directory::OwnRecord {
+        name: "a".into(),
+        ..Default::default()
+    })
+    .unwrap();
     let (of_a, more) = a.lacking(&b.have(10), usize::MAX);
     assert!(!more);
     assert_eq!(b.learn_records(of_a, None), 1);
@@ -255,10 +400,22 @@ async fn records_spread_only_with_their_own_nodes_signature_and_the_newest_wins(
 async fn in_an_open_mesh_everyone_is_a_member_but_the_revoked() {
     let platform = TestPlatform::new();
     let a = trust(1, &platform).await;
-    let mesh = a.found(&key(0x81), FoundOptions { kind: MeshKind::Open, name: "a".into() }).await.unwrap();
+    let mesh = a
+        .found(
+            &key(0x81),
+            FoundOptions {
+                kind: MeshKind::Open,
+                name: "a".into(),
+            },
+        )
+        .await
+        .unwrap();
     let peer = key(2).public().peer_id();
     let none = Chain::default();
-    assert!(matches!(a.verify_proof(&peer, &mesh.id, &none, "guest"), ProofVerdict::Member));
+    assert!(matches!(
+        a.verify_proof(&peer, &mesh.id, &none, "guest"),
+        ProofVerdict::Member
+    ));
     a.revoke(&peer, "rude").await.unwrap();
     let refused = a.verify_proof(&peer, &mesh.id, &none, "guest");
     assert!(matches!(refused, ProofVerdict::Refused(AdmissionRefusal::Revoked, _)));

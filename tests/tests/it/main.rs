@@ -5,5 +5,7 @@
 mod api;
 mod config;
 mod quickstart;
+mod resilience;
+mod trace;
 mod trust;
 mod wire;

@@ -233,7 +233,7 @@ fn a_damaged_ticket_is_refused_with_clear_words() {
     beta.run(&["join", ""]).fails(2);
     beta.run(&["join", &"a".repeat(100_000)]).fails(2);
     // A good checksum over a wrong secret: the issuer refuses.
-    let mut forged = ticket.clone();
+    let mut forged = ticket;
     forged.secret = weft_protocol::TicketSecret::from_bytes([7; 16]);
     beta.run(&["join", &forged.to_string()]).fails_saying(4, &["ticket"]);
     // White space and upper case, as they come from copying, do no harm.

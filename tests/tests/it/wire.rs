@@ -450,6 +450,7 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
                 loop {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     peak = peak.max(mesh[0].rss_bytes());
+                    assert!(peak < RSS_BYTES_MAX, "wave {index}: {} MiB are used", peak >> 20);
                 }
             };
             tokio::select! {
@@ -458,7 +459,8 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
                 () = sampled => {}
             }
             peak = peak.max(mesh[0].rss_bytes());
-eprintln!("wave {index}: peak {} MiB now {} MiB", peak >> 20, mesh[0].rss_bytes()>>20);        }
+            assert!(peak < RSS_BYTES_MAX, "wave {index}: {} MiB are used", peak >> 20);
+        }
     });
     // Honest messages still arrive.
     until("an honest message arrives", || {

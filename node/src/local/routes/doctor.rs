@@ -43,7 +43,13 @@ pub(super) struct Check {
 
 impl Check {
     fn new(name: &'static str, status: Verdict, summary: impl Into<String>) -> Self {
-        Check { name, status, summary: summary.into(), detail: None, advice: None }
+        Check {
+            name,
+            status,
+            summary: summary.into(),
+            detail: None,
+            advice: None,
+        }
     }
 
     fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -100,15 +106,24 @@ fn files(app: &App) -> Check {
 fn membership(app: &App) -> Check {
     let standing = app.node.trust().watch_standing().borrow().clone();
     match standing {
-        Standing::Member(mesh) if mesh.kind == MeshKind::Open => {
-            Check::new("membership", Verdict::Warn, format!("a member of the open mesh {}", mesh.id))
-                .advice("anyone with an address may join; `weft init` on a new data directory makes a private mesh")
-        }
+        Standing::Member(mesh) if mesh.kind == MeshKind::Open => Check::new(
+            "membership",
+            Verdict::Warn,
+            format!("a member of the open mesh {}", mesh.id),
+        )
+        .advice("anyone with an address may join; `weft init` on a new data directory makes a private mesh"),
         Standing::Member(mesh) => Check::new("membership", Verdict::Ok, format!("a member of {}", mesh.id)),
         Standing::Pending(mesh) => Check::new("membership", Verdict::Warn, format!("waits to be let into {mesh}"))
-            .advice(format!("on a member: weft member approve {}", app.node.trust().local_peer())),
-        Standing::Outside => Check::new("membership", Verdict::Fail, "belongs to no mesh and has reached nobody to ask")
-            .advice("check the --bootstrap addresses, or join with a ticket: weft join TICKET"),
+            .advice(format!(
+                "on a member: weft member approve {}",
+                app.node.trust().local_peer()
+            )),
+        Standing::Outside => Check::new(
+            "membership",
+            Verdict::Fail,
+            "belongs to no mesh and has reached nobody to ask",
+        )
+        .advice("check the --bootstrap addresses, or join with a ticket: weft join TICKET"),
     }
 }
 
@@ -118,8 +133,12 @@ fn certificate(app: &App) -> Check {
         return Check::new("certificate", Verdict::Skip, "no mesh yet");
     };
     let Some(own) = own else {
-        return Check::new("certificate", Verdict::Fail, "this node's certificate is not valid any more")
-            .advice("join again: `weft invite` on a member, `weft join TICKET` here after removing nothing");
+        return Check::new(
+            "certificate",
+            Verdict::Fail,
+            "this node's certificate is not valid any more",
+        )
+        .advice("join again: `weft invite` on a member, `weft join TICKET` here after removing nothing");
     };
     if mesh.kind == MeshKind::Open && own.not_after_ms == u64::MAX {
         return Check::new("certificate", Verdict::Skip, "an open mesh needs none");
@@ -130,8 +149,10 @@ fn certificate(app: &App) -> Check {
     let renews = format!("renews itself from {}", rfc3339(own.renew_at_ms()));
     match left_days {
         _ if !late => Check::new("certificate", Verdict::Ok, summary).detail(renews),
-        0..=1 => Check::new("certificate", Verdict::Fail, summary).advice("renewal does not succeed: connect to a member that may invite"),
-        2..=30 => Check::new("certificate", Verdict::Warn, summary).advice("renewal is due: connect to a member that may invite"),
+        0..=1 => Check::new("certificate", Verdict::Fail, summary)
+            .advice("renewal does not succeed: connect to a member that may invite"),
+        2..=30 => Check::new("certificate", Verdict::Warn, summary)
+            .advice("renewal is due: connect to a member that may invite"),
         _ => Check::new("certificate", Verdict::Ok, summary).detail("renewal is under way"),
     }
 }
@@ -140,7 +161,8 @@ fn listening(app: &App) -> Check {
     let state = app.node.mesh().state();
     let all: Vec<String> = state.listen.iter().map(ToString::to_string).collect();
     if all.is_empty() {
-        Check::new("listening", Verdict::Fail, "no listener is up").advice("see --listen; another process may hold the ports")
+        Check::new("listening", Verdict::Fail, "no listener is up")
+            .advice("see --listen; another process may hold the ports")
     } else {
         Check::new("listening", Verdict::Ok, format!("{} addresses", all.len())).detail(all.join(" "))
     }
@@ -162,7 +184,14 @@ fn reachability(app: &App) -> Check {
 
 fn udp(app: &App) -> Check {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for connection in app.node.mesh().peers().all().values().flat_map(|p| p.connections.values()) {
+    for connection in app
+        .node
+        .mesh()
+        .peers()
+        .all()
+        .values()
+        .flat_map(|p| p.connections.values())
+    {
         let name = match connection.carrier {
             Carrier::Quic => "quic",
             Carrier::Tcp => "tcp",
@@ -172,7 +201,11 @@ fn udp(app: &App) -> Check {
         };
         *counts.entry(name).or_default() += 1;
     }
-    let summary = counts.iter().map(|(k, v)| format!("{v} {k}")).collect::<Vec<_>>().join(", ");
+    let summary = counts
+        .iter()
+        .map(|(k, v)| format!("{v} {k}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     if counts.is_empty() {
         Check::new("transports", Verdict::Skip, "no connections")
     } else if !counts.contains_key("quic") && counts.values().sum::<usize>() >= 3 {
@@ -185,9 +218,19 @@ fn udp(app: &App) -> Check {
 
 fn relays(app: &App) -> Check {
     let mesh = app.node.mesh();
-    let relayed: Vec<String> =
-        mesh.peers().all().into_iter().filter(|(_, p)| p.is_relayed()).map(|(peer, _)| peer.to_string()).collect();
-    let config = app.info.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let relayed: Vec<String> = mesh
+        .peers()
+        .all()
+        .into_iter()
+        .filter(|(_, p)| p.is_relayed())
+        .map(|(peer, _)| peer.to_string())
+        .collect();
+    let config = app
+        .info
+        .config
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .clone();
     let limits = format!(
         "a circuit here lives {} and carries {} in both directions",
         crate::config::format_duration(config.mesh.relay_circuit_duration_max),
@@ -195,33 +238,59 @@ fn relays(app: &App) -> Check {
     );
     let held = mesh.state().relays.len();
     let summary = format!("{held} places at relays, {} members reached through one", relayed.len());
-    let check = Check::new("relays", if relayed.is_empty() { Verdict::Ok } else { Verdict::Warn }, summary).detail(limits);
-    if relayed.is_empty() { check } else { check.advice(format!("relayed: {}; a direct path was not found", relayed.join(" "))) }
+    let check = Check::new(
+        "relays",
+        if relayed.is_empty() { Verdict::Ok } else { Verdict::Warn },
+        summary,
+    )
+    .detail(limits);
+    if relayed.is_empty() {
+        check
+    } else {
+        check.advice(format!("relayed: {}; a direct path was not found", relayed.join(" ")))
+    }
 }
 
 fn hole_punches(app: &App) -> Check {
     let (tried, succeeded) = app.node.mesh().state().hole_punches;
     match tried {
-        0 => Check::new("hole_punching", Verdict::Skip, "not tried: nobody was reached through a relay"),
-        _ => Check::new("hole_punching", Verdict::Ok, format!("{succeeded} of {tried} tries led to a direct connection")),
+        0 => Check::new(
+            "hole_punching",
+            Verdict::Skip,
+            "not tried: nobody was reached through a relay",
+        ),
+        _ => Check::new(
+            "hole_punching",
+            Verdict::Ok,
+            format!("{succeeded} of {tried} tries led to a direct connection"),
+        ),
     }
 }
 
 fn bootstrap(app: &App) -> Check {
-    let config = app.info.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let config = app
+        .info
+        .config
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .clone();
     let wanted = &config.mesh.bootstrap;
     if wanted.is_empty() {
         return Check::new("bootstrap", Verdict::Skip, "no bootstrap addresses are configured");
     }
     let peers = app.node.mesh().peers();
-    let reached = wanted.iter().filter(|a| crate::mesh::peer_of(a).is_some_and(|p| peers.contains(&p))).count();
+    let reached = wanted
+        .iter()
+        .filter(|a| crate::mesh::peer_of(a).is_some_and(|p| peers.contains(&p)))
+        .count();
     let summary = format!("{reached} of {} bootstrap members are connected", wanted.len());
     if reached > 0 {
         Check::new("bootstrap", Verdict::Ok, summary)
     } else if !peers.is_empty() {
         Check::new("bootstrap", Verdict::Warn, summary).advice("other members are: the addresses may be out of date")
     } else {
-        Check::new("bootstrap", Verdict::Fail, summary).advice("are they running, and does a firewall let this node reach them?")
+        Check::new("bootstrap", Verdict::Fail, summary)
+            .advice("are they running, and does a firewall let this node reach them?")
     }
 }
 
@@ -234,7 +303,11 @@ fn clock(app: &App) -> Check {
     let ahead = skews.iter().filter(|s| s.abs() > SKEW_WARN_MS).count();
     let summary = format!("at most {worst} ms from {} members", skews.len());
     let here = ahead * 2 > skews.len();
-    let advice = if here { "this machine's clock is off: set it by NTP" } else { "another member's clock is off" };
+    let advice = if here {
+        "this machine's clock is off: set it by NTP"
+    } else {
+        "another member's clock is off"
+    };
     match worst.abs() {
         w if w > SKEW_FAIL_MS => Check::new("clock", Verdict::Fail, summary).advice(advice),
         w if w > SKEW_WARN_MS => Check::new("clock", Verdict::Warn, summary).advice(advice),
@@ -248,13 +321,18 @@ async fn store_latency(app: &App) -> Check {
     for n in 0..5u8 {
         let started = Instant::now();
         if let Err(error) = keyspace.put(b"probe".to_vec(), vec![n]).await {
-            return Check::new("store_latency", Verdict::Fail, format!("the store cannot be written: {error}"));
+            return Check::new(
+                "store_latency",
+                Verdict::Fail,
+                format!("the store cannot be written: {error}"),
+            );
         }
         worst_ms = worst_ms.max(started.elapsed().as_secs_f64() * 1e3);
     }
     let summary = format!("a durable write takes up to {worst_ms:.1} ms");
     if worst_ms > FSYNC_WARN_MS {
-        Check::new("store_latency", Verdict::Warn, summary).advice("the disk is slow or busy: durable operations will be too")
+        Check::new("store_latency", Verdict::Warn, summary)
+            .advice("the disk is slow or busy: durable operations will be too")
     } else {
         Check::new("store_latency", Verdict::Ok, summary)
     }
@@ -264,25 +342,40 @@ async fn store_integrity(app: &App) -> Check {
     match app.node.store().verify().await {
         Ok(report) if report.is_ok() => Check::new("store_integrity", Verdict::Ok, "every file of the store is whole"),
         Ok(report) => Check::new("store_integrity", Verdict::Fail, "the store is damaged")
-            .detail(report.findings().map(|f| format!("{}: {}; lost: {}", f.file.display(), f.reason, f.lost)).collect::<Vec<_>>().join("; "))
+            .detail(
+                report
+                    .findings()
+                    .map(|f| format!("{}: {}; lost: {}", f.file.display(), f.reason, f.lost))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
             .advice("stop the node, keep a copy of the data directory, and restore a backup"),
         Err(error) => Check::new("store_integrity", Verdict::Fail, error.to_string()),
     }
 }
 
 fn descriptors() -> Check {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX);
     let used = std::fs::read_dir("/proc/self/fd").map(Iterator::count).unwrap_or(0);
     let summary = format!("{used} of {limit} file descriptors are in use");
     if limit < FD_LIMIT_WANTED {
-        Check::new("file_descriptors", Verdict::Warn, summary).advice(format!("ulimit -n {FD_LIMIT_WANTED}, or LimitNOFILE= in the unit"))
+        Check::new("file_descriptors", Verdict::Warn, summary)
+            .advice(format!("ulimit -n {FD_LIMIT_WANTED}, or LimitNOFILE= in the unit"))
     } else {
         Check::new("file_descriptors", Verdict::Ok, summary)
     }
 }
 
 fn udp_buffers() -> Check {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?.trim().parse::<u64>().ok();
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/core/{name}"))
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
     let (Some(receive), Some(send)) = (read("rmem_max"), read("wmem_max")) else {
         return Check::new("udp_buffers", Verdict::Skip, "this system does not tell");
     };
@@ -300,13 +393,26 @@ fn versions(app: &App) -> Check {
     for member in app.node.trust().known_members() {
         *counts.entry(member.record.version).or_default() += 1;
     }
-    let summary = counts.iter().map(|(v, n)| format!("{n} × {v}")).collect::<Vec<_>>().join(", ");
-    Check::new("versions", Verdict::Ok, if summary.is_empty() { "only this node".to_owned() } else { summary })
+    let summary = counts
+        .iter()
+        .map(|(v, n)| format!("{n} × {v}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    Check::new(
+        "versions",
+        Verdict::Ok,
+        if summary.is_empty() {
+            "only this node".to_owned()
+        } else {
+            summary
+        },
+    )
 }
 
 fn tasks(app: &App) -> Check {
     match app.node.tasks().panics() {
         0 => Check::new("tasks", Verdict::Ok, "no task has panicked"),
-        n => Check::new("tasks", Verdict::Fail, format!("{n} tasks have panicked")).advice("the log has their names and messages: please report them"),
+        n => Check::new("tasks", Verdict::Fail, format!("{n} tasks have panicked"))
+            .advice("the log has their names and messages: please report them"),
     }
 }

@@ -101,12 +101,23 @@ fn member(app: &App, known: &crate::trust::directory::KnownMember) -> Member {
     let membership = known.membership.as_ref();
     Member {
         peer_id: known.peer.to_string(),
-        name: Some(membership.map(|m| m.name.clone()).filter(|n| !n.is_empty()).unwrap_or(known.record.name.clone())),
+        name: Some(
+            membership
+                .map(|m| m.name.clone())
+                .filter(|n| !n.is_empty())
+                .unwrap_or(known.record.name.clone()),
+        ),
         roles: Some(membership.map(|m| m.roles.clone()).unwrap_or_default()),
-        labels: Some(membership.map(|m| m.labels.iter().cloned().collect()).unwrap_or_default()),
+        labels: Some(
+            membership
+                .map(|m| m.labels.iter().cloned().collect())
+                .unwrap_or_default(),
+        ),
         connected: Some(is_self || app.node.mesh().peers().contains(&known.peer)),
         last_seen_at: Some(rfc3339(known.record.issued_at_ms)),
-        expires_at: membership.filter(|m| m.not_after_ms != u64::MAX).map(|m| rfc3339(m.not_after_ms)),
+        expires_at: membership
+            .filter(|m| m.not_after_ms != u64::MAX)
+            .map(|m| rfc3339(m.not_after_ms)),
         issuer: membership.map(|m| m.issuer.peer_id().to_string()),
         is_self: Some(is_self),
         revoked: Some(false),
@@ -146,7 +157,11 @@ pub(super) async fn approve(
         ttl_ms: request.ttl_s.map(millis).transpose()?,
     };
     let approved = app.node.trust().approve(&peer, &options)?;
-    let roles = if options.roles.is_empty() { vec!["member".to_owned()] } else { options.roles };
+    let roles = if options.roles.is_empty() {
+        vec!["member".to_owned()]
+    } else {
+        options.roles
+    };
     let view = Member {
         peer_id: approved.peer.to_string(),
         name: Some(approved.name),
@@ -205,7 +220,12 @@ pub(super) struct InviteRequest {
 
 impl Default for InviteRequest {
     fn default() -> Self {
-        InviteRequest { ttl_s: 3600.0, uses: 1, role: None, labels: BTreeMap::new() }
+        InviteRequest {
+            ttl_s: 3600.0,
+            uses: 1,
+            role: None,
+            labels: BTreeMap::new(),
+        }
     }
 }
 
@@ -263,7 +283,9 @@ fn view(invitation: crate::trust::Invitation, ticket: Option<weft_protocol::Tick
         used: invitation.used_by.len(),
         expires_at: rfc3339(invitation.not_after_ms),
         mesh_id: ticket.as_ref().map(|t| t.mesh.to_string()),
-        addresses: ticket.as_ref().map(|t| t.addresses.iter().map(ToString::to_string).collect()),
+        addresses: ticket
+            .as_ref()
+            .map(|t| t.addresses.iter().map(ToString::to_string).collect()),
         ticket: ticket.map(|t| t.to_string()),
     }
 }
@@ -273,6 +295,8 @@ pub(super) fn millis(seconds: f64) -> Result<u64, NodeError> {
     if seconds > 0.0 && seconds <= 10.0 * 365.0 * 86_400.0 {
         Ok((seconds * 1000.0) as u64)
     } else {
-        Err(NodeError::invalid(format!("{seconds} s is no duration between zero and ten years")))
+        Err(NodeError::invalid(format!(
+            "{seconds} s is no duration between zero and ten years"
+        )))
     }
 }

@@ -65,14 +65,30 @@ pub(crate) fn resolve(app: &App, text: &str) -> Result<PeerId, NodeError> {
     let mut known: Vec<(PeerId, String)> = trust
         .known_members()
         .into_iter()
-        .map(|m| (m.peer, m.membership.map(|m| m.name).filter(|n| !n.is_empty()).unwrap_or(m.record.name)))
+        .map(|m| {
+            (
+                m.peer,
+                m.membership
+                    .map(|m| m.name)
+                    .filter(|n| !n.is_empty())
+                    .unwrap_or(m.record.name),
+            )
+        })
         .chain(trust.pending().into_iter().map(|p| (p.peer, p.name)))
         .collect();
     known.sort();
     known.dedup();
-    let by_name: Vec<PeerId> = known.iter().filter(|(_, name)| name == text).map(|(peer, _)| *peer).collect();
+    let by_name: Vec<PeerId> = known
+        .iter()
+        .filter(|(_, name)| name == text)
+        .map(|(peer, _)| *peer)
+        .collect();
     let found = if by_name.is_empty() && text.len() >= 4 {
-        known.iter().map(|(peer, _)| *peer).filter(|peer| peer.to_string().contains(text)).collect()
+        known
+            .iter()
+            .map(|(peer, _)| *peer)
+            .filter(|peer| peer.to_string().contains(text))
+            .collect()
     } else {
         by_name
     };

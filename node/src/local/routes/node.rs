@@ -103,16 +103,23 @@ pub(super) fn status_of(app: &App) -> Status {
     };
     let local = trust.local_peer();
     let full = |address: &weft_protocol::Multiaddr| format!("{address}/p2p/{local}");
-    let certificate = own.as_ref().filter(|m| m.not_after_ms != u64::MAX).map(|m| CertificateView {
-        issued_at: rfc3339(m.issued_at_ms),
-        expires_at: rfc3339(m.not_after_ms),
-        renews_at: rfc3339(m.renew_at_ms()),
-        issuer: m.issuer.peer_id().to_string(),
-    });
+    let certificate = own
+        .as_ref()
+        .filter(|m| m.not_after_ms != u64::MAX)
+        .map(|m| CertificateView {
+            issued_at: rfc3339(m.issued_at_ms),
+            expires_at: rfc3339(m.not_after_ms),
+            renews_at: rfc3339(m.renew_at_ms()),
+            issuer: m.issuer.peer_id().to_string(),
+        });
     let kind = mesh.as_ref().map(|m| m.kind);
     Status {
         peer_id: local.to_string(),
-        name: own.as_ref().map(|m| m.name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| app.info.name.clone()),
+        name: own
+            .as_ref()
+            .map(|m| m.name.clone())
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| app.info.name.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         agent: app.info.agent.clone(),
         state,
@@ -147,7 +154,10 @@ pub(super) fn status_of(app: &App) -> Status {
         relays: mesh_state
             .relays
             .iter()
-            .map(|r| RelayView { peer_id: r.peer.to_string(), address: r.address.to_string() })
+            .map(|r| RelayView {
+                peer_id: r.peer.to_string(),
+                address: r.address.to_string(),
+            })
             .collect(),
         kad_mode: if mesh_state.kad_server { "server" } else { "client" }.to_owned(),
     }
@@ -163,7 +173,10 @@ fn warnings(app: &App, kind: Option<MeshKind>) -> Vec<String> {
         all.push("this node's certificate is not valid any more: join again with a ticket".to_owned());
     }
     if app.node.tasks().panics() > 0 {
-        all.push(format!("{} tasks have panicked: see the log", app.node.tasks().panics()));
+        all.push(format!(
+            "{} tasks have panicked: see the log",
+            app.node.tasks().panics()
+        ));
     }
     all
 }
@@ -198,7 +211,11 @@ pub(super) struct Peer {
 #[utoipa::path(get, path = "/v1/peers", responses((status = 200, body = [Peer])))]
 pub(super) async fn peers(State(app): State<App>) -> Json<Vec<Peer>> {
     let all = app.node.mesh().peers().all();
-    Json(all.into_iter().map(|(peer, info)| peer_view(&app, peer, &info)).collect())
+    Json(
+        all.into_iter()
+            .map(|(peer, info)| peer_view(&app, peer, &info))
+            .collect(),
+    )
 }
 
 fn peer_view(app: &App, peer: weft_protocol::PeerId, info: &PeerInfo) -> Peer {
@@ -264,15 +281,29 @@ pub(super) async fn ping(State(app): State<App>, JsonBody(request): JsonBody<Pin
     let peer = resolve(&app, &request.node)?;
     let mesh = app.node.mesh();
     if peer == mesh.local_peer() {
-        let own = PingReply { peer_id: peer.to_string(), rtt_ms: 0.0, transport: Carrier::Other, relayed: false, clock_skew_ms: 0 };
+        let own = PingReply {
+            peer_id: peer.to_string(),
+            rtt_ms: 0.0,
+            transport: Carrier::Other,
+            relayed: false,
+            clock_skew_ms: 0,
+        };
         return Ok(Json(own));
     }
     let probe = mesh.ping(peer, PING_TIMEOUT).await.map_err(NodeError::from)?;
     let best = mesh.peers().get(&peer);
     let relayed = best.as_ref().is_some_and(PeerInfo::is_relayed);
-    let transport = best.and_then(|p| p.connections.values().next().map(|c| c.carrier)).unwrap_or(Carrier::Other);
+    let transport = best
+        .and_then(|p| p.connections.values().next().map(|c| c.carrier))
+        .unwrap_or(Carrier::Other);
     let rtt_ms = (probe.rtt.as_secs_f64() * 1e6).round() / 1e3;
-    Ok(Json(PingReply { peer_id: peer.to_string(), rtt_ms, transport, relayed, clock_skew_ms: probe.clock_skew_ms }))
+    Ok(Json(PingReply {
+        peer_id: peer.to_string(),
+        rtt_ms,
+        transport,
+        relayed,
+        clock_skew_ms: probe.clock_skew_ms,
+    }))
 }
 
 /// A ticket to use.
@@ -294,9 +325,15 @@ pub(super) struct Joined {
 pub(super) async fn join(State(app): State<App>, JsonBody(request): JsonBody<JoinRequest>) -> Answer<Json<Joined>> {
     let ticket = Ticket::from_text(&request.ticket).map_err(NodeError::from)?;
     let trust = app.node.trust();
-    ticket.check_time(trust.now_ms()).map_err(|_| NodeError::denied("the ticket has run out; ask for a new one"))?;
+    ticket
+        .check_time(trust.now_ms())
+        .map_err(|_| NodeError::denied("the ticket has run out; ask for a new one"))?;
     if let Some(mesh) = trust.mesh() {
-        let words = if mesh.id == ticket.mesh { "is a member of this mesh already" } else { "belongs to another mesh" };
+        let words = if mesh.id == ticket.mesh {
+            "is a member of this mesh already"
+        } else {
+            "belongs to another mesh"
+        };
         return Err(NodeError::conflict(format!("this node {words}"))
             .with_hint("another mesh needs another --data-dir")
             .into());
@@ -305,9 +342,11 @@ pub(super) async fn join(State(app): State<App>, JsonBody(request): JsonBody<Joi
     app.node.mesh().use_ticket(ticket).await.map_err(NodeError::from)?;
     let joined = tokio::time::timeout(JOIN_TIMEOUT, standing.wait_for(|s| matches!(s, Standing::Member(_)))).await;
     if joined.is_err() {
-        return Err(NodeError::timeout("the member that issued the ticket did not let this node in")
-            .with_hint("is it running and reachable at the ticket's addresses? `weft doctor` tells more")
-            .into());
+        return Err(
+            NodeError::timeout("the member that issued the ticket did not let this node in")
+                .with_hint("is it running and reachable at the ticket's addresses? `weft doctor` tells more")
+                .into(),
+        );
     }
     Ok(Json(Joined {
         peer_id: trust.local_peer().to_string(),
@@ -319,7 +358,12 @@ pub(super) async fn join(State(app): State<App>, JsonBody(request): JsonBody<Joi
 /// The effective configuration, as TOML
 #[utoipa::path(get, path = "/v1/config", responses((status = 200, body = String, content_type = "application/toml")))]
 pub(super) async fn config(State(app): State<App>) -> impl IntoResponse {
-    let config = app.info.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let config = app
+        .info
+        .config
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .clone();
     ([(header::CONTENT_TYPE, "application/toml")], config.to_toml())
 }
 
@@ -335,7 +379,10 @@ pub(super) struct Reloaded {
 pub(super) async fn reload(State(app): State<App>) -> Answer<Json<Reloaded>> {
     let changes = (app.info.reload)()?;
     let text = |keys: Vec<String>| keys;
-    Ok(Json(Reloaded { reloaded: text(changes.reloadable), needs_restart: text(changes.needs_restart) }))
+    Ok(Json(Reloaded {
+        reloaded: text(changes.reloadable),
+        needs_restart: text(changes.needs_restart),
+    }))
 }
 
 /// Alive
@@ -347,11 +394,18 @@ pub(super) async fn healthz() -> &'static str {
 /// A member of a mesh, and listening
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = String), (status = 503, body = String)))]
 pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str) {
-    if app.node.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if app.node.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 /// Metrics, OpenMetrics text
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, crate::telemetry::metrics::CONTENT_TYPE)], app.node.metrics().encode())
+    (
+        [(header::CONTENT_TYPE, crate::telemetry::metrics::CONTENT_TYPE)],
+        app.node.metrics().encode(),
+    )
 }

@@ -28,30 +28,94 @@ const REQUESTS_MAX: usize = 16_384;
 /// A command. Each that can fail carries where its answer goes.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { peer: PeerId, protocol: StreamProtocol, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
-    OpenOn { peer: PeerId, connection: ConnectionId, protocol: StreamProtocol, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
-    OpenAdmission { peer: PeerId, connection: ConnectionId, reply: oneshot::Sender<Result<MeshStream, OpenError>> },
-    Request { peer: PeerId, bytes: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, MeshError>> },
-    Respond { channel: ResponseChannel<Vec<u8>>, bytes: Vec<u8> },
-    Publish { topic: String, data: Vec<u8>, reply: oneshot::Sender<Result<usize, MeshError>> },
-    Subscribe { topic: String, sink: mpsc::Sender<Gossip>, reply: oneshot::Sender<()> },
-    Verdict { id: MessageId, from: PeerId, verdict: Validation },
-    Announce { key: &'static str, value: Vec<u8> },
-    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), MeshError>> },
-    Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>> },
-    Bootstrap { addresses: Vec<Multiaddr> },
-    Hint { peer: PeerId, addresses: Vec<Multiaddr> },
-    Ticket { ticket: Box<Ticket> },
+    Open {
+        peer: PeerId,
+        protocol: StreamProtocol,
+        reply: oneshot::Sender<Result<MeshStream, OpenError>>,
+    },
+    OpenOn {
+        peer: PeerId,
+        connection: ConnectionId,
+        protocol: StreamProtocol,
+        reply: oneshot::Sender<Result<MeshStream, OpenError>>,
+    },
+    OpenAdmission {
+        peer: PeerId,
+        connection: ConnectionId,
+        reply: oneshot::Sender<Result<MeshStream, OpenError>>,
+    },
+    Request {
+        peer: PeerId,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<Vec<u8>, MeshError>>,
+    },
+    Respond {
+        channel: ResponseChannel<Vec<u8>>,
+        bytes: Vec<u8>,
+    },
+    Publish {
+        topic: String,
+        data: Vec<u8>,
+        reply: oneshot::Sender<Result<usize, MeshError>>,
+    },
+    Subscribe {
+        topic: String,
+        sink: mpsc::Sender<Gossip>,
+        reply: oneshot::Sender<()>,
+    },
+    Verdict {
+        id: MessageId,
+        from: PeerId,
+        verdict: Validation,
+    },
+    Announce {
+        key: &'static str,
+        value: Vec<u8>,
+    },
+    Provide {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<(), MeshError>>,
+    },
+    Providers {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>>,
+    },
+    Bootstrap {
+        addresses: Vec<Multiaddr>,
+    },
+    Hint {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    },
+    Ticket {
+        ticket: Box<Ticket>,
+    },
     /// We have verified the peer of a connection; answered once its gate is open.
-    Verified { connection: ConnectionId, done: oneshot::Sender<()> },
+    Verified {
+        connection: ConnectionId,
+        done: oneshot::Sender<()>,
+    },
     /// The peer has admitted us.
-    RemoteReady { connection: ConnectionId },
+    RemoteReady {
+        connection: ConnectionId,
+    },
     /// The peer is no member; or it will not have us.
-    NotAdmitted { connection: ConnectionId, reason: Option<AdmissionRefusal>, detail: String, by_remote: bool },
+    NotAdmitted {
+        connection: ConnectionId,
+        reason: Option<AdmissionRefusal>,
+        detail: String,
+        by_remote: bool,
+    },
     /// The peer waits for approval: its connection is left alone.
-    WaitsForApproval { connection: ConnectionId },
-    Close { connection: ConnectionId },
-    Stop { reply: oneshot::Sender<()> },
+    WaitsForApproval {
+        connection: ConnectionId,
+    },
+    Close {
+        connection: ConnectionId,
+    },
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 impl Driver {
@@ -60,14 +124,28 @@ impl Driver {
         self.follow_standing();
         match command {
             Command::Open { peer, protocol, reply } => self.open(peer, OpenRequest { protocol, reply }),
-            Command::OpenOn { peer, connection, protocol, reply } => {
+            Command::OpenOn {
+                peer,
+                connection,
+                protocol,
+                reply,
+            } => {
                 if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-                    members.streams.open_on(peer, connection, OpenRequest { protocol, reply });
+                    members
+                        .streams
+                        .open_on(peer, connection, OpenRequest { protocol, reply });
                 }
             }
-            Command::OpenAdmission { peer, connection, reply } => {
+            Command::OpenAdmission {
+                peer,
+                connection,
+                reply,
+            } => {
                 let protocol = StreamProtocol::new(weft_protocol::admission::ADMISSION_PROTOCOL);
-                self.swarm.behaviour_mut().admission.open_on(peer, connection, OpenRequest { protocol, reply });
+                self.swarm
+                    .behaviour_mut()
+                    .admission
+                    .open_on(peer, connection, OpenRequest { protocol, reply });
             }
             Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
             Command::Respond { channel, bytes } => {
@@ -102,7 +180,12 @@ impl Driver {
             Command::Ticket { ticket } => self.use_ticket(*ticket),
             Command::Verified { connection, done } => self.on_verified(connection, done),
             Command::RemoteReady { connection } => self.on_remote_ready(connection),
-            Command::NotAdmitted { connection, reason, detail, by_remote } => {
+            Command::NotAdmitted {
+                connection,
+                reason,
+                detail,
+                by_remote,
+            } => {
                 self.on_not_admitted(connection, reason, &detail, by_remote);
             }
             Command::WaitsForApproval { connection } => {
@@ -164,7 +247,11 @@ impl Driver {
     fn publish(&mut self, topic: &str, data: Vec<u8>) -> Result<usize, MeshError> {
         let members = self.swarm.behaviour_mut().members.inner().ok_or(MeshError::Closed)?;
         let hash = IdentTopic::new(topic).hash();
-        let subscribed = members.gossip.all_peers().filter(|(_, topics)| topics.contains(&&hash)).count();
+        let subscribed = members
+            .gossip
+            .all_peers()
+            .filter(|(_, topics)| topics.contains(&&hash))
+            .count();
         match members.gossip.publish(hash, data) {
             Ok(_) => Ok(subscribed),
             // A node alone is a mesh of one.
@@ -189,7 +276,9 @@ impl Driver {
     }
 
     pub(super) fn verdict(&mut self, id: &MessageId, from: &PeerId, verdict: Validation) {
-        let Some(members) = self.swarm.behaviour_mut().members.inner() else { return };
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            return;
+        };
         let acceptance = match verdict {
             Validation::Accept => MessageAcceptance::Accept,
             Validation::Reject => MessageAcceptance::Reject,
@@ -225,11 +314,16 @@ impl Driver {
     fn use_ticket(&mut self, ticket: Ticket) {
         let issuer = ticket.issuer.peer_id();
         let addresses: Vec<Multiaddr> = ticket.addresses.iter().map(|a| with_peer(a.clone(), issuer)).collect();
-        self.connector.add(issuer, &addresses, Reason::Bootstrap, Instant::now());
+        self.connector
+            .add(issuer, &addresses, Reason::Bootstrap, Instant::now());
         self.ticket = Some(ticket);
         // A connection on which we asked plainly is made anew, to show the ticket on it.
-        let ids: Vec<ConnectionId> =
-            self.connections.iter().filter(|(_, c)| c.peer == issuer).map(|(id, _)| *id).collect();
+        let ids: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.peer == issuer)
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.swarm.close_connection(id);
         }

@@ -72,7 +72,9 @@ impl Driver {
                 let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
             }
             for _ in 0..PROVE_TRIES {
-                let Ok(stream) = open_admission(&sender, peer, id).await else { return };
+                let Ok(stream) = open_admission(&sender, peer, id).await else {
+                    return;
+                };
                 match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
@@ -84,7 +86,12 @@ impl Driver {
                     }
                     Ok(Proved::Refused(reason, detail)) => {
                         let reason = Some(reason);
-                        let refused = Command::NotAdmitted { connection: id, reason, detail, by_remote: true };
+                        let refused = Command::NotAdmitted {
+                            connection: id,
+                            reason,
+                            detail,
+                            by_remote: true,
+                        };
                         let _ = sender.send(refused).await;
                         return;
                     }
@@ -104,7 +111,9 @@ impl Driver {
 
     /// A peer opened an admission stream: it wants to prove itself.
     pub(super) fn on_admission_stream(&mut self, peer: PeerId, id: ConnectionId, mut stream: MeshStream) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         let Some(sender) = self.sender.upgrade() else { return };
         let address = connection.address.to_string();
         let trust = self.trust.clone();
@@ -135,7 +144,12 @@ impl Driver {
                     // Closing at once could overtake the refusal: QUIC gives up what it has not sent yet.
                     tokio::time::sleep(FAREWELL).await;
                     let detail = String::new();
-                    let refused = Command::NotAdmitted { connection: id, reason: Some(reason), detail, by_remote: false };
+                    let refused = Command::NotAdmitted {
+                        connection: id,
+                        reason: Some(reason),
+                        detail,
+                        by_remote: false,
+                    };
                     let _ = sender.send(refused).await;
                 }
                 Ok(Verified::Gone) => {}
@@ -152,7 +166,9 @@ impl Driver {
             // No gate can be opened yet; the peer gets no verdict and asks again.
             return;
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         if connection.opened {
             // It asked again because the verdict did not reach it.
             let _ = done.send(());
@@ -166,7 +182,9 @@ impl Driver {
     }
 
     pub(super) fn on_remote_ready(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.remote_ready = true;
         connection.waits_for_approval = false;
         self.swarm.behaviour_mut().members.remote_ready(id);
@@ -177,7 +195,9 @@ impl Driver {
 
     /// Both sides have admitted each other.
     fn maybe_connected(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         if !(connection.opened && connection.remote_ready) {
             return;
         }
@@ -185,7 +205,8 @@ impl Driver {
         let now = Instant::now();
         self.connector.on_connected(peer, now);
         if !inbound {
-            self.connector.add(peer, std::slice::from_ref(&address), Reason::Member, now);
+            self.connector
+                .add(peer, std::slice::from_ref(&address), Reason::Member, now);
         }
         let agent = self.agents.get(&peer).cloned().unwrap_or_default();
         let carrier = Carrier::of(&address);
@@ -193,7 +214,14 @@ impl Driver {
         if !self.peers.contains(&peer) {
             tracing::info!(%peer, %address, ?carrier, inbound, "member connected");
         }
-        let info = ConnectionInfo { address: address.clone(), carrier, inbound, rtt: None, since_ms, doubted: false };
+        let info = ConnectionInfo {
+            address: address.clone(),
+            carrier,
+            inbound,
+            rtt: None,
+            since_ms,
+            doubted: false,
+        };
         self.peers.opened(peer, id, info, &agent);
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             if !inbound && carrier != Carrier::Relay {
@@ -216,11 +244,22 @@ impl Driver {
         self.tasks.spawn("control", async move {
             let (reply, answer) = oneshot::channel();
             let protocol = StreamProtocol::new(CONTROL_PROTOCOL);
-            if sender.send(Command::OpenOn { peer, connection: id, protocol, reply }).await.is_err() {
+            if sender
+                .send(Command::OpenOn {
+                    peer,
+                    connection: id,
+                    protocol,
+                    reply,
+                })
+                .await
+                .is_err()
+            {
                 return;
             }
             let ended = match answer.await {
-                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, &counters, stream).await.map_err(|e| e.to_string()),
+                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, &counters, stream)
+                    .await
+                    .map_err(|e| e.to_string()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("the connection closed".to_owned()),
             };
@@ -238,17 +277,23 @@ impl Driver {
         detail: &str,
         by_remote: bool,
     ) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         let (peer, address) = (connection.peer, connection.address.clone());
         if by_remote {
             tracing::warn!(%peer, %address, ?reason, detail, "the peer does not admit this node");
-            self.state.send_modify(|s| s.refusal = Some(format!("{peer} at {address} does not admit this node: {detail}")));
+            self.state
+                .send_modify(|s| s.refusal = Some(format!("{peer} at {address} does not admit this node: {detail}")));
         } else {
             tracing::info!(%peer, %address, ?reason, "a peer was not admitted");
             self.counters.refused_peer();
         }
         self.swarm.close_connection(id);
-        let error = OpenError::Denied { peer, reason: format!("{reason:?}: {detail}") };
+        let error = OpenError::Denied {
+            peer,
+            reason: format!("{reason:?}: {detail}"),
+        };
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             members.streams.fail(&peer, &error);
         }
@@ -267,7 +312,10 @@ impl Driver {
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
             self.connector.on_disconnected(&peer, Instant::now());
-            let error = OpenError::Unreachable { peer, reason: "the connection closed before it was admitted".to_owned() };
+            let error = OpenError::Unreachable {
+                peer,
+                reason: "the connection closed before it was admitted".to_owned(),
+            };
             if let Some(members) = self.swarm.behaviour_mut().members.inner()
                 && members.streams.is_waiting(&peer)
             {
@@ -296,7 +344,10 @@ impl Driver {
             return;
         }
         self.connector.on_failed(peer, Instant::now());
-        let error = OpenError::Unreachable { peer: *peer, reason: reason.to_owned() };
+        let error = OpenError::Unreachable {
+            peer: *peer,
+            reason: reason.to_owned(),
+        };
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             members.streams.fail(peer, &error);
         }
@@ -352,6 +403,13 @@ async fn open_admission(
     connection: ConnectionId,
 ) -> Result<MeshStream, OpenError> {
     let (reply, answer) = oneshot::channel();
-    sender.send(Command::OpenAdmission { peer, connection, reply }).await.map_err(|_| OpenError::Closed)?;
+    sender
+        .send(Command::OpenAdmission {
+            peer,
+            connection,
+            reply,
+        })
+        .await
+        .map_err(|_| OpenError::Closed)?;
     answer.await.map_err(|_| OpenError::Closed)?
 }

@@ -24,14 +24,28 @@ impl Driver {
         self.libp2p_metrics.record(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
                 self.on_established(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
                 tracing::debug!(peer = %peer_id, connection = %connection_id, ?cause, "connection closed");
                 self.on_closed(peer_id, connection_id);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } => {
                 tracing::debug!(%peer, %error, "dial failed");
                 match &error {
                     DialError::DialPeerConditionFalse(_) => {}
@@ -41,13 +55,19 @@ impl Driver {
                     _ => self.on_dial_failed(&peer, &short(&error)),
                 }
             }
-            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr, error, ..
+            } => {
                 self.counters.refused_connection();
                 tracing::debug!(address = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, address),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_listen_expired(listener_id, &address),
-            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses,
+                reason,
+            } => {
                 self.on_listener_closed(listener_id, &addresses, reason.err().map(|e| e.to_string()));
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener reports an error"),
@@ -61,12 +81,28 @@ impl Driver {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Members(event) => self.on_member_event(event),
-            BehaviourEvent::Admission(streams::Event::Inbound { peer, connection, stream, .. }) => {
+            BehaviourEvent::Admission(streams::Event::Inbound {
+                peer,
+                connection,
+                stream,
+                ..
+            }) => {
                 self.on_admission_stream(peer, connection, stream);
             }
-            BehaviourEvent::Identify(ref event @ identify::Event::Received { peer_id, connection_id, ref info }) => {
+            BehaviourEvent::Identify(
+                ref event @ identify::Event::Received {
+                    peer_id,
+                    connection_id,
+                    ref info,
+                },
+            ) => {
                 self.libp2p_metrics.record(event);
-                let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
+                let agent: String = info
+                    .agent_version
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(128)
+                    .collect();
                 self.peers.identified(&peer_id, &agent);
                 self.agents.insert(peer_id, agent);
                 self.on_identified(peer_id, connection_id, info);
@@ -86,7 +122,11 @@ impl Driver {
             _ => {}
         }
         match event {
-            MembersEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+            MembersEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => {
                 self.on_gossip(propagation_source, message_id, message);
             }
             MembersEvent::Gossip(gossipsub::Event::SlowPeer { peer_id, .. }) => {
@@ -94,7 +134,9 @@ impl Driver {
                 tracing::debug!(peer = %peer_id, "a peer is too slow for the gossip it should get");
             }
             MembersEvent::Direct(event) => self.on_direct(event),
-            MembersEvent::Streams(streams::Event::Inbound { peer, protocol, stream, .. }) => {
+            MembersEvent::Streams(streams::Event::Inbound {
+                peer, protocol, stream, ..
+            }) => {
                 if protocol == CONTROL_PROTOCOL {
                     let trust = self.trust.clone();
                     self.tasks.spawn("control-answer", async move {
@@ -103,7 +145,8 @@ impl Driver {
                         }
                     });
                 } else {
-                    self.tasks.spawn("door", self.door.clone().admit_stream(peer, protocol, stream));
+                    self.tasks
+                        .spawn("door", self.door.clone().admit_stream(peer, protocol, stream));
                 }
             }
             MembersEvent::Kad(event) => self.on_kad(event),
@@ -135,7 +178,12 @@ impl Driver {
                     }
                 }
             },
-            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+            request_response::Event::OutboundFailure {
+                peer,
+                request_id,
+                error,
+                ..
+            } => {
                 if let Some(waiting) = self.requests.remove(&request_id) {
                     let _ = waiting.send(Err(request_error(peer, &error)));
                 }
@@ -154,7 +202,12 @@ impl Driver {
             self.verdict(&id, &from, Validation::Reject);
             return;
         };
-        let gossip = Gossip { source, data: message.data, id, from };
+        let gossip = Gossip {
+            source,
+            data: message.data,
+            id,
+            from,
+        };
         if self.trust.is_member(&source) {
             self.hand_over(gossip, &message.topic);
         } else if weft_protocol::PublicKey::from_peer_id(&source).is_some_and(|key| self.trust.is_revoked(&key)) {
@@ -162,7 +215,8 @@ impl Driver {
             self.verdict(&gossip.id, &from, Validation::Ignore);
         } else if self.unknown.len() < UNKNOWN_MAX {
             // The message may have overtaken its signer's record.
-            self.unknown.push_back((Instant::now() + UNKNOWN_PATIENCE, gossip, message.topic));
+            self.unknown
+                .push_back((Instant::now() + UNKNOWN_PATIENCE, gossip, message.topic));
         } else {
             self.counters.dropped("gossip", "unknown_signer");
             self.verdict(&gossip.id, &from, Validation::Ignore);
@@ -180,7 +234,9 @@ impl Driver {
 
     pub(super) fn retry_unknown(&mut self, now: Instant) {
         for _ in 0..self.unknown.len() {
-            let Some((until, gossip, topic)) = self.unknown.pop_front() else { return };
+            let Some((until, gossip, topic)) = self.unknown.pop_front() else {
+                return;
+            };
             if self.trust.is_member(&gossip.source) {
                 self.hand_over(gossip, &topic);
             } else if now < until {
@@ -224,7 +280,9 @@ impl Driver {
 
     /// What others want stored: provider records of members for themselves, and nothing else.
     fn on_kad_request(&mut self, request: kad::InboundRequest) {
-        let kad::InboundRequest::AddProvider { record: Some(record) } = request else { return };
+        let kad::InboundRequest::AddProvider { record: Some(record) } = request else {
+            return;
+        };
         let trusted = self.trust.is_member(&record.provider);
         if let Some(members) = self.swarm.behaviour_mut().members.inner().filter(|_| trusted) {
             use kad::store::RecordStore as _;
@@ -240,11 +298,18 @@ fn request_error(peer: PeerId, error: &OutboundFailure) -> MeshError {
     match error {
         OutboundFailure::DialFailure => unreachable("it could not be dialled".to_owned()),
         OutboundFailure::Timeout => MeshError::Timeout { peer, within_ms: 0 },
-        OutboundFailure::UnsupportedProtocols => {
-            MeshError::Open(streams::OpenError::Unsupported { peer, protocol: "/weft/direct/1".to_owned() })
-        }
-        OutboundFailure::ConnectionClosed => MeshError::Broken { peer, reason: "the connection closed".to_owned() },
-        OutboundFailure::Io(error) => MeshError::Broken { peer, reason: error.to_string() },
+        OutboundFailure::UnsupportedProtocols => MeshError::Open(streams::OpenError::Unsupported {
+            peer,
+            protocol: "/weft/direct/1".to_owned(),
+        }),
+        OutboundFailure::ConnectionClosed => MeshError::Broken {
+            peer,
+            reason: "the connection closed".to_owned(),
+        },
+        OutboundFailure::Io(error) => MeshError::Broken {
+            peer,
+            reason: error.to_string(),
+        },
     }
 }
 

@@ -145,13 +145,29 @@ pub(super) struct Driver {
 /// # Errors
 /// When the network cannot be had, or an address the user chose cannot be listened on.
 pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh, NodeError> {
-    let DriverParts { key, config, trust, tasks, doors, metrics, address_book } = parts;
+    let DriverParts {
+        key,
+        config,
+        trust,
+        tasks,
+        doors,
+        metrics,
+        address_book,
+    } = parts;
     let counters = MeshCounters::register(&metrics);
     let keypair = key.to_keypair();
-    let limits =
-        NetworkLimits { handshake_timeout: HANDSHAKE_TIMEOUT, muxer_streams_max: super::streams::MUXER_STREAMS_MAX };
-    let network = platform.network(&keypair, &limits).map_err(|e| NodeError::internal(format!("no network: {e}")))?;
-    let Network { transport, relay_client, local_discovery } = network;
+    let limits = NetworkLimits {
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        muxer_streams_max: super::streams::MUXER_STREAMS_MAX,
+    };
+    let network = platform
+        .network(&keypair, &limits)
+        .map_err(|e| NodeError::internal(format!("no network: {e}")))?;
+    let Network {
+        transport,
+        relay_client,
+        local_discovery,
+    } = network;
     let behaviour = behaviour::outer(&keypair, &config, local_discovery);
     let swarm_config = swarm::Config::with_executor(tasks.executor())
         .with_idle_connection_timeout(Duration::from_secs(60))
@@ -173,8 +189,16 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         refusal: None,
         hole_punches: (0, 0),
     });
-    let shared = Shared { local, trust: trust.clone(), peers: peers.clone(), state: state.subscribe() };
-    let mesh = Mesh { commands: sender.clone(), inner: Arc::new(shared) };
+    let shared = Shared {
+        local,
+        trust: trust.clone(),
+        peers: peers.clone(),
+        state: state.subscribe(),
+    };
+    let mesh = Mesh {
+        commands: sender.clone(),
+        inner: Arc::new(shared),
+    };
     let seed = u64::from_be_bytes(crate::platform::random(&*platform.entropy() as &dyn Entropy));
     let now = Instant::now();
     let mut driver = Driver {
@@ -186,7 +210,10 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         trust,
         tasks: tasks.clone(),
         key: keypair,
-        introduction: Introduction { name: config.name.clone(), agent: config.agent.clone() },
+        introduction: Introduction {
+            name: config.name.clone(),
+            agent: config.agent.clone(),
+        },
         ticket: config.ticket.clone(),
         connector: Connector::new(local, config.connection_target, seed),
         config,
@@ -228,7 +255,12 @@ impl Driver {
         let mut bootstrap = self.config.bootstrap.clone();
         if let Some(ticket) = self.ticket.as_ref().filter(|_| self.trust.mesh().is_none()) {
             let issuer = ticket.issuer.peer_id();
-            bootstrap.extend(ticket.addresses.iter().map(|address| with_peer(address.clone(), issuer)));
+            bootstrap.extend(
+                ticket
+                    .addresses
+                    .iter()
+                    .map(|address| with_peer(address.clone(), issuer)),
+            );
         }
         self.add_bootstrap(bootstrap);
         for (peer, addresses) in address_book {
@@ -310,7 +342,9 @@ impl Driver {
 
     fn install_members(&mut self) {
         let Some(mesh) = self.trust.mesh() else { return };
-        let Some(relay_client) = self.relay_client.take() else { return };
+        let Some(relay_client) = self.relay_client.take() else {
+            return;
+        };
         let members = behaviour::members(
             &self.key,
             &mesh.id,
@@ -340,7 +374,10 @@ impl Driver {
         if *self.settled.borrow() {
             return;
         }
-        let proving = self.connections.values().any(|c| !c.inbound && !c.remote_ready && !c.waits_for_approval);
+        let proving = self
+            .connections
+            .values()
+            .any(|c| !c.inbound && !c.remote_ready && !c.waits_for_approval);
         if now >= self.settle_by || (self.connector.tried_all() && !proving) {
             self.settled.send_replace(true);
         }
@@ -374,7 +411,8 @@ impl Driver {
     fn learn_addresses(&mut self) {
         let now = Instant::now();
         for member in self.trust.known_members() {
-            self.connector.add(member.peer, &member.record.addresses, Reason::Member, now);
+            self.connector
+                .add(member.peer, &member.record.addresses, Reason::Member, now);
         }
     }
 
@@ -394,11 +432,15 @@ impl Driver {
         for dial in self.connector.due(now) {
             self.dial(dial.peer, dial.addresses);
         }
-        let again = self.nameless_tried.is_none_or(|at| now.duration_since(at) > NAMELESS_EVERY);
+        let again = self
+            .nameless_tried
+            .is_none_or(|at| now.duration_since(at) > NAMELESS_EVERY);
         if self.connections.is_empty() && again {
             self.nameless_tried = Some(now);
             for address in self.nameless.clone() {
-                let options = libp2p::swarm::dial_opts::DialOpts::unknown_peer_id().address(address).build();
+                let options = libp2p::swarm::dial_opts::DialOpts::unknown_peer_id()
+                    .address(address)
+                    .build();
                 if let Err(error) = self.swarm.dial(options) {
                     tracing::debug!(%error, "no dial");
                 }
@@ -408,8 +450,10 @@ impl Driver {
 
     /// Dials one more address of a peer, beside a dial under way. Should it fail, that one still decides.
     fn dial_also(&mut self, peer: PeerId, address: Multiaddr) {
-        let options =
-            DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Disconnected)
+            .addresses(vec![address])
+            .build();
         if let Err(error) = self.swarm.dial(options) {
             tracing::trace!(%peer, %error, "no second dial");
         }

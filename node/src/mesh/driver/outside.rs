@@ -87,7 +87,8 @@ impl Outside {
         translated: bool,
     ) -> Reachability {
         let counts = |address: &Multiaddr| {
-            !is_relayed(address) && !(translated && ip_of(address).is_some_and(|ip| own.contains(&ip)))
+            let behind = translated && ip_of(address).is_some_and(|ip| own.contains(&ip));
+            !is_relayed(address) && !behind
         };
         if external.into_iter().any(counts) {
             Reachability::Public
@@ -125,23 +126,34 @@ mod tests {
         ["127.0.0.1", "10.1.0.2"].iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
-    const ONE: ConnectionId = ConnectionId::new_unchecked(1);
-    const TWO: ConnectionId = ConnectionId::new_unchecked(2);
+    fn one() -> ConnectionId {
+        ConnectionId::new_unchecked(1)
+    }
+
+    fn two() -> ConnectionId {
+        ConnectionId::new_unchecked(2)
+    }
 
     #[test]
     fn an_address_of_the_local_network_is_no_proof_behind_a_router() {
         let mut outside = Outside::default();
         let lan = [address("/ip4/10.1.0.2/tcp/7400")];
-        outside.observed(ONE, address("/ip4/10.1.0.2/tcp/7400"));
+        outside.observed(one(), address("/ip4/10.1.0.2/tcp/7400"));
         assert!(!outside.is_translated(&own(), |_| true));
         assert_eq!(outside.reachability(lan.iter(), &own(), false), Reachability::Public);
-        outside.observed(TWO, address("/ip4/192.0.2.1/tcp/7400"));
-        assert!(!outside.is_translated(&own(), |id| id != TWO), "a stranger's word does not count");
+        outside.observed(two(), address("/ip4/192.0.2.1/tcp/7400"));
+        assert!(
+            !outside.is_translated(&own(), |id| id != two()),
+            "a stranger's word does not count"
+        );
         assert!(outside.is_translated(&own(), |_| true));
         assert_eq!(outside.reachability(lan.iter(), &own(), true), Reachability::Private);
         let forwarded = [address("/ip4/192.0.2.1/tcp/7400")];
-        assert_eq!(outside.reachability(forwarded.iter(), &own(), true), Reachability::Public);
-        outside.closed(TWO);
+        assert_eq!(
+            outside.reachability(forwarded.iter(), &own(), true),
+            Reachability::Public
+        );
+        outside.closed(two());
         assert!(!outside.is_translated(&own(), |_| true));
     }
 
@@ -152,7 +164,10 @@ mod tests {
         outside.tested(&address("/ip4/10.1.0.2/tcp/7400"), false);
         assert_eq!(outside.reachability([].iter(), &own(), false), Reachability::Private);
         let relayed = [address("/ip4/192.0.2.1/tcp/1/p2p-circuit")];
-        assert_eq!(outside.reachability(relayed.iter(), &own(), false), Reachability::Private);
+        assert_eq!(
+            outside.reachability(relayed.iter(), &own(), false),
+            Reachability::Private
+        );
         outside.tested(&address("/ip4/10.1.0.2/tcp/7400"), true);
         assert_eq!(outside.reachability([].iter(), &own(), false), Reachability::Unknown);
     }
@@ -161,13 +176,13 @@ mod tests {
     fn who_dialled_us_confirms_the_address_unless_a_hole_was_punched() {
         let mut outside = Outside::default();
         let listen = BTreeSet::from([address("/ip4/10.1.0.2/tcp/7400")]);
-        outside.observed(ONE, address("/ip4/10.1.0.2/tcp/7400"));
-        assert_eq!(outside.found_at(ONE, &listen), listen.first());
-        assert_eq!(outside.found_at(TWO, &listen), None);
-        outside.punched(ONE);
-        assert_eq!(outside.found_at(ONE, &listen), None);
-        outside.observed(TWO, address("/ip4/192.0.2.9/tcp/7400"));
-        assert_eq!(outside.found_at(TWO, &listen), None);
+        outside.observed(one(), address("/ip4/10.1.0.2/tcp/7400"));
+        assert_eq!(outside.found_at(one(), &listen), listen.first());
+        assert_eq!(outside.found_at(two(), &listen), None);
+        outside.punched(one());
+        assert_eq!(outside.found_at(one(), &listen), None);
+        outside.observed(two(), address("/ip4/192.0.2.9/tcp/7400"));
+        assert_eq!(outside.found_at(two(), &listen), None);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId, autonat, dcutr, identify, kad,
+    Multiaddr, PeerId, autonat,
     core::transport::{ListenerId, TransportError},
+    dcutr, identify, kad,
     multiaddr::Protocol,
     relay,
     swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, behaviour::NewExternalAddrCandidate},
@@ -19,7 +20,6 @@ use tokio::time::Instant;
 use super::{Driver, outside::Outside, with_peer};
 use crate::{
     error::NodeError,
-    platform::Platform,
     mesh::{
         behaviour::Members,
         config::RelayUse,
@@ -27,6 +27,7 @@ use crate::{
         peers::Carrier,
         sources::{ip_of, is_relayed},
     },
+    platform::Platform,
     trust::directory::OwnRecord,
 };
 
@@ -131,7 +132,11 @@ impl Driver {
             tracing::info!(peer = %relay, ?error, "a place at a relay is gone; looking for another");
             let now = Instant::now();
             // Not this one again at once.
-            let pause = if self.peers.contains(&relay) { SHUN_REFUSED } else { SHUN_LOST };
+            let pause = if self.peers.contains(&relay) {
+                SHUN_REFUSED
+            } else {
+                SHUN_LOST
+            };
             self.reach.shunned.insert(relay, now + pause);
             self.reach_tick(now);
         } else if let Some(address) = self.listeners.remove(&id) {
@@ -178,7 +183,9 @@ impl Driver {
     /// Tells the members' behaviours, which are about to be installed, the candidates they have missed.
     pub(super) fn tell_candidates(&mut self, members: &mut Members) {
         for addr in self.reach.outside.take_candidates() {
-            members.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &addr }));
+            members.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate {
+                addr: &addr,
+            }));
         }
     }
 
@@ -188,7 +195,12 @@ impl Driver {
     }
 
     pub(super) fn on_relay_client(&mut self, event: &relay::client::Event) {
-        if let relay::client::Event::ReservationReqAccepted { relay_peer_id, renewal, limit } = event {
+        if let relay::client::Event::ReservationReqAccepted {
+            relay_peer_id,
+            renewal,
+            limit,
+        } = event
+        {
             tracing::info!(peer = %relay_peer_id, renewal, ?limit, "a place at a relay is ours");
         }
     }
@@ -201,18 +213,24 @@ impl Driver {
                 self.reach.hole_punches.1 += 1;
                 tracing::info!(peer = %event.remote_peer_id, "a direct connection replaces the relay");
             }
-            Err(error) => tracing::info!(peer = %event.remote_peer_id, %error, "no direct connection: it stays relayed"),
+            Err(error) => {
+                tracing::info!(peer = %event.remote_peer_id, %error, "no direct connection: it stays relayed")
+            }
         }
         self.publish_state();
     }
 
     fn reachability(&self) -> Reachability {
         let own = self.own_ips();
-        self.reach.outside.reachability(self.swarm.external_addresses(), &own, self.is_translated(&own))
+        self.reach
+            .outside
+            .reachability(self.swarm.external_addresses(), &own, self.is_translated(&own))
     }
 
     fn is_translated(&self, own: &BTreeSet<IpAddr>) -> bool {
-        self.reach.outside.is_translated(own, |id| self.connections.get(&id).is_some_and(|c| c.opened))
+        self.reach
+            .outside
+            .is_translated(own, |id| self.connections.get(&id).is_some_and(|c| c.opened))
     }
 
     fn own_ips(&self) -> BTreeSet<IpAddr> {
@@ -223,11 +241,20 @@ impl Driver {
     fn confirm_found(&mut self) {
         let listen: BTreeSet<Multiaddr> = self.reach.listen.values().flatten().cloned().collect();
         // A direct connection beside a relayed one may come from a punched hole.
-        let relayed: BTreeSet<PeerId> =
-            self.connections.values().filter(|c| Carrier::of(&c.address) == Carrier::Relay).map(|c| c.peer).collect();
-        let inbound = self.connections.iter().filter(|(_, c)| c.inbound && c.opened && !relayed.contains(&c.peer));
-        let found: BTreeSet<Multiaddr> =
-            inbound.filter_map(|(id, _)| self.reach.outside.found_at(*id, &listen)).cloned().collect();
+        let relayed: BTreeSet<PeerId> = self
+            .connections
+            .values()
+            .filter(|c| Carrier::of(&c.address) == Carrier::Relay)
+            .map(|c| c.peer)
+            .collect();
+        let inbound = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.inbound && c.opened && !relayed.contains(&c.peer));
+        let found: BTreeSet<Multiaddr> = inbound
+            .filter_map(|(id, _)| self.reach.outside.found_at(*id, &listen))
+            .cloned()
+            .collect();
         for address in found {
             if !self.swarm.external_addresses().any(|a| *a == address) {
                 self.swarm.add_external_address(address);
@@ -237,17 +264,26 @@ impl Driver {
 
     /// Answers the DHT's questions, and carries others' connections, only if others can reach us.
     fn update_roles(&mut self) {
-        self.reach.inbound_seen |=
-            self.connections.iter().any(|(id, c)| c.inbound && c.opened && Carrier::of(&c.address) != Carrier::Relay && !self.reach.outside.is_punched(*id));
+        self.reach.inbound_seen |= self.connections.iter().any(|(id, c)| {
+            c.inbound && c.opened && Carrier::of(&c.address) != Carrier::Relay && !self.reach.outside.is_punched(*id)
+        });
         let is_public = self.reachability() == Reachability::Public;
         let server = is_public || (self.reach.inbound_seen && !self.is_translated(&self.own_ips()));
-        let relay = if is_public || self.config.relay.server_always { relay::Status::Enable } else { relay::Status::Disable };
-        let Some(members) = self.swarm.behaviour_mut().members.inner() else { return };
+        let relay = if is_public || self.config.relay.server_always {
+            relay::Status::Enable
+        } else {
+            relay::Status::Disable
+        };
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            return;
+        };
         if let Some(server) = members.relay_server.as_mut() {
             server.set_status(Some(relay));
         }
         if server != self.reach.kad_server {
-            members.kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
+            members
+                .kad
+                .set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
             self.reach.kad_server = server;
             self.publish_state();
         }
@@ -282,7 +318,9 @@ impl Driver {
             if held.contains(&peer) || self.reach.shunned.contains_key(&peer) || !self.peers.is_alive(&peer) {
                 continue;
             }
-            let Some(address) = self.direct_address(&peer) else { continue };
+            let Some(address) = self.direct_address(&peer) else {
+                continue;
+            };
             let circuit = with_peer(address, peer).with(Protocol::P2pCircuit);
             tracing::debug!(%peer, %circuit, "asking for a place at a relay");
             match self.swarm.listen_on(circuit) {
@@ -300,7 +338,10 @@ impl Driver {
 
     /// An address of a connected peer that does not itself need a relay.
     fn direct_address(&self, peer: &PeerId) -> Option<Multiaddr> {
-        let own = self.connections.values().filter(|c| c.peer == *peer && c.opened && !c.inbound);
+        let own = self
+            .connections
+            .values()
+            .filter(|c| c.peer == *peer && c.opened && !c.inbound);
         let dialled = own.map(|c| c.address.clone()).find(|a| !is_relayed(a));
         dialled
             .or_else(|| self.trust.record(peer)?.addresses.into_iter().find(|a| !is_relayed(a)))
@@ -311,12 +352,14 @@ impl Driver {
     pub(super) fn prefer_best(&mut self) {
         let several: BTreeSet<PeerId> = {
             let mut seen = BTreeSet::new();
-            self.connections.values().filter(|c| c.opened && !seen.insert(c.peer)).map(|c| c.peer).collect()
+            self.connections
+                .values()
+                .filter(|c| c.opened && !seen.insert(c.peer))
+                .map(|c| c.peer)
+                .collect()
         };
         for peer in several {
-            if let (Some(best), Some(members)) =
-                (self.peers.best(&peer), self.swarm.behaviour_mut().members.inner())
-            {
+            if let (Some(best), Some(members)) = (self.peers.best(&peer), self.swarm.behaviour_mut().members.inner()) {
                 members.streams.prefer(peer, best);
             }
         }
@@ -355,7 +398,11 @@ impl Driver {
             name: self.config.name.clone(),
             addresses: self.record_addresses(),
             agent: self.config.agent.clone(),
-            announcements: self.announcements.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+            announcements: self
+                .announcements
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                .collect(),
         };
         if let Err(error) = self.trust.publish_own(&own) {
             tracing::warn!(%error, "this node's record could not be published");
@@ -364,13 +411,25 @@ impl Driver {
 
     /// External addresses first, then the local network's, then relays; loopback only where there is nothing else.
     fn record_addresses(&self) -> Vec<Multiaddr> {
-        let external: Vec<Multiaddr> = self.swarm.external_addresses().filter(|a| !is_relayed(a)).cloned().collect();
+        let external: Vec<Multiaddr> = self
+            .swarm
+            .external_addresses()
+            .filter(|a| !is_relayed(a))
+            .cloned()
+            .collect();
         // A link-local address means nothing without the interface it belongs to.
-        let listen: Vec<Multiaddr> =
-            self.reach.listen.values().flatten().filter(|a| !is_link_local(a)).cloned().collect();
+        let listen: Vec<Multiaddr> = self
+            .reach
+            .listen
+            .values()
+            .flatten()
+            .filter(|a| !is_link_local(a))
+            .cloned()
+            .collect();
         let (relayed, direct): (Vec<_>, Vec<_>) = listen.into_iter().partition(is_relayed);
-        let (loopback, lan): (Vec<_>, Vec<_>) =
-            direct.into_iter().partition(|a| ip_of(a).is_some_and(|ip: IpAddr| ip.is_loopback()));
+        let (loopback, lan): (Vec<_>, Vec<_>) = direct
+            .into_iter()
+            .partition(|a| ip_of(a).is_some_and(|ip: IpAddr| ip.is_loopback()));
         let mut all = Vec::new();
         for address in external.into_iter().chain(lan).chain(relayed) {
             if !all.contains(&address) {

@@ -48,7 +48,10 @@ impl<H: ConnectionHandler> GateHandler<H> {
         }
     }
 
-    fn on_inbound(&mut self, event: FullyNegotiatedInbound<<Self as ConnectionHandler>::InboundProtocol, Either<H::InboundOpenInfo, ()>>) {
+    fn on_inbound(
+        &mut self,
+        event: FullyNegotiatedInbound<<Self as ConnectionHandler>::InboundProtocol, Either<H::InboundOpenInfo, ()>>,
+    ) {
         let FullyNegotiatedInbound { protocol, info } = event;
         let protocol = match protocol {
             future::Either::Left(protocol) => protocol,
@@ -62,9 +65,14 @@ impl<H: ConnectionHandler> GateHandler<H> {
         }
     }
 
-    fn on_inbound_error(&mut self, event: ListenUpgradeError<Either<H::InboundOpenInfo, ()>, <Self as ConnectionHandler>::InboundProtocol>) {
+    fn on_inbound_error(
+        &mut self,
+        event: ListenUpgradeError<Either<H::InboundOpenInfo, ()>, <Self as ConnectionHandler>::InboundProtocol>,
+    ) {
         // A negotiation that began while closed may end after the opening; there is nobody to tell.
-        let (Some(inner), Either::Left(info)) = (self.inner.as_mut(), event.info) else { return };
+        let (Some(inner), Either::Left(info)) = (self.inner.as_mut(), event.info) else {
+            return;
+        };
         let error = match event.error {
             Either::Left(error) => error,
             Either::Right(never) => match never {},
@@ -94,9 +102,10 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol, Self::InboundOpenInfo> {
         match &self.inner {
-            Some(inner) => {
-                inner.listen_protocol().map_upgrade(|u| Either::Left(SendWrapper(u))).map_info(Either::Left)
-            }
+            Some(inner) => inner
+                .listen_protocol()
+                .map_upgrade(|u| Either::Left(SendWrapper(u)))
+                .map_info(Either::Left),
             None => SubstreamProtocol::new(Either::Right(SendWrapper(DeniedUpgrade)), Either::Right(())),
         }
     }
@@ -134,10 +143,14 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
         if let Some(change) = self.replay.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::ReportRemoteProtocols(change));
         }
-        if self.remote_ready && let Some(protocol) = self.held.pop_front() {
+        if self.remote_ready
+            && let Some(protocol) = self.held.pop_front()
+        {
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
-        let Some(inner) = self.inner.as_mut() else { return Poll::Pending };
+        let Some(inner) = self.inner.as_mut() else {
+            return Poll::Pending;
+        };
         loop {
             match inner.poll(cx) {
                 Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol }) if !self.remote_ready => {
@@ -194,6 +207,8 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
-        self.inner.as_mut().map_or(Poll::Ready(None), |inner| inner.poll_close(cx))
+        self.inner
+            .as_mut()
+            .map_or(Poll::Ready(None), |inner| inner.poll_close(cx))
     }
 }

@@ -93,10 +93,14 @@ impl Handler {
         let peer = self.peer;
         let error = match error {
             StreamUpgradeError::Timeout => OpenError::Timeout { peer },
-            StreamUpgradeError::NegotiationFailed => {
-                OpenError::Unsupported { peer, protocol: request.protocol.to_string() }
-            }
-            StreamUpgradeError::Io(error) => OpenError::Unreachable { peer, reason: error.to_string() },
+            StreamUpgradeError::NegotiationFailed => OpenError::Unsupported {
+                peer,
+                protocol: request.protocol.to_string(),
+            },
+            StreamUpgradeError::Io(error) => OpenError::Unreachable {
+                peer,
+                reason: error.to_string(),
+            },
             StreamUpgradeError::Apply(never) => match never {},
         };
         let _ = request.reply.send(Err(error));
@@ -118,7 +122,12 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = (OpenRequest, OwnedSemaphorePermit);
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol, ()> {
-        SubstreamProtocol::new(Negotiate { protocols: self.protocols.clone() }, ())
+        SubstreamProtocol::new(
+            Negotiate {
+                protocols: self.protocols.clone(),
+            },
+            (),
+        )
     }
 
     fn on_behaviour_event(&mut self, request: OpenRequest) {
@@ -145,7 +154,9 @@ impl ConnectionHandler for Handler {
             if self.queue.is_empty() {
                 break;
             }
-            let Poll::Ready(Some(permit)) = self.permits.poll_acquire(cx) else { break };
+            let Poll::Ready(Some(permit)) = self.permits.poll_acquire(cx) else {
+                break;
+            };
             if let Some(request) = self.queue.pop_front() {
                 self.negotiating += 1;
                 let protocols = vec![request.protocol.clone()];
@@ -175,10 +186,16 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 self.negotiating -= 1;
                 let (request, permit) = info;
-                let stream = MeshStream { stream: protocol.1.0, _permit: Some(permit) };
+                let stream = MeshStream {
+                    stream: protocol.1.0,
+                    _permit: Some(permit),
+                };
                 let _ = request.reply.send(Ok(stream));
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: (request, _permit), error }) => {
+            ConnectionEvent::DialUpgradeError(DialUpgradeError {
+                info: (request, _permit),
+                error,
+            }) => {
                 self.negotiating -= 1;
                 self.on_dial_error(request, error);
             }

@@ -1,7 +1,7 @@
 //! Streams to peers, without loss.
 //!
-//! Promises: every [`Behaviour::open`] is answered, with a stream or with the reason why not; every inbound stream that
-//! finished its negotiation reaches [`Event::Inbound`] in the order in which it came. Nothing is dropped when the node is
+//! Promises: every `Behaviour::open` is answered, with a stream or with the reason why not; every inbound stream that
+//! finished its negotiation reaches `Event::Inbound` in the order in which it came. Nothing is dropped when the node is
 //! slow: the connection's task waits, and with it, by the muxer's flow control, the remote. Bounds: [`OPEN_QUEUE_MAX`]
 //! requests per peer, [`NEGOTIATING_MAX`] negotiations and [`OUTBOUND_MAX`] live outbound streams per connection; what
 //! exceeds the first is refused with [`OpenError::Busy`], what exceeds the others waits its turn.
@@ -159,7 +159,12 @@ impl fmt::Debug for OpenRequest {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A peer opened a stream.
-    Inbound { peer: PeerId, connection: ConnectionId, protocol: StreamProtocol, stream: MeshStream },
+    Inbound {
+        peer: PeerId,
+        connection: ConnectionId,
+        protocol: StreamProtocol,
+        stream: MeshStream,
+    },
 }
 
 /// See the module.
@@ -235,7 +240,10 @@ impl Behaviour {
     }
 
     fn choose(&self, peer: &PeerId) -> Option<ConnectionId> {
-        self.preferred.get(peer).copied().or_else(|| self.connections.get(peer)?.first().copied())
+        self.preferred
+            .get(peer)
+            .copied()
+            .or_else(|| self.connections.get(peer)?.first().copied())
     }
 
     fn wake(&mut self) {

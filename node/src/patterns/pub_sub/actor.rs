@@ -56,7 +56,9 @@ pub(super) struct Hub {
 
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hub").field("subscribers", &self.lock().subscribers.len()).finish()
+        f.debug_struct("Hub")
+            .field("subscribers", &self.lock().subscribers.len())
+            .finish()
     }
 }
 
@@ -77,7 +79,10 @@ impl Hub {
     }
 
     pub(super) async fn publish(&self, mesh: &MeshId, mut publication: Publication) -> Result<(u64, usize), MeshError> {
-        let shard = publication.subject().map_err(|e| MeshError::Invalid(e.to_string()))?.shard(SHARDS);
+        let shard = publication
+            .subject()
+            .map_err(|e| MeshError::Invalid(e.to_string()))?
+            .shard(SHARDS);
         let mut sequence = self.sequence.lock().await;
         *sequence += 1;
         publication.publisher_seq = *sequence;
@@ -113,8 +118,17 @@ impl Hub {
         }
         state.next_id += 1;
         let id = state.next_id;
-        state.subscribers.push(Subscriber { id, pattern, sink, dropped: 0 });
-        Subscription { id, deliveries, hub: Arc::clone(self) }
+        state.subscribers.push(Subscriber {
+            id,
+            pattern,
+            sink,
+            dropped: 0,
+        });
+        Subscription {
+            id,
+            deliveries,
+            hub: Arc::clone(self),
+        }
     }
 
     pub(super) fn unsubscribe(&self, id: u64) {
@@ -154,7 +168,11 @@ impl Hub {
                 }
             }
         }
-        if subscriber.sink.try_send(Delivery::Message(Arc::clone(received))).is_err() {
+        if subscriber
+            .sink
+            .try_send(Delivery::Message(Arc::clone(received)))
+            .is_err()
+        {
             subscriber.dropped += 1;
             self.dropped.inc("subscriber", "slow");
         } else {
@@ -164,16 +182,27 @@ impl Hub {
 
     /// Judges a message from another node and delivers it here if it is good.
     fn take_in(&self, gossip: &Gossip) -> Validation {
-        let Ok(publication) = Publication::from_bytes(&gossip.data) else { return Validation::Reject };
-        let Ok(subject) = publication.subject().cloned() else { return Validation::Reject };
-        let tokens: Vec<CapabilityToken> =
-            publication.capability.iter().filter_map(|bytes| CapabilityToken::from_bytes(bytes).ok()).collect();
+        let Ok(publication) = Publication::from_bytes(&gossip.data) else {
+            return Validation::Reject;
+        };
+        let Ok(subject) = publication.subject().cloned() else {
+            return Validation::Reject;
+        };
+        let tokens: Vec<CapabilityToken> = publication
+            .capability
+            .iter()
+            .filter_map(|bytes| CapabilityToken::from_bytes(bytes).ok())
+            .collect();
         let trust = self.mesh.trust();
         if !trust.may_publish(&gossip.source, &subject, &tokens).allowed {
             tracing::info!(peer = %gossip.source, subject = subject.as_str(), "a publication was denied");
             return Validation::Ignore;
         }
-        match self.lock().replay.judge(gossip.source, publication.boot, publication.publisher_seq) {
+        match self
+            .lock()
+            .replay
+            .judge(gossip.source, publication.boot, publication.publisher_seq)
+        {
             Freshness::Fresh => {}
             Freshness::Stale | Freshness::OldBoot => return Validation::Ignore,
         }
@@ -201,7 +230,11 @@ pub(super) async fn run(mut doors: PatternDoors, hub: Arc<Hub>, tasks: Tasks) {
         }
     });
     let mut standing = hub.mesh.trust().watch_standing();
-    let mesh = match standing.wait_for(|s| matches!(s, Standing::Member(_))).await.map(|s| s.clone()) {
+    let mesh = match standing
+        .wait_for(|s| matches!(s, Standing::Member(_)))
+        .await
+        .map(|s| s.clone())
+    {
         Ok(Standing::Member(mesh)) => mesh,
         _ => return,
     };

@@ -43,19 +43,31 @@ impl ReplayGuard {
     pub(super) fn judge(&mut self, source: PeerId, boot: u64, sequence: u64) -> Freshness {
         self.uses += 1;
         if self.publishers.len() >= PUBLISHERS_MAX && !self.publishers.contains_key(&source) {
-            let oldest = self.publishers.iter().min_by_key(|(_, p)| p.used).map(|(peer, _)| *peer);
+            let oldest = self
+                .publishers
+                .iter()
+                .min_by_key(|(_, p)| p.used)
+                .map(|(peer, _)| *peer);
             if let Some(oldest) = oldest {
                 self.publishers.remove(&oldest);
             }
         }
-        let fresh = || Publisher { boot, highest: 0, seen: [0; (WINDOW / 64) as usize], used: 0 };
+        let fresh = || Publisher {
+            boot,
+            highest: 0,
+            seen: [0; (WINDOW / 64) as usize],
+            used: 0,
+        };
         let publisher = self.publishers.entry(source).or_insert_with(fresh);
         publisher.used = self.uses;
         if boot < publisher.boot {
             return Freshness::OldBoot;
         }
         if boot > publisher.boot {
-            *publisher = Publisher { used: self.uses, ..fresh() };
+            *publisher = Publisher {
+                used: self.uses,
+                ..fresh()
+            };
         }
         publisher.take(sequence)
     }
@@ -88,7 +100,11 @@ impl Publisher {
     fn set(&mut self, sequence: u64, value: bool) {
         let bit = sequence % WINDOW;
         let word = &mut self.seen[(bit / 64) as usize];
-        if value { *word |= 1 << (bit % 64) } else { *word &= !(1 << (bit % 64)) }
+        if value {
+            *word |= 1 << (bit % 64)
+        } else {
+            *word &= !(1 << (bit % 64))
+        }
     }
 }
 
@@ -115,7 +131,11 @@ impl ReplayWindow {
     /// Numbers and keeps a message.
     pub(super) fn push(&mut self, publisher: PeerId, publication: Publication) -> std::sync::Arc<Received> {
         self.next += 1;
-        let received = std::sync::Arc::new(Received { number: self.next, publisher, publication });
+        let received = std::sync::Arc::new(Received {
+            number: self.next,
+            publisher,
+            publication,
+        });
         self.bytes += size(&received);
         self.messages.push_back(received.clone());
         while self.messages.len() > REPLAY_MESSAGES_MAX || self.bytes > REPLAY_BYTES_MAX {
@@ -129,7 +149,10 @@ impl ReplayWindow {
     pub(super) fn after(&self, number: u64, pattern: &Pattern) -> (Vec<std::sync::Arc<Received>>, u64) {
         let oldest = self.messages.front().map_or(self.next + 1, |m| m.number);
         let lost = oldest.saturating_sub(number.saturating_add(1));
-        let matching = self.messages.iter().filter(|m| m.number > number && matches(pattern, &m.publication));
+        let matching = self
+            .messages
+            .iter()
+            .filter(|m| m.number > number && matches(pattern, &m.publication));
         (matching.cloned().collect(), lost)
     }
 }

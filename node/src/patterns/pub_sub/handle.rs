@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use weft_protocol::{
-    Message, Pattern, PeerId, Subject, Verb, Wire as _,
-    limits::PUBLISH_BODY_BYTES_MAX,
-    patterns::pub_sub::Publication,
+    Message, Pattern, PeerId, Subject, Verb, Wire as _, limits::PUBLISH_BODY_BYTES_MAX, patterns::pub_sub::Publication,
 };
 
-pub use super::core::Received;
 use super::actor::Hub;
+pub use super::core::Received;
 use crate::{
     error::{ErrorKind, Kind},
     mesh::{Mesh, MeshError},
@@ -104,7 +102,12 @@ pub struct PubSubHandle {
 
 impl PubSubHandle {
     pub(super) fn new(mesh: Mesh, hub: Arc<Hub>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        PubSubHandle { mesh, hub, clock, entropy }
+        PubSubHandle {
+            mesh,
+            hub,
+            clock,
+            entropy,
+        }
     }
 
     /// Publishes a message. Messages of one node keep their order up to its neighbours.
@@ -113,10 +116,18 @@ impl PubSubHandle {
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, subject: &Subject, data: Vec<u8>, options: PublishOptions) -> Result<Receipt, PublishError> {
+    pub async fn publish(
+        &self,
+        subject: &Subject,
+        data: Vec<u8>,
+        options: PublishOptions,
+    ) -> Result<Receipt, PublishError> {
         let mesh = self.mesh.trust().mesh().ok_or(PublishError::Closed)?;
         if data.len() > PUBLISH_BODY_BYTES_MAX {
-            let detail = format!("the message has {} bytes, at most {PUBLISH_BODY_BYTES_MAX} travel", data.len());
+            let detail = format!(
+                "the message has {} bytes, at most {PUBLISH_BODY_BYTES_MAX} travel",
+                data.len()
+            );
             return Err(PublishError::Invalid(detail));
         }
         let id: [u8; 12] = crate::platform::random(&*self.entropy);
@@ -134,13 +145,22 @@ impl PubSubHandle {
             message.set_extension("traceparent", traceparent);
         }
         let capability = self.mesh.trust().to_present(Verb::Publish, subject);
-        let publication = Publication { message, publisher_seq: 0, boot: 0, capability };
+        let publication = Publication {
+            message,
+            publisher_seq: 0,
+            boot: 0,
+            capability,
+        };
         publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
-        let (sequence, peers) = self.hub.publish(&mesh.id, publication).await.map_err(|error| match error {
-            MeshError::Busy(detail) => PublishError::Busy(detail),
-            MeshError::Invalid(detail) => PublishError::Invalid(detail),
-            _ => PublishError::Closed,
-        })?;
+        let (sequence, peers) = self
+            .hub
+            .publish(&mesh.id, publication)
+            .await
+            .map_err(|error| match error {
+                MeshError::Busy(detail) => PublishError::Busy(detail),
+                MeshError::Invalid(detail) => PublishError::Invalid(detail),
+                _ => PublishError::Closed,
+            })?;
         Ok(Receipt { id, sequence, peers })
     }
 

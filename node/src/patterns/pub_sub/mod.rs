@@ -7,7 +7,7 @@
 //!
 //! Does not promise delivery: what gossip loses between nodes is not repaired here.
 //!
-//! Subjects ride on [`SHARDS`] gossip topics, chosen by the first token, and are matched locally.
+//! Subjects ride on eight gossip topics, chosen by the first token, and are matched locally.
 
 mod actor;
 mod core;
@@ -32,7 +32,15 @@ impl Pattern for PubSub {
     type Handle = PubSubHandle;
 
     async fn start(self, context: Context) -> Result<Self::Handle, NodeError> {
-        let Context { mesh, doors, tasks, clock, entropy, metrics, .. } = context;
+        let Context {
+            mesh,
+            doors,
+            tasks,
+            clock,
+            entropy,
+            metrics,
+            ..
+        } = context;
         let hub = Arc::new(actor::Hub::new(mesh.clone(), clock.now_unix_ms(), &metrics));
         tasks.spawn("pub-sub", actor::run(doors, Arc::clone(&hub), tasks.child()));
         Ok(PubSubHandle::new(mesh, hub, clock, entropy))

@@ -23,12 +23,13 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PublishOptions, PubSubHandle, handle::Received};
+use super::{Delivery, PubSubHandle, PublishOptions, handle::Received};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
-        App, rfc3339,
+        App,
         problem::{Body, Json, Path, Problem, Query},
+        rfc3339,
     },
     telemetry::trace,
 };
@@ -40,7 +41,10 @@ const SUBSCRIPTIONS_MAX: usize = 256;
 const FRAMES_MAX: usize = 256;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(publish)).routes(routes!(subscribe)).routes(routes!(duplex))
+    OpenApiRouter::new()
+        .routes(routes!(publish))
+        .routes(routes!(subscribe))
+        .routes(routes!(duplex))
 }
 
 /// What is known once a message is on its way.
@@ -74,8 +78,18 @@ async fn publish(
     let span = tracing::info_span!("publish", subject = subject.as_str(), trace_id = tracing::field::Empty);
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
-    let receipt = app.messages.publish(&subject, body.into(), options).instrument(span).await.map_err(NodeError::from)?;
-    Ok(Json(Published { id: receipt.id, subject: subject.to_string(), seq: receipt.sequence, peers: receipt.peers }))
+    let receipt = app
+        .messages
+        .publish(&subject, body.into(), options)
+        .instrument(span)
+        .await
+        .map_err(NodeError::from)?;
+    Ok(Json(Published {
+        id: receipt.id,
+        subject: subject.to_string(),
+        seq: receipt.sequence,
+        peers: receipt.peers,
+    }))
 }
 
 /// What to subscribe to.
@@ -95,16 +109,24 @@ async fn subscribe(
     let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
     let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let subscription = app.messages.subscribe(pattern, resume);
-    let stream = futures::stream::unfold((subscription, app.messages), |(mut subscription, messages)| async move {
-        let event = match subscription.next().await? {
-            Delivery::Message(received) => {
-                let data = cloud_event(&received).to_string();
-                Event::default().id(messages.cursor(&received)).event("message").data(data)
-            }
-            Delivery::Dropped(count) => Event::default().event("gap").data(json!({ "dropped": count }).to_string()),
-        };
-        Some((Ok::<_, Infallible>(event), (subscription, messages)))
-    });
+    let stream = futures::stream::unfold(
+        (subscription, app.messages),
+        |(mut subscription, messages)| async move {
+            let event = match subscription.next().await? {
+                Delivery::Message(received) => {
+                    let data = cloud_event(&received).to_string();
+                    Event::default()
+                        .id(messages.cursor(&received))
+                        .event("message")
+                        .data(data)
+                }
+                Delivery::Dropped(count) => Event::default()
+                    .event("gap")
+                    .data(json!({ "dropped": count }).to_string()),
+            };
+            Some((Ok::<_, Infallible>(event), (subscription, messages)))
+        },
+    );
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
@@ -126,7 +148,10 @@ pub(crate) fn cloud_event(received: &Received) -> Value {
         event.insert(name.clone(), value.clone().into());
     }
     event.insert("weftpublisher".into(), received.publisher.to_string().into());
-    event.insert("weftsequence".into(), received.publication.publisher_seq.to_string().into());
+    event.insert(
+        "weftsequence".into(),
+        received.publication.publisher_seq.to_string().into(),
+    );
     let content_type = message.datacontenttype.as_deref();
     if let Some(content_type) = content_type {
         event.insert("datacontenttype".into(), content_type.into());
@@ -139,7 +164,12 @@ fn insert_data(event: &mut Map<String, Value>, content_type: Option<&str>, data:
     if data.is_empty() {
         return;
     }
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let essence = content_type
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     if (essence.ends_with("/json") || essence.ends_with("+json"))
         && let Ok(value) = serde_json::from_slice::<Value>(data)
     {
@@ -225,7 +255,9 @@ async fn perform(
         Op::Subscribe { subject } => {
             let pattern: Pattern = subject.parse()?;
             if subscriptions.len() >= SUBSCRIPTIONS_MAX {
-                return Err(NodeError::busy(format!("one WebSocket has at most {SUBSCRIPTIONS_MAX} subscriptions")));
+                return Err(NodeError::busy(format!(
+                    "one WebSocket has at most {SUBSCRIPTIONS_MAX} subscriptions"
+                )));
             }
             let cancel = tokio_util::sync::CancellationToken::new();
             let forward = forward(app.messages.clone(), pattern, frames.clone());
@@ -240,19 +272,30 @@ async fn perform(
             Some(_) => Ok(json!({ "op": "unsubscribed", "subject": subject })),
             None => Err(NodeError::not_found(format!("no subscription to {subject}"))),
         },
-        Op::Publish { subject, data, data_base64, datacontenttype } => {
+        Op::Publish {
+            subject,
+            data,
+            data_base64,
+            datacontenttype,
+        } => {
             let subject: Subject = subject.parse()?;
             let (data, json_type) = match (data, data_base64) {
                 (Some(Value::String(text)), None) => (text.into_bytes(), None),
                 (Some(value), None) => (value.to_string().into_bytes(), Some("application/json".to_owned())),
                 (None, Some(text)) => {
                     let bytes = BASE64.decode(text.as_bytes());
-                    (bytes.map_err(|e| NodeError::invalid(format!("data_base64: {e}")))?, None)
+                    (
+                        bytes.map_err(|e| NodeError::invalid(format!("data_base64: {e}")))?,
+                        None,
+                    )
                 }
                 (None, None) => (Vec::new(), None),
                 (Some(_), Some(_)) => return Err(NodeError::invalid("data and data_base64 exclude each other")),
             };
-            let options = PublishOptions { content_type: datacontenttype.or(json_type), extensions: Vec::new() };
+            let options = PublishOptions {
+                content_type: datacontenttype.or(json_type),
+                extensions: Vec::new(),
+            };
             let receipt = app.messages.publish(&subject, data, options).await?;
             Ok(json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers }))
         }

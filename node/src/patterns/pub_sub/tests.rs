@@ -15,7 +15,12 @@ fn publication(subject: &str, data: &[u8]) -> Publication {
     let mut message = Message::new("1", "/test", "t");
     message.subject = Some(subject.parse().unwrap());
     message.data = data.to_vec();
-    Publication { message, publisher_seq: 1, boot: 1, capability: Vec::new() }
+    Publication {
+        message,
+        publisher_seq: 1,
+        boot: 1,
+        capability: Vec::new(),
+    }
 }
 
 #[test]
@@ -53,7 +58,10 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
 }
 
 async fn next(subscription: &mut Subscription) -> Delivery {
-    tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap().unwrap()
+    tokio::time::timeout(PATIENCE, subscription.next())
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 fn data(delivery: &Delivery) -> &[u8] {
@@ -65,8 +73,20 @@ fn data(delivery: &Delivery) -> &[u8] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_cross_the_mesh_in_order_to_whom_they_match() {
-    let a = start(Node::builder().pattern(PubSub), 1, mesh_config("a", vec![], "tcp"), Some(MeshKind::Open)).await;
-    let b = start(Node::builder().pattern(PubSub), 2, mesh_config("b", vec![address(&a)], "tcp"), None).await;
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let b = start(
+        Node::builder().pattern(PubSub),
+        2,
+        mesh_config("b", vec![address(&a)], "tcp"),
+        None,
+    )
+    .await;
     member(&b).await;
     peers(&a, 1).await;
     let (publisher, subscriber) = (a.handle::<PubSub>().unwrap(), b.handle::<PubSub>().unwrap());
@@ -76,10 +96,15 @@ async fn messages_cross_the_mesh_in_order_to_whom_they_match() {
     let ready = async {
         let mut probe = subscriber.subscribe("probe".parse().unwrap(), None);
         loop {
-            publisher.publish(&"probe".parse().unwrap(), vec![], PublishOptions::default()).await.unwrap();
+            publisher
+                .publish(&"probe".parse().unwrap(), vec![], PublishOptions::default())
+                .await
+                .unwrap();
             let wait = tokio::time::timeout(std::time::Duration::from_millis(200), probe.next());
             if wait.await.is_ok() && a.mesh().peers().len() == 1 {
-                let sent = publisher.publish(&"orders.ready".parse().unwrap(), vec![], PublishOptions::default()).await;
+                let sent = publisher
+                    .publish(&"orders.ready".parse().unwrap(), vec![], PublishOptions::default())
+                    .await;
                 if sent.unwrap().peers == 1 {
                     return;
                 }
@@ -88,8 +113,14 @@ async fn messages_cross_the_mesh_in_order_to_whom_they_match() {
     };
     tokio::time::timeout(PATIENCE, ready).await.unwrap();
     for n in 0..100u8 {
-        publisher.publish(&"orders.eu".parse().unwrap(), vec![n], PublishOptions::default()).await.unwrap();
-        publisher.publish(&"invoices.us".parse().unwrap(), vec![n], PublishOptions::default()).await.unwrap();
+        publisher
+            .publish(&"orders.eu".parse().unwrap(), vec![n], PublishOptions::default())
+            .await
+            .unwrap();
+        publisher
+            .publish(&"invoices.us".parse().unwrap(), vec![n], PublishOptions::default())
+            .await
+            .unwrap();
     }
     let mut got = Vec::new();
     while got.len() < 100 {
@@ -107,25 +138,49 @@ async fn messages_cross_the_mesh_in_order_to_whom_they_match() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscriber_loses_its_own_and_is_told_how_many() {
-    let a = start(Node::builder().pattern(PubSub), 1, mesh_config("a", vec![], "tcp"), Some(MeshKind::Open)).await;
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
     let handle = a.handle::<PubSub>().unwrap();
     let mut slow = handle.subscribe("x".parse().unwrap(), None);
     let mut quick = handle.subscribe("x".parse().unwrap(), None);
     for n in 0..1500u32 {
-        handle.publish(&"x".parse().unwrap(), n.to_be_bytes().to_vec(), PublishOptions::default()).await.unwrap();
+        handle
+            .publish(
+                &"x".parse().unwrap(),
+                n.to_be_bytes().to_vec(),
+                PublishOptions::default(),
+            )
+            .await
+            .unwrap();
         assert_eq!(data(&next(&mut quick).await), n.to_be_bytes());
     }
     for n in 0..1024u32 {
         assert_eq!(data(&next(&mut slow).await), n.to_be_bytes());
     }
-    handle.publish(&"x".parse().unwrap(), vec![1], PublishOptions::default()).await.unwrap();
+    handle
+        .publish(&"x".parse().unwrap(), vec![1], PublishOptions::default())
+        .await
+        .unwrap();
     assert!(matches!(next(&mut slow).await, Delivery::Dropped(476)));
     assert_eq!(data(&next(&mut slow).await), [1]);
     // Coming back with a cursor gives what was missed.
-    let Delivery::Message(last) = next(&mut quick).await else { panic!("the last one") };
-    handle.publish(&"x".parse().unwrap(), vec![2], PublishOptions::default()).await.unwrap();
+    let Delivery::Message(last) = next(&mut quick).await else {
+        panic!("the last one")
+    };
+    handle
+        .publish(&"x".parse().unwrap(), vec![2], PublishOptions::default())
+        .await
+        .unwrap();
     let mut back = handle.subscribe("x".parse().unwrap(), Some(&handle.cursor(&last)));
     assert_eq!(data(&next(&mut back).await), [2]);
     let mut from_before = handle.subscribe("x".parse().unwrap(), Some("0-7"));
-    assert!(matches!(next(&mut from_before).await, Delivery::Dropped(_)), "what an earlier run had cannot be known");
+    assert!(
+        matches!(next(&mut from_before).await, Delivery::Dropped(_)),
+        "what an earlier run had cannot be known"
+    );
 }

@@ -47,13 +47,19 @@ impl std::fmt::Debug for Registry {
 
 impl Registry {
     pub(super) fn new(mesh: Mesh) -> Self {
-        Registry { mesh, offered: Mutex::default(), changed: tokio::sync::Notify::new() }
+        Registry {
+            mesh,
+            offered: Mutex::default(),
+            changed: tokio::sync::Notify::new(),
+        }
     }
 
     pub(super) fn offer(&self, info: ServiceInfo, calls: mpsc::Sender<IncomingCall>) -> Result<(), NodeError> {
         let mut offered = self.lock();
         if offered.len() >= SERVICES_MAX {
-            return Err(NodeError::busy(format!("this node offers {SERVICES_MAX} services already")));
+            return Err(NodeError::busy(format!(
+                "this node offers {SERVICES_MAX} services already"
+            )));
         }
         let list: Vec<ServiceInfo> = offered.values().map(|o| o.info.clone()).chain([info.clone()]).collect();
         ServiceList(list).to_checked_bytes()?;
@@ -81,7 +87,9 @@ impl Registry {
     /// The queue of the instance here that has the most room.
     fn choose(&self, service: &str, endpoint: &str) -> Option<mpsc::Sender<IncomingCall>> {
         let offered = self.lock();
-        let able = offered.values().filter(|o| o.info.name == service && o.info.endpoints.iter().any(|e| e == endpoint));
+        let able = offered
+            .values()
+            .filter(|o| o.info.name == service && o.info.endpoints.iter().any(|e| e == endpoint));
         able.max_by_key(|o| o.calls.capacity()).map(|o| o.calls.clone())
     }
 
@@ -109,17 +117,35 @@ impl Registry {
         deadline: Instant,
         span: tracing::Span,
     ) -> Result<oneshot::Receiver<CallResponse>, (Refusal, String)> {
-        let CallRequest { service, endpoint, headers, body } = request;
+        let CallRequest {
+            service,
+            endpoint,
+            headers,
+            body,
+        } = request;
         let Some(queue) = self.choose(&service, &endpoint) else {
-            return Err((Refusal::Unknown, format!("no service {service} with endpoint {endpoint} here")));
+            return Err((
+                Refusal::Unknown,
+                format!("no service {service} with endpoint {endpoint} here"),
+            ));
         };
         let (reply, answer) = oneshot::channel();
-        let call = IncomingCall { caller, service, endpoint, headers, body, deadline, span, reply };
+        let call = IncomingCall {
+            caller,
+            service,
+            endpoint,
+            headers,
+            body,
+            deadline,
+            span,
+            reply,
+        };
         match queue.try_send(call) {
             Ok(()) => Ok(answer),
-            Err(mpsc::error::TrySendError::Full(call)) => {
-                Err((Refusal::Busy, format!("the service {} has too many calls waiting", call.service)))
-            }
+            Err(mpsc::error::TrySendError::Full(call)) => Err((
+                Refusal::Busy,
+                format!("the service {} has too many calls waiting", call.service),
+            )),
             Err(mpsc::error::TrySendError::Closed(call)) => {
                 Err((Refusal::Unknown, format!("the service {} has just gone", call.service)))
             }
@@ -160,7 +186,10 @@ async fn serve_one(registry: &Registry, request: InboundRequest) {
         Err(error) => return request.refuse(Refusal::Malformed, &error.to_string()),
     };
     // The right was checked for what the greeting names: the request must not name something else.
-    if resource(&call.service, &call.endpoint).map(|r| r.as_str() != request.hello.resource).unwrap_or(true) {
+    if resource(&call.service, &call.endpoint)
+        .map(|r| r.as_str() != request.hello.resource)
+        .unwrap_or(true)
+    {
         return request.refuse(Refusal::Malformed, "the greeting names another service");
     }
     match registry.hand_over(request.peer, call, request.deadline, request.span.clone()) {

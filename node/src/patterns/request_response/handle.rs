@@ -47,7 +47,11 @@ pub struct CallOptions {
 
 impl Default for CallOptions {
     fn default() -> Self {
-        CallOptions { timeout: CALL_TIMEOUT, node: None, headers: Vec::new() }
+        CallOptions {
+            timeout: CALL_TIMEOUT,
+            node: None,
+            headers: Vec::new(),
+        }
     }
 }
 
@@ -128,10 +132,12 @@ impl Kind for CallError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            CallError::NoneKnown(service) => {
-                Some(format!("`weft services` lists what there is; `weft serve {service} --echo` would offer it"))
+            CallError::NoneKnown(service) => Some(format!(
+                "`weft services` lists what there is; `weft serve {service} --echo` would offer it"
+            )),
+            CallError::Denied(_) => {
+                Some("`weft cap explain` on the called node says which right is missing".to_owned())
             }
-            CallError::Denied(_) => Some("`weft cap explain` on the called node says which right is missing".to_owned()),
             CallError::Timeout(_) => Some("--timeout gives it longer".to_owned()),
             _ => None,
         }
@@ -145,7 +151,7 @@ pub struct ServiceOptions {
     pub name: String,
     /// A semantic version.
     pub version: String,
-    /// Empty: [`DEFAULT_ENDPOINT`].
+    /// Empty: `default`.
     pub endpoints: Vec<String>,
     /// For people and for choosing.
     pub metadata: Vec<(String, String)>,
@@ -247,7 +253,13 @@ pub struct RequestResponseHandle {
 
 impl RequestResponseHandle {
     pub(super) fn new(mesh: Mesh, registry: Arc<Registry>, entropy: Arc<dyn Entropy>, metrics: CallMetrics) -> Self {
-        RequestResponseHandle { mesh, registry, entropy, metrics, started: Instant::now() }
+        RequestResponseHandle {
+            mesh,
+            registry,
+            entropy,
+            metrics,
+            started: Instant::now(),
+        }
     }
 
     /// Offers a service until the returned [`Serving`] is dropped.
@@ -257,15 +269,33 @@ impl RequestResponseHandle {
     pub async fn serve(&self, options: ServiceOptions) -> Result<Serving, NodeError> {
         let id: [u8; 8] = crate::platform::random(&*self.entropy);
         let id = data_encoding::HEXLOWER.encode(&id);
-        let endpoints =
-            if options.endpoints.is_empty() { vec![DEFAULT_ENDPOINT.to_owned()] } else { options.endpoints };
-        let ServiceOptions { name, version, metadata, .. } = options;
-        let info = ServiceInfo { name, version, id: id.clone(), metadata, endpoints };
+        let endpoints = if options.endpoints.is_empty() {
+            vec![DEFAULT_ENDPOINT.to_owned()]
+        } else {
+            options.endpoints
+        };
+        let ServiceOptions {
+            name,
+            version,
+            metadata,
+            ..
+        } = options;
+        let info = ServiceInfo {
+            name,
+            version,
+            id: id.clone(),
+            metadata,
+            endpoints,
+        };
         ServiceList(vec![info.clone()]).check()?;
         let (calls, receiver) = mpsc::channel(SERVICE_QUEUE_MAX);
         self.registry.offer(info, calls)?;
         self.registry.announce().await;
-        Ok(Serving { id, calls: receiver, registry: Arc::clone(&self.registry) })
+        Ok(Serving {
+            id,
+            calls: receiver,
+            registry: Arc::clone(&self.registry),
+        })
     }
 
     /// Every instance the directory knows, this node's first.
@@ -275,15 +305,27 @@ impl RequestResponseHandle {
             .registry
             .offered()
             .into_iter()
-            .map(|info| Instance { peer: local, info, is_local: true, is_connected: true })
+            .map(|info| Instance {
+                peer: local,
+                info,
+                is_local: true,
+                is_connected: true,
+            })
             .collect();
         for (peer, bytes) in self.mesh.trust().announcements(ANNOUNCEMENT_KEY) {
             if peer == local {
                 continue;
             }
-            let Ok(ServiceList(list)) = ServiceList::from_bytes(&bytes) else { continue };
+            let Ok(ServiceList(list)) = ServiceList::from_bytes(&bytes) else {
+                continue;
+            };
             let is_connected = self.mesh.peers().contains(&peer);
-            all.extend(list.into_iter().map(|info| Instance { peer, info, is_local: false, is_connected }));
+            all.extend(list.into_iter().map(|info| Instance {
+                peer,
+                info,
+                is_local: false,
+                is_connected,
+            }));
         }
         all
     }
@@ -294,8 +336,18 @@ impl RequestResponseHandle {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call(&self, service: &str, endpoint: &str, body: Vec<u8>, options: CallOptions) -> Result<CallAnswer, CallError> {
-        let endpoint = if endpoint.is_empty() { DEFAULT_ENDPOINT } else { endpoint };
+    pub async fn call(
+        &self,
+        service: &str,
+        endpoint: &str,
+        body: Vec<u8>,
+        options: CallOptions,
+    ) -> Result<CallAnswer, CallError> {
+        let endpoint = if endpoint.is_empty() {
+            DEFAULT_ENDPOINT
+        } else {
+            endpoint
+        };
         if body.len() > DIRECT_BODY_BYTES_MAX {
             return Err(CallError::Invalid(format!(
                 "the request has {} bytes, a call carries at most {DIRECT_BODY_BYTES_MAX}",
@@ -312,12 +364,19 @@ impl RequestResponseHandle {
         let started = Instant::now();
         let within = options.timeout;
         let attempts = self.attempts(request, &options, started);
-        let result = tokio::time::timeout(within, attempts).await.unwrap_or(Err(CallError::Timeout(within)));
+        let result = tokio::time::timeout(within, attempts)
+            .await
+            .unwrap_or(Err(CallError::Timeout(within)));
         self.metrics.note(&result, started.elapsed());
         result
     }
 
-    async fn attempts(&self, request: CallRequest, options: &CallOptions, started: Instant) -> Result<CallAnswer, CallError> {
+    async fn attempts(
+        &self,
+        request: CallRequest,
+        options: &CallOptions,
+        started: Instant,
+    ) -> Result<CallAnswer, CallError> {
         let service = request.service.clone();
         let order = self.known(&service, &request.endpoint, options).await;
         let resource = resource(&service, &request.endpoint).map_err(|e| CallError::Invalid(e.to_string()))?;
@@ -327,13 +386,20 @@ impl RequestResponseHandle {
         for peer in order {
             let left = options.timeout.saturating_sub(started.elapsed());
             let outcome = if peer == self.mesh.local_peer() {
-                self.registry.call_local(request.clone(), started + options.timeout).await
+                self.registry
+                    .call_local(request.clone(), started + options.timeout)
+                    .await
             } else {
                 self.ask(peer, &resource, payload.clone(), left).await
             };
             match outcome {
                 Ok(CallResponse::Answer { headers, body }) => {
-                    return Ok(CallAnswer { headers, body, node: peer, elapsed: started.elapsed() });
+                    return Ok(CallAnswer {
+                        headers,
+                        body,
+                        node: peer,
+                        elapsed: started.elapsed(),
+                    });
                 }
                 Ok(CallResponse::Failed { code, reason }) => return Err(CallError::Failed { code, reason }),
                 Err((attempt, error)) => {
@@ -350,7 +416,10 @@ impl RequestResponseHandle {
         Err(match core::nobody(&ended) {
             ErrorKind::NotFound => CallError::NoneKnown(service),
             ErrorKind::Busy => CallError::AllBusy(service),
-            _ => CallError::Unreachable { service, detail: details.join("; ") },
+            _ => CallError::Unreachable {
+                service,
+                detail: details.join("; "),
+            },
         })
     }
 
@@ -364,7 +433,13 @@ impl RequestResponseHandle {
         let hello = greeting(PATTERN_ID, self.mesh.trust(), Verb::Call, resource);
         match self.mesh.request(peer, hello, payload, left).await {
             Ok(bytes) => CallResponse::from_bytes(&bytes).map_err(|error| {
-                (Attempt::Seen, CallError::Unknown { node: peer, detail: error.to_string() })
+                (
+                    Attempt::Seen,
+                    CallError::Unknown {
+                        node: peer,
+                        detail: error.to_string(),
+                    },
+                )
             }),
             Err(error) => Err(judge(peer, error)),
         }
@@ -373,7 +448,11 @@ impl RequestResponseHandle {
     /// The instances to ask, in order. A newcomer waits a little for what it cannot know yet.
     async fn known(&self, service: &str, endpoint: &str, options: &CallOptions) -> Vec<PeerId> {
         let mut records = self.mesh.trust().watch_records();
-        let patience = if self.started.elapsed() < NEWCOMER { NEWCOMER_PATIENCE } else { Duration::ZERO };
+        let patience = if self.started.elapsed() < NEWCOMER {
+            NEWCOMER_PATIENCE
+        } else {
+            Duration::ZERO
+        };
         let give_up = Instant::now() + patience;
         loop {
             records.mark_unchanged();
@@ -404,36 +483,58 @@ impl RequestResponseHandle {
 
 /// The subject a right to call is about: `service`, or `service.endpoint` where it is not the default one.
 pub(super) fn resource(service: &str, endpoint: &str) -> Result<Subject, weft_protocol::DecodeError> {
-    if endpoint == DEFAULT_ENDPOINT { service.parse() } else { format!("{service}.{endpoint}").parse() }
+    if endpoint == DEFAULT_ENDPOINT {
+        service.parse()
+    } else {
+        format!("{service}.{endpoint}").parse()
+    }
 }
 
 fn judge(peer: PeerId, error: MeshError) -> (Attempt, CallError) {
     let kind = error.kind();
     let text = error.to_string();
     match error {
-        MeshError::Refused { reason: Refusal::Denied | Refusal::NotMember, detail, .. } => {
-            (Attempt::NotSeen(ErrorKind::Denied), CallError::Denied(detail))
+        MeshError::Refused {
+            reason: Refusal::Denied | Refusal::NotMember,
+            detail,
+            ..
+        } => (Attempt::NotSeen(ErrorKind::Denied), CallError::Denied(detail)),
+        MeshError::Refused {
+            reason: Refusal::Deadline,
+            ..
         }
-        MeshError::Refused { reason: Refusal::Deadline, .. } | MeshError::Timeout { .. } => {
-            (Attempt::Seen, CallError::Timeout(Duration::ZERO))
-        }
-        MeshError::Refused { reason: Refusal::Malformed | Refusal::Version, detail, .. } => {
-            (Attempt::NotSeen(ErrorKind::Invalid), CallError::Invalid(detail))
-        }
+        | MeshError::Timeout { .. } => (Attempt::Seen, CallError::Timeout(Duration::ZERO)),
+        MeshError::Refused {
+            reason: Refusal::Malformed | Refusal::Version,
+            detail,
+            ..
+        } => (Attempt::NotSeen(ErrorKind::Invalid), CallError::Invalid(detail)),
         // The door-keeper's word: the service saw nothing. `Closing` may come after it was handed over.
-        MeshError::Refused { reason: Refusal::Closing, detail, .. } => {
-            (Attempt::Seen, CallError::Unknown { node: peer, detail })
-        }
+        MeshError::Refused {
+            reason: Refusal::Closing,
+            detail,
+            ..
+        } => (Attempt::Seen, CallError::Unknown { node: peer, detail }),
         MeshError::Refused { .. } => (Attempt::NotSeen(kind), CallError::AllBusy(text)),
         MeshError::Open(OpenError::Denied { reason, .. }) => {
             (Attempt::NotSeen(ErrorKind::Unreachable), CallError::Denied(reason))
         }
-        MeshError::Open(_) => {
-            (Attempt::NotSeen(kind), CallError::Unreachable { service: String::new(), detail: text })
-        }
+        MeshError::Open(_) => (
+            Attempt::NotSeen(kind),
+            CallError::Unreachable {
+                service: String::new(),
+                detail: text,
+            },
+        ),
         MeshError::Invalid(text) => (Attempt::NotSeen(ErrorKind::Invalid), CallError::Invalid(text)),
         MeshError::Busy(_) => (Attempt::NotSeen(ErrorKind::Busy), CallError::AllBusy(text)),
         MeshError::Closed => (Attempt::Seen, CallError::Closed),
-        _ => (Attempt::Seen, CallError::Unknown { node: peer, detail: text }),
+        _ => (
+            Attempt::Seen,
+            CallError::Unknown {
+                node: peer,
+                detail: text,
+            },
+        ),
     }
 }

@@ -35,9 +35,24 @@ impl Pattern for RequestResponse {
     type Handle = RequestResponseHandle;
 
     async fn start(self, context: Context) -> Result<Self::Handle, NodeError> {
-        let Context { mesh, doors, tasks, entropy, metrics, .. } = context;
+        let Context {
+            mesh,
+            doors,
+            tasks,
+            entropy,
+            metrics,
+            ..
+        } = context;
         let registry = Arc::new(actor::Registry::new(mesh.clone()));
-        tasks.spawn("request-response", actor::serve(doors, Arc::clone(&registry), tasks.child()));
-        Ok(RequestResponseHandle::new(mesh, registry, entropy, CallMetrics::register(&metrics)))
+        tasks.spawn(
+            "request-response",
+            actor::serve(doors, Arc::clone(&registry), tasks.child()),
+        );
+        Ok(RequestResponseHandle::new(
+            mesh,
+            registry,
+            entropy,
+            CallMetrics::register(&metrics),
+        ))
     }
 }

@@ -70,7 +70,10 @@ struct Service {
 async fn list(State(app): State<App>) -> Json<Vec<Service>> {
     let trust = app.node.trust();
     let name = |peer: &weft_protocol::PeerId| {
-        trust.member(peer).map(|m| m.name).or_else(|| trust.record(peer).map(|r| r.name))
+        trust
+            .member(peer)
+            .map(|m| m.name)
+            .or_else(|| trust.record(peer).map(|r| r.name))
     };
     Json(
         app.calls
@@ -93,7 +96,12 @@ async fn list(State(app): State<App>) -> Json<Vec<Service>> {
 
 /// Call a service's default endpoint
 #[utoipa::path(post, path = "/v1/services/{service}", params(("service" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")))]
-async fn call(State(app): State<App>, Path(service): Path<String>, headers: HeaderMap, Body(body): Body) -> Result<Response, Problem> {
+async fn call(
+    State(app): State<App>,
+    Path(service): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
     perform(&app, &service, "", &headers, body).await
 }
 
@@ -108,12 +116,22 @@ async fn call_endpoint(
     perform(&app, &service, &endpoint, &headers, body).await
 }
 
-async fn perform(app: &App, service: &str, endpoint: &str, headers: &HeaderMap, body: Bytes) -> Result<Response, Problem> {
+async fn perform(
+    app: &App,
+    service: &str,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let options = options(app, headers)?;
     let span = tracing::info_span!("call", service, endpoint, trace_id = tracing::field::Empty);
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
-    let answer = app.calls.call(service, endpoint, body.into(), options).instrument(span).await;
+    let answer = app
+        .calls
+        .call(service, endpoint, body.into(), options)
+        .instrument(span)
+        .await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(CallError::Failed { code, reason }) => return Err(Problem::of_service(code, reason)),
@@ -138,12 +156,22 @@ async fn perform(app: &App, service: &str, endpoint: &str, headers: &HeaderMap, 
 fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, NodeError> {
     let mut options = CallOptions::default();
     for (name, value) in headers {
-        let text = || value.to_str().map_err(|_| NodeError::invalid(format!("the header {name} is no plain text")));
+        let text = || {
+            value
+                .to_str()
+                .map_err(|_| NodeError::invalid(format!("the header {name} is no plain text")))
+        };
         match name.as_str() {
             "weft-timeout-ms" => {
-                let ms: u64 = text()?.parse().ok().filter(|ms| (1..=TIMEOUT_MAX_MS).contains(ms)).ok_or_else(|| {
-                    NodeError::invalid(format!("weft-timeout-ms is a number of milliseconds from 1 to {TIMEOUT_MAX_MS}"))
-                })?;
+                let ms: u64 = text()?
+                    .parse()
+                    .ok()
+                    .filter(|ms| (1..=TIMEOUT_MAX_MS).contains(ms))
+                    .ok_or_else(|| {
+                        NodeError::invalid(format!(
+                            "weft-timeout-ms is a number of milliseconds from 1 to {TIMEOUT_MAX_MS}"
+                        ))
+                    })?;
                 options.timeout = Duration::from_millis(ms);
             }
             "weft-node" => options.node = Some(resolve(app, text()?)?),
@@ -273,7 +301,17 @@ async fn converse(socket: WebSocket, serving: Serving, concurrency: usize, tasks
     let (mut write, mut read) = socket.split();
     let mut serving = Some(serving);
     let instance = serving.as_ref().map(|s| s.id.clone()).unwrap_or_default();
-    if write.send(frame(&ToApplication::Ready { id: 0, instance: &instance }, &[])).await.is_err() {
+    if write
+        .send(frame(
+            &ToApplication::Ready {
+                id: 0,
+                instance: &instance,
+            },
+            &[],
+        ))
+        .await
+        .is_err()
+    {
         return;
     }
     let (gone, mut abandoned) = mpsc::channel::<u64>(FRAMES_MAX);

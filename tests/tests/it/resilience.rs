@@ -1,0 +1,149 @@
+//! A mesh that loses and regains nodes, and ways in that are dead.
+
+use rustix::process::Signal;
+use weft_tests::{Mesh, Node, until};
+
+/// A well-formed address at which nobody is.
+const DEAD: &str = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+#[test]
+fn a_dead_bootstrap_address_does_not_stop_a_start() {
+    let alpha = Node::founder("alpha");
+    // One of several that answers suffices.
+    let beta = Node::new("beta")
+        .arg("--bootstrap")
+        .arg(DEAD)
+        .arg("--bootstrap")
+        .arg(&alpha.address("/tcp/"));
+    let mut beta = beta
+        .arg("--bootstrap")
+        .arg("/ip4/127.0.0.1/udp/9/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN");
+    beta.spawn();
+    beta.wait_up();
+    until("it waits for approval", || {
+        (beta.status()["state"] == "pending").then_some(())
+    });
+    alpha.run(&["member", "approve", "beta"]).ok();
+    beta.wait_ready();
+    alpha.wait_sees(beta.id());
+    // A member starts although nobody at all answers.
+    drop(alpha);
+    assert_eq!(beta.stop(), Some(0));
+    beta.start();
+    assert_eq!(beta.status()["ready"], true);
+    let doctor = beta.get("/v1/doctor");
+    let bootstrap = doctor["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["name"].as_str().unwrap().contains("bootstrap"));
+    assert!(
+        bootstrap.is_some_and(|c| c["status"] != "ok"),
+        "doctor says that nobody answers: {doctor}"
+    );
+    // A newcomer with nobody to talk to is up, and says what it waits for.
+    let mut lost = Node::new("lost").arg("--bootstrap").arg(DEAD);
+    lost.spawn();
+    lost.wait_up();
+    assert_eq!(lost.status()["ready"], false);
+    lost.run(&["status", "--wait", "200ms"]).fails(5);
+    let ready = lost.send(&weft_tests::http::Request::new("GET", "/readyz"));
+    assert_eq!(ready.status, 503);
+}
+
+#[test]
+fn eight_nodes_find_each_other_through_one() {
+    let mut mesh = Mesh::of(8);
+    mesh.wait_all("all members are known", |node| node.status()["members"] == 8);
+    // One leaves in order, one without a word: the others notice.
+    let left = mesh[7].id().to_owned();
+    let killed = mesh[6].id().to_owned();
+    assert_eq!(mesh[7].stop(), Some(0));
+    mesh[6].kill();
+    for node in &mesh.0[..6] {
+        node.wait_lost(&left);
+        node.wait_lost(&killed);
+    }
+    let gone = mesh[0].run(&["member", "ls", "--json"]).json_lines();
+    let away = gone
+        .iter()
+        .find(|m| m["peer_id"] == left)
+        .expect("it is still a member");
+    assert_eq!(away["connected"], false);
+    // The one through whom all came is not needed any more.
+    mesh[0].kill();
+    let founder = mesh[0].id().to_owned();
+    for node in &mesh.0[1..6] {
+        node.wait_lost(&founder);
+    }
+    mesh[6].forget_way_in();
+    mesh[6].start();
+    for node in &mesh.0[1..6] {
+        node.wait_sees(&killed);
+        mesh[6].wait_sees(node.id());
+    }
+}
+
+#[test]
+fn a_frozen_node_is_noticed_and_comes_back() {
+    let mesh = Mesh::of(3);
+    let frozen = mesh[2].id();
+    mesh[2].signal(Signal::STOP);
+    for node in &mesh.0[..2] {
+        node.wait_lost(frozen);
+    }
+    mesh[2].signal(Signal::CONT);
+    mesh.wait_complete();
+}
+
+#[test]
+fn a_service_that_goes_away_is_not_called_any_more() {
+    let mut mesh = Mesh::of(3);
+    let first = mesh[0].serve("greet", &["--exec", "echo first"]);
+    let second = mesh[1].serve("greet", &["--exec", "echo second"]);
+    until("both instances are known", || {
+        (mesh[2].get("/v1/services").as_array()?.len() == 2).then_some(())
+    });
+    drop(first);
+    until("one instance is left", || {
+        (mesh[2].get("/v1/services").as_array()?.len() == 1).then_some(())
+    });
+    for _ in 0..5 {
+        assert_eq!(mesh[2].run(&["call", "greet"]).ok(), "second\n");
+    }
+    drop(second);
+    mesh[1].kill();
+    until("nobody serves it any more", || {
+        let called = mesh[2].run(&["call", "greet", "--timeout", "5s"]);
+        assert_ne!(called.code, Some(0), "{}", called.describe());
+        (called.code == Some(3) || called.code == Some(5)).then_some(())
+    });
+    assert!(mesh[2].is_alive());
+}
+
+#[test]
+fn a_serving_application_survives_its_nodes_restart() {
+    let mut mesh = Mesh::of(2);
+    let mut echo = mesh[0].serve("echo", &["--echo"]);
+    let messages = mesh[0].subscribe(&["orders.>"]);
+    mesh[0].kill();
+    mesh[0].start();
+    mesh.wait_complete();
+    echo.wait_said("again");
+    let answered = until("it is served again", || {
+        let called = mesh[1].run(&["call", "echo", "back"]);
+        (called.code == Some(0)).then_some(called)
+    });
+    assert_eq!(answered.ok(), "back");
+    until("the subscription goes on", || {
+        mesh[1].run(&["pub", "orders.a", "hello"]).ok();
+        messages.lines().iter().any(|l| l.contains("hello")).then_some(())
+    });
+    // Ctrl-C at the application ends it in order.
+    echo.signal(Signal::INT);
+    let code = echo.wait_ended();
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
+    until("it is not offered any more", || {
+        mesh[1].get("/v1/services").as_array()?.is_empty().then_some(())
+    });
+}
