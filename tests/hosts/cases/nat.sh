@@ -50,32 +50,6 @@ case_nat() { punched; }
 # UDP does not get through either router: the hole is punched with TCP.
 case_nat_tcp() { punched udp-blocked; }
 
-# A ticket of a host behind NAT: who has it finds that host through its relay. The host that may invite is the founder,
-# which moves behind a router after its mesh has a public member.
-case_ticket() {
-    local begun ticket
-    switch net
-    host p
-    plug p eth0 net 198.18.0.10/24
-    router ra net 10.1.0 198.18.0.1/24 restricted
-    router rc net 10.3.0 198.18.0.3/24 restricted
-    behind a ra 10.1.0.2
-    behind c rc 10.3.0.2
-    plug a eth1 net 198.18.0.20/24
-    founder a || return
-    joined p a || return
-    stop a
-    ip -n "$(space a)" link del dev eth1
-    node a
-    up a || { fail "the founder does not come up behind its router"; return; }
-    held_places a || return
-    ticket="$(weft a invite)" || { fail "the founder cannot invite"; return; }
-    begun="$(now_ms)"
-    node c --join "$ticket" --no-mdns
-    up c 20 || { fail "c does not join by a ticket of a host behind NAT"; return; }
-    ok "joined by a ticket of a host behind NAT in $(seconds_since "$begun") s"
-}
-
 # Two hosts behind one router: they talk directly, and both are reached from elsewhere. That they reach each other is no
 # proof that others do.
 case_office() {

@@ -326,7 +326,9 @@ fn an_open_mesh_takes_anybody_and_says_so() {
     assert!(warning(&alpha) && warning(&beta));
     alpha.kill();
     alpha.start();
-    assert_eq!(alpha.log().matches("OPEN MESH").count(), 2, "on every start");
+    until("it says so on every start", || {
+        (alpha.log().matches("OPEN MESH").count() == 2).then_some(())
+    });
     beta.wait_sees(alpha.id());
     let _echo = alpha.serve("echo", &["--echo"]);
     until("known", || {
@@ -351,7 +353,7 @@ fn identities_can_be_shown_saved_and_protected() {
     copy.run_with_input(&["id", "import", "-"], exported.as_bytes()).ok();
     assert!(copy.run(&["id", "show"]).ok().contains(&id));
     copy.run_with_input(&["id", "import", "-"], b"weft-ed25519-secret 1 nonsense")
-        .fails(2);
+        .fails(1);
     assert!(
         copy.run(&["id", "show"]).ok().contains(&id),
         "a failed import changes nothing"
