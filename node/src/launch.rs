@@ -7,7 +7,7 @@ mod settings;
 use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use libp2p::multiaddr::Protocol;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_protocol::{Multiaddr, SecretKey, Ticket};
 
 use crate::{
@@ -80,11 +80,13 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         &*platform.entropy(),
     )
     .await?;
+    // Before anybody can see that the node is up: a signal must not meet the system's default.
+    let signals = Signals::listen()?;
     let doors = doors::open(&node, &data_dir, config, sources, &telemetry, &name).await?;
     wait_for_listeners(&node).await;
     banner::print(&node, &doors, &data_dir).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let outcome = until_told_to_stop(&doors).await;
+    let outcome = until_told_to_stop(&doors, signals).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     doors.close().await;
     if !node.stop().await {
@@ -381,12 +383,31 @@ async fn wait_until_member(node: &Node, ticket: &Ticket) -> Result<(), NodeError
     }
 }
 
+/// The signals the node answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, NodeError> {
+        let listen = |kind| signal(kind).map_err(|e| NodeError::internal(format!("cannot listen for signals: {e}")));
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// SIGTERM and Ctrl-C end the node, a second one at once; SIGHUP reloads.
-async fn until_told_to_stop(doors: &doors::Doors) -> Result<(), NodeError> {
-    let listen = |kind| signal(kind).map_err(|e| NodeError::internal(format!("cannot listen for signals: {e}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
+async fn until_told_to_stop(doors: &doors::Doors, signals: Signals) -> Result<(), NodeError> {
+    let Signals {
+        mut terminate,
+        mut interrupt,
+        mut hang_up,
+    } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -64,7 +64,8 @@ impl Driver {
         let ticket = self.ticket.clone();
         self.tasks.spawn("prove", async move {
             // Who dialled proves first; the other follows once it knows whom it talks to.
-            if inbound && remote_verified.wait_for(|v| *v).await.is_err() {
+            // A member that is known already need not: from it a node that was away learns what it has missed.
+            if inbound && !trust.is_member(&peer) && remote_verified.wait_for(|v| *v).await.is_err() {
                 return;
             }
             let mut standing = trust.watch_standing();
