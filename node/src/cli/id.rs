@@ -133,7 +133,13 @@ fn change(session: &Session, remove: bool) -> Result<(), CliError> {
         .map_err(no_identity)?
         .then(|| passphrase::known(&path.to_string_lossy()))
         .transpose()?;
-    let new = (!remove).then(passphrase::chosen).transpose()?;
+    // Where the surroundings give a passphrase, it is the one that opens the key: the old one, if there is one.
+    let choose = if old.is_some() {
+        passphrase::chosen
+    } else {
+        passphrase::first
+    };
+    let new = (!remove).then(choose).transpose()?;
     keyfile::change_passphrase(&path, old.as_ref(), new.as_ref())?;
     session.out.say(match new {
         Some(_) => "the key is protected; the node asks for the passphrase when it starts",

@@ -31,6 +31,14 @@ pub(crate) fn chosen() -> Result<Passphrase, CliError> {
     Ok(Passphrase::new(first)?)
 }
 
+/// The first passphrase of a key that has none: from the surroundings that will open it later, else as [`chosen`].
+pub(crate) fn first() -> Result<Passphrase, CliError> {
+    match from_surroundings(|name| std::env::var_os(name))? {
+        Some(passphrase) => Ok(passphrase),
+        None => chosen(),
+    }
+}
+
 fn ask(prompt: &str) -> Result<Passphrase, CliError> {
     Ok(Passphrase::new(line(prompt)?)?)
 }

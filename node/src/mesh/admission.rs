@@ -2,8 +2,9 @@
 //!
 //! The *prover* opens a stream of `/weft/admission/1` and shows its certificates, exchanges a ticket for them, or asks
 //! to be let in; the *verifier* answers. Who dialled proves first, so that a node shows its certificates only to a peer
-//! whose address and key it was given, or who has shown its own. Revocations travel before the word "admitted": a node
-//! that was away learns them from every member it proves itself to, before it admits anybody (see [`Settled`]).
+//! whose address and key it was given, or who has shown its own. Revocations travel as soon as the prover has shown good
+//! certificates, before the word "admitted": a node that was away withholds that word until it has heard what the
+//! members it can reach know (see [`Settled`]), and two nodes that were both away do not wait for each other.
 //!
 //! Sequential by nature, so plain `async`; the driver is told the outcome and never waits for it.
 
@@ -27,8 +28,10 @@ use crate::trust::{MeshInfo, MeshKind, PendingMember, ProofVerdict, Standing, Tr
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node waits for approval on one stream; then it asks anew.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a node that was away withholds admission while it learns what it has missed.
+/// How long a node that was away withholds admission while it looks for members that know what it has missed.
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same while a member is just telling it. Shorter than a prover waits.
+pub(crate) const SETTLE_TIMEOUT_TELLING: Duration = Duration::from_secs(8);
 /// Requests on one stream: ticket, proof, and a second proof after an adoption.
 const REQUESTS_MAX: usize = 4;
 
@@ -65,12 +68,13 @@ pub(crate) enum AdmissionError {
 }
 
 /// Proves this node to the peer on `stream`. Returns when the peer has admitted or refused us; while we wait for
-/// approval that may take long.
+/// approval that may take long. `heard` becomes true when the peer has told us all the revocations it knows.
 pub(crate) async fn prove(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
     peer: &PeerId,
+    heard: &watch::Sender<bool>,
     mut stream: MeshStream,
 ) -> Result<Proved, AdmissionError> {
     let mut standing = trust.watch_standing();
@@ -81,7 +85,7 @@ pub(crate) async fn prove(
             continue;
         };
         frames::write(&mut stream, &request).await?;
-        match converse(trust, &mut stream, &mut standing).await? {
+        match converse(trust, &mut stream, &mut standing, heard).await? {
             Outcome::Admitted => return Ok(Proved::Admitted),
             Outcome::Refused(reason, detail) => return Ok(Proved::Refused(reason, detail)),
             Outcome::ProveAgain => {}
@@ -133,6 +137,7 @@ async fn converse(
     trust: &Trust,
     stream: &mut MeshStream,
     standing: &mut watch::Receiver<Standing>,
+    heard: &watch::Sender<bool>,
 ) -> Result<Outcome, AdmissionError> {
     let mut patience = STEP_TIMEOUT;
     loop {
@@ -178,8 +183,11 @@ async fn converse(
                 trust.set_pending(mesh);
                 patience = APPROVAL_TIMEOUT;
             }
-            AdmissionReply::Revocations { notices, .. } => {
+            AdmissionReply::Revocations { notices, more } => {
                 trust.learn_revocations(notices).await?;
+                if !more {
+                    heard.send_replace(true);
+                }
             }
             AdmissionReply::Refused { reason, detail } => return Ok(Outcome::Refused(reason, detail)),
         }
@@ -198,9 +206,11 @@ pub(crate) enum Verified {
 }
 
 /// The verifier's half, up to the verdict. After [`Verified::Member`] the caller opens the gate and calls [`admit`].
+/// `proven` becomes true when the peer has shown good certificates, which may be well before the verdict.
 pub(crate) async fn verify(
     trust: &Trust,
     settled: &mut Settled,
+    proven: &watch::Sender<bool>,
     peer: PeerId,
     connection: ConnectionId,
     address: &str,
@@ -219,7 +229,7 @@ pub(crate) async fn verify(
         tracing::trace!(%peer, %connection, "admission request");
         let step = match request {
             AdmissionRequest::Prove { mesh, chain, name, .. } => {
-                on_prove(trust, settled, &peer, &mesh, &chain, &name, stream).await?
+                on_prove(trust, settled, proven, &peer, &mesh, &chain, &name, stream).await?
             }
             AdmissionRequest::Redeem { mesh, secret, name, .. } => match trust.mesh() {
                 Some(own) if own.id == mesh => match trust.redeem(&peer, &secret, &name).await {
@@ -236,7 +246,7 @@ pub(crate) async fn verify(
                     address: address.to_owned(),
                     since_ms: trust.now_ms(),
                 };
-                on_ask(trust, settled, mesh, asks, stream).await?
+                on_ask(trust, settled, proven, mesh, asks, stream).await?
             }
         };
         if let Some(verdict) = step {
@@ -246,9 +256,14 @@ pub(crate) async fn verify(
     refuse(stream, AdmissionRefusal::Busy, "too many requests on one stream").await
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what was shown, by whom, and what is waited for; nothing of it belongs together"
+)]
 async fn on_prove(
     trust: &Trust,
     settled: &mut Settled,
+    proven: &watch::Sender<bool>,
     peer: &PeerId,
     mesh: &MeshId,
     chain: &Chain,
@@ -259,7 +274,9 @@ async fn on_prove(
     if let ProofVerdict::Refused(reason, detail) = trust.verify_proof(peer, mesh, chain, name) {
         return Ok(Some(refuse(stream, reason, &detail).await?));
     }
-    let _ = timeout(SETTLE_TIMEOUT, settled.wait_for(|s| *s)).await;
+    proven.send_replace(true);
+    tell_revocations(trust, stream).await?;
+    let _ = timeout(SETTLE_TIMEOUT_TELLING, settled.wait_for(|s| *s)).await;
     match trust.verify_proof(peer, mesh, chain, name) {
         ProofVerdict::Member => Ok(Some(Verified::Member)),
         ProofVerdict::Adopted(chain) => issued(trust, chain, stream).await,
@@ -270,6 +287,7 @@ async fn on_prove(
 async fn on_ask(
     trust: &Trust,
     settled: &mut Settled,
+    proven: &watch::Sender<bool>,
     asked: Option<MeshId>,
     asks: PendingMember,
     stream: &mut MeshStream,
@@ -287,6 +305,7 @@ async fn on_ask(
         return on_prove(
             trust,
             settled,
+            proven,
             &asks.peer,
             &mesh.id,
             &Chain::default(),
@@ -348,14 +367,27 @@ async fn refuse(stream: &mut MeshStream, reason: AdmissionRefusal, detail: &str)
     Ok(Verified::Refused(reason))
 }
 
-/// Tells a verified peer what it may have missed, and that our gate is open for it.
-pub(crate) async fn admit(trust: &Trust, stream: &mut MeshStream) -> Result<(), AdmissionError> {
-    for notices in pages(trust.revocation_notices()) {
-        let revocations = AdmissionReply::Revocations { notices, more: false };
+/// Tells a peer that has shown good certificates all that we know of revocations; if it is nothing, then that.
+async fn tell_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), AdmissionError> {
+    let mut pages = pages(trust.revocation_notices());
+    if pages.is_empty() {
+        pages.push(Vec::new());
+    }
+    let last = pages.len() - 1;
+    for (index, notices) in pages.into_iter().enumerate() {
+        let revocations = AdmissionReply::Revocations {
+            notices,
+            more: index < last,
+        };
         timeout(STEP_TIMEOUT, frames::write(stream, &revocations))
             .await
             .map_err(|_| AdmissionError::Timeout)??;
     }
+    Ok(())
+}
+
+/// Tells a verified peer that our gate is open for it.
+pub(crate) async fn admit(trust: &Trust, stream: &mut MeshStream) -> Result<(), AdmissionError> {
     let Some(mesh) = trust.mesh() else {
         return Err(AdmissionError::OutOfTurn);
     };

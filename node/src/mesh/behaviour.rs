@@ -28,6 +28,8 @@ pub(crate) const DIRECT_IN_FLIGHT_MAX: usize = 256;
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A gossip message with its signature and framing.
 pub(crate) const GOSSIP_BYTES_MAX: usize = limits::PUBLICATION_BYTES_MAX + 1024;
+/// Heartbeats, of a second each, for which gossip keeps messages for those who ask for them.
+pub(crate) const GOSSIP_HISTORY: usize = 6;
 /// Topics a peer may subscribe to: the shards of this mesh, with room to grow.
 const TOPICS_MAX: usize = 256;
 
@@ -163,8 +165,8 @@ fn gossip(
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .flood_publish(true)
         .duplicate_cache_time(Duration::from_secs(120))
-        .history_length(12)
-        .history_gossip(6)
+        .history_length(GOSSIP_HISTORY)
+        .history_gossip(GOSSIP_HISTORY / 2)
         .prune_backoff(Duration::from_secs(15))
         .publish_queue_duration(Duration::from_secs(30))
         .forward_queue_duration(Duration::from_secs(30))

@@ -268,10 +268,14 @@ impl Connector {
             .collect()
     }
 
-    /// Whether every candidate has been tried at least once: then it is known who can be reached.
-    pub(crate) fn tried_all(&self) -> bool {
+    /// Whether every candidate has been tried at least once, or is one of `heard`: then it is known who can be reached.
+    pub(crate) fn tried_all(&self, heard: &HashSet<PeerId>) -> bool {
         self.candidates.iter().all(|(peer, c)| {
-            c.addresses.is_empty() || c.reason == Reason::Wanted || c.failures > 0 || self.connected.contains(peer)
+            c.addresses.is_empty()
+                || c.reason == Reason::Wanted
+                || c.failures > 0
+                || self.connected.contains(peer)
+                || heard.contains(peer)
         })
     }
 

@@ -20,6 +20,7 @@ mod frames;
 mod gate;
 mod handle;
 mod inbound;
+mod intake;
 mod peers;
 mod sources;
 pub mod streams;

@@ -373,7 +373,14 @@ fn identities_can_be_shown_saved_and_protected() {
         .args(["id", "passphrase"])
         .env("WEFT_PASSPHRASE_FILE", &secret);
     let locked = command::run(lock, b"");
-    // A new passphrase is asked of a person: without a terminal it is refused, and nothing changes.
-    assert_eq!(locked.code, Some(2), "{}", locked.describe());
-    assert!(alpha.run(&["id", "show"]).ok().contains(&id));
+    assert_eq!(locked.code, Some(0), "{}", locked.describe());
+    let without = alpha.run(&["run", "--api", "127.0.0.1:0", "--no-mdns"]);
+    assert!(
+        without.code.is_some_and(|c| c != 0) && without.stderr.contains("passphrase"),
+        "{}",
+        without.describe()
+    );
+    let mut alpha = alpha.env("WEFT_PASSPHRASE_FILE", secret.to_str().unwrap());
+    alpha.start();
+    assert_eq!(alpha.id(), id);
 }

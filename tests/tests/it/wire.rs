@@ -24,8 +24,8 @@ const DIRECT: &str = "/weft/direct/1";
 const CALLS: &str = "/weft/request_response/1";
 const TRANSPORTS: [&str; 2] = ["/tcp/", "/quic-v1"];
 /// What the node is told it may use, and what it may use besides: code, stacks, the store.
-const MEMORY_BUDGET: &str = "256MiB";
-const RSS_BYTES_MAX: u64 = (256 + 64) << 20;
+const MEMORY_BUDGET: &str = "128MiB";
+const RSS_BYTES_MAX: u64 = (128 + 64) << 20;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
@@ -413,18 +413,18 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
         let large = 256 << 10;
         let waves: Vec<Vec<u8>> = vec![
             // Good messages of a member, as fast as it can.
-            (0..150)
+            (0..400)
                 .flat_map(|_| {
                     let n = next();
                     gossip(&key, n, &topic, &publication(n, large))
                 })
                 .collect(),
             // Signed, but not what the topic carries.
-            (0..150)
+            (0..400)
                 .flat_map(|_| gossip(&key, next(), &topic, &vec![0; large]))
                 .collect(),
             // Signed by keys that nobody knows.
-            (0..150)
+            (0..400)
                 .flat_map(|_| {
                     let n = next();
                     gossip(&fresh_key(n), n, &topic, &publication(n, large))

@@ -43,21 +43,30 @@ impl Driver {
         tracing::debug!(%peer, connection = %id, %address, inbound, "connected");
         let verified = watch::Sender::new(false);
         let remote_verified = verified.subscribe();
+        let heard = watch::Sender::new(false);
         let connection = Connection {
             peer,
             address,
             inbound,
             since: Instant::now(),
             verified,
+            heard: heard.clone(),
             opened: false,
             remote_ready: false,
             waits_for_approval: false,
         };
         self.connections.insert(id, connection);
-        self.spawn_prover(peer, id, inbound, remote_verified);
+        self.spawn_prover(peer, id, inbound, remote_verified, heard);
     }
 
-    fn spawn_prover(&self, peer: PeerId, id: ConnectionId, inbound: bool, mut remote_verified: watch::Receiver<bool>) {
+    fn spawn_prover(
+        &self,
+        peer: PeerId,
+        id: ConnectionId,
+        inbound: bool,
+        mut remote_verified: watch::Receiver<bool>,
+        heard: watch::Sender<bool>,
+    ) {
         let Some(sender) = self.sender.upgrade() else { return };
         let trust = self.trust.clone();
         let introduction = self.introduction.clone();
@@ -76,7 +85,7 @@ impl Driver {
                 let Ok(stream) = open_admission(&sender, peer, id).await else {
                     return;
                 };
-                match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, stream).await {
+                match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, &heard, stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
                         return;
@@ -119,10 +128,11 @@ impl Driver {
         let address = connection.address.to_string();
         let trust = self.trust.clone();
         let mut settled = self.settled.subscribe();
+        let proven = connection.verified.clone();
         self.tasks.spawn("verify", async move {
             let waits = Command::WaitsForApproval { connection: id };
             let verified = tokio::select! {
-                verified = admission::verify(&trust, &mut settled, peer, id, &address, &mut stream) => verified,
+                verified = admission::verify(&trust, &mut settled, &proven, peer, id, &address, &mut stream) => verified,
                 // Longer than any dialogue that needs no human: it waits for approval.
                 never = async {
                     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -170,6 +180,11 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
+        if !self.trust.is_member(&connection.peer) {
+            // It was revoked in this very moment.
+            self.swarm.close_connection(id);
+            return;
+        }
         if connection.opened {
             // It asked again because the verdict did not reach it.
             let _ = done.send(());

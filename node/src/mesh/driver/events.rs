@@ -208,7 +208,10 @@ impl Driver {
             id,
             from,
         };
-        if self.trust.is_member(&source) {
+        if !self.intake.take(from, gossip.data.len(), Instant::now()) {
+            self.counters.dropped("gossip", "over_budget");
+            self.verdict(&gossip.id, &from, Validation::Ignore);
+        } else if self.trust.is_member(&source) {
             self.hand_over(gossip, &message.topic);
         } else if weft_protocol::PublicKey::from_peer_id(&source).is_some_and(|key| self.trust.is_revoked(&key)) {
             self.counters.dropped("gossip", "revoked");

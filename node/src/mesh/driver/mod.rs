@@ -39,11 +39,12 @@ use weft_protocol::{SecretKey, Ticket};
 
 use super::{
     MeshConfig,
-    admission::{Introduction, SETTLE_TIMEOUT},
+    admission::{Introduction, SETTLE_TIMEOUT, SETTLE_TIMEOUT_TELLING},
     behaviour::{self, Behaviour},
     connector::{Connector, Reason},
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
+    intake::Intake,
     peers::PeerTable,
 };
 use crate::{
@@ -86,8 +87,10 @@ struct Connection {
     address: Multiaddr,
     inbound: bool,
     since: Instant,
-    /// We have verified the peer.
+    /// The peer has shown good certificates.
     verified: watch::Sender<bool>,
+    /// The peer has told us the revocations it knows.
+    heard: watch::Sender<bool>,
     opened: bool,
     /// The peer has admitted us.
     remote_ready: bool,
@@ -127,6 +130,8 @@ pub(super) struct Driver {
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
+    /// How much gossip may come.
+    intake: Intake,
     provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
     provide_queries: HashMap<kad::QueryId, oneshot::Sender<Result<(), MeshError>>>,
     announcements: BTreeMap<&'static str, Vec<u8>>,
@@ -201,6 +206,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     };
     let seed = u64::from_be_bytes(crate::platform::random(&*platform.entropy() as &dyn Entropy));
     let now = Instant::now();
+    let intake = Intake::new(config.memory_budget_bytes, now);
     let mut driver = Driver {
         swarm,
         commands,
@@ -231,6 +237,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         topics: HashMap::new(),
         wanted_topics: Vec::new(),
         unknown: VecDeque::new(),
+        intake,
         provider_queries: HashMap::new(),
         provide_queries: HashMap::new(),
         announcements: BTreeMap::new(),
@@ -311,6 +318,8 @@ impl Driver {
         }
         self.drop_unproven(now);
         self.retry_unknown(now);
+        self.intake
+            .forget_gone(&self.connections.values().map(|c| c.peer).collect(), now);
         if now.duration_since(self.record_checked) > Duration::from_secs(2) {
             self.record_checked = now;
             self.learn_addresses();
@@ -369,16 +378,23 @@ impl Driver {
         tracing::info!(mesh = %mesh.id, "this node belongs to a mesh");
     }
 
-    /// Ends the time in which a node that was away admits nobody (see `admission`).
+    /// Ends the time in which a node that was away admits nobody (see `admission`): when it has heard everybody it can
+    /// reach, or when that takes too long.
     fn settle(&mut self, now: Instant) {
         if *self.settled.borrow() {
             return;
         }
-        let proving = self
+        let has_heard = |c: &Connection| c.remote_ready || *c.heard.borrow();
+        let is_told = |c: &Connection| (!c.inbound || *c.verified.borrow()) && !has_heard(c) && !c.waits_for_approval;
+        let telling = self.connections.values().any(is_told);
+        let heard: HashSet<PeerId> = self
             .connections
             .values()
-            .any(|c| !c.inbound && !c.remote_ready && !c.waits_for_approval);
-        if now >= self.settle_by || (self.connector.tried_all() && !proving) {
+            .filter(|c| has_heard(c))
+            .map(|c| c.peer)
+            .collect();
+        let late = now >= self.settle_by + (SETTLE_TIMEOUT_TELLING - SETTLE_TIMEOUT);
+        if late || (!telling && (now >= self.settle_by || self.connector.tried_all(&heard))) {
             self.settled.send_replace(true);
         }
     }
