@@ -1,0 +1,12 @@
+//! `weft-sim`: the unmodified node, by the thousand, in virtual time, repeatable from a seed; and the same scenario with
+//! processes of the shipped program, on loopback or in network namespaces.
+//!
+//! One scenario file ([`scenario`]) is run in one of three ways ([`engine`], [`processes`], [`hosts`]) and gives one
+//! [`report`]. What the three share is in [`run`].
+
+pub mod cli;
+pub mod engine;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod topology;

@@ -1,0 +1,5 @@
+//! The scenario file: read, checked whole before anything starts, and turned into plain data.
+
+mod data;
+
+pub use data::*;

@@ -1,0 +1,1 @@
+//! Topologies: made, described, drawn.
