@@ -5,8 +5,13 @@
 //! [`report`]. What the three share is in [`run`].
 
 pub mod cli;
+pub mod disk;
 pub mod engine;
+pub mod network;
+pub mod platform;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod topology;
+pub mod trace;
+pub mod virtual_os;
