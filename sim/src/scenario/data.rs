@@ -255,8 +255,10 @@ pub struct Fault {
     pub kind: FaultKind,
     /// When it begins.
     pub when: When,
-    /// When it is over, as far as it lasts: for a fault by rate, when no more come.
+    /// For a fault by rate: when no more come. For one at a time: when it is over.
     pub until: Duration,
+    /// How long each of it lasts, for kinds that last; none lasts into the quiet phase.
+    pub lasts: Duration,
     /// To whom.
     pub target: Target,
 }
@@ -345,6 +347,27 @@ pub enum FaultKind {
     TornWrite,
     /// The process dies, and a bit of what its disk holds is another one.
     BitFlip,
+}
+
+impl FaultKind {
+    /// The word for it in a scenario.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Churn { .. } => "churn",
+            Self::Partition => "partition",
+            Self::Islands { .. } => "islands",
+            Self::Kill { .. } => "kill",
+            Self::Pause => "pause",
+            Self::Skew { .. } => "skew",
+            Self::FlashCrowd => "flash-crowd",
+            Self::Cut { .. } => "cut",
+            Self::Degrade { .. } => "degrade",
+            Self::DiskFull => "disk-full",
+            Self::LostFsync => "lost-fsync",
+            Self::TornWrite => "torn-write",
+            Self::BitFlip => "bit-flip",
+        }
+    }
 }
 
 /// What applications do.
@@ -499,4 +522,57 @@ pub enum AttackKind {
     Censor,
     /// Attackers forward late and in part.
     Degrade,
+}
+
+impl AttackKind {
+    /// The word for it in a scenario.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sybil => "sybil",
+            Self::Eclipse => "eclipse",
+            Self::ColdBoot => "cold-boot",
+            Self::Flash => "flash",
+            Self::CovertFlash => "covert-flash",
+            Self::Censor => "censor",
+            Self::Degrade => "degrade",
+        }
+    }
+}
+
+impl CheckKind {
+    /// The word for it in a scenario.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::DeliveryRatio { .. } => "delivery-ratio",
+            Self::Latency { .. } => "latency",
+            Self::NoAcknowledgedLoss => "no-acknowledged-loss",
+            Self::OrderPerPublisher => "order-per-publisher",
+            Self::NoDuplicates => "no-duplicates",
+            Self::Answered { .. } => "answered",
+            Self::ConvergenceTime { .. } => "convergence-time",
+            Self::MemoryBound { .. } => "memory-bound",
+            Self::BytesPerNode { .. } => "bytes-per-node",
+            Self::DuplicateRatio { .. } => "duplicate-ratio",
+            Self::Degree { .. } => "degree",
+        }
+    }
+}
+
+impl TopologyKind {
+    /// The word for it in a scenario and on the command line.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Line => "line",
+            Self::Star => "star",
+            Self::Grid { .. } => "grid",
+            Self::Tree { .. } => "tree",
+            Self::Clique => "clique",
+            Self::RandomRegular { .. } => "random-regular",
+            Self::SmallWorld { .. } => "small-world",
+            Self::ScaleFree { .. } => "scale-free",
+            Self::Islands { .. } => "islands",
+            Self::File { .. } => "file",
+        }
+    }
 }
