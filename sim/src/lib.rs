@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod random;
 pub mod report;
 pub mod run;
 pub mod scenario;
