@@ -4,14 +4,21 @@
 //! One scenario file ([`scenario`]) is run in one of three ways ([`engine`], [`processes`], [`hosts`]) and gives one
 //! [`report`]. What the three share is in [`run`].
 
+pub mod attack;
+pub mod chaos;
+pub mod check;
 pub mod cli;
 pub mod disk;
 pub mod engine;
+pub mod fleet;
 pub mod network;
+pub mod oracle;
 pub mod platform;
+pub mod random;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod topology;
 pub mod trace;
 pub mod virtual_os;
+pub mod workload;

@@ -30,7 +30,7 @@ use address::{PORT, Place};
 use futures::channel::oneshot;
 use libp2p::Multiaddr;
 pub use link::{Links, Rule};
-pub(crate) use link::ns;
+pub(crate) use link::{ns, unit};
 use stream::{Connection, SimStream};
 use tokio::{sync::Notify, time::Instant};
 pub use transport::SimTransport;
@@ -240,6 +240,14 @@ impl Network {
     /// Where a host listens.
     pub fn listen_address(&self, host: HostId) -> Multiaddr {
         address::listen(host, self.nat(host) != Nat::None)
+    }
+
+    /// Where others would dial a host.
+    pub fn dial_address(&self, host: HostId) -> Multiaddr {
+        match self.nat(host) {
+            Nat::None => address::listen(host, false),
+            Nat::FullCone | Nat::Restricted | Nat::Symmetric => address::seen(host, true, PORT),
+        }
     }
 
     /// Puts up a wall; it stands until [`Network::remove_wall`] with the number returned.
