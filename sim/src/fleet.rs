@@ -71,6 +71,10 @@ struct Member {
     disk: SimDisk,
     clock: Arc<SkewedClock>,
     boots: u32,
+    /// At its last start its disk held no membership, though one was acknowledged before.
+    forgot: bool,
+    /// Its membership was acknowledged as durable.
+    entered: bool,
     running: Option<Running>,
 }
 
@@ -100,6 +104,11 @@ pub struct Fleet {
 /// The key of a host, from the run's seed.
 fn key(seed: u64, host: HostId) -> SecretKey {
     SecretKey::from_bytes(&weft_node::platform::random(&SeededEntropy::new(seed, KEYS | u64::from(host))))
+}
+
+/// The id of a host, from the run's seed.
+pub fn peer_of(seed: u64, host: HostId) -> PeerId {
+    key(seed, host).public().peer_id()
 }
 
 /// Streams of entropy for keys, apart from those of platforms.
@@ -139,6 +148,8 @@ impl Fleet {
                 disk: SimDisk::new(),
                 clock: SkewedClock::new(plan.clock_skew_ms),
                 boots: 0,
+                forgot: false,
+                entered: false,
                 running: None,
                 plan,
             })
@@ -178,6 +189,16 @@ impl Fleet {
         running.filter_map(|(host, member)| Some((host as HostId, member.running.as_ref()?)))
     }
 
+    /// How often a host was started.
+    pub fn boots(&self, host: HostId) -> u32 {
+        self.members[host as usize].boots
+    }
+
+    /// Whether a host that runs found, when it started, no trace of its membership on its disk.
+    pub fn has_forgotten(&self, host: HostId) -> bool {
+        self.members[host as usize].forgot
+    }
+
     /// The host's disk.
     pub fn disk(&self, host: HostId) -> &SimDisk {
         &self.members[host as usize].disk
@@ -212,8 +233,11 @@ impl Fleet {
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
         };
         let node = builder.start(platform, options).await?;
-        if matches!(*node.trust().watch_standing().borrow(), Standing::Outside) {
+        let is_outside = matches!(*node.trust().watch_standing().borrow(), Standing::Outside);
+        member.forgot = is_outside && member.entered;
+        if is_outside {
             node.trust().enter(self.mesh.clone(), member.chain.clone()).await?;
+            member.entered = true;
         }
         let running = Running {
             pub_sub: node.handle::<PubSub>(),

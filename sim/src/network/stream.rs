@@ -13,8 +13,8 @@ use libp2p::Multiaddr;
 
 use super::{HostId, Network, Packet, WINDOW_BYTES, address::Place, link::Path};
 
-/// Written bytes are sent at the latest when there are so many.
-const FLUSH_BYTES: usize = 16 << 10;
+/// The most that one packet carries.
+const PACKET_BYTES: usize = 64 << 10;
 
 /// Both halves of a connection.
 #[derive(Debug)]
@@ -81,7 +81,6 @@ pub(super) struct Half {
     reader: Option<Waker>,
     /// Bytes that may still be sent.
     credit: usize,
-    written: Vec<u8>,
     closed: bool,
     writer: Option<Waker>,
     pub(super) path: Path,
@@ -101,7 +100,6 @@ impl Half {
             reset: false,
             reader: None,
             credit: WINDOW_BYTES,
-            written: Vec::new(),
             closed: false,
             writer: None,
             path,
@@ -176,13 +174,6 @@ impl SimStream {
         self.network
             .send(1 - self.side, &self.connection, half.last_arrival_ns, packet);
     }
-
-    fn flush(&self, half: &mut Half) {
-        if !half.written.is_empty() {
-            let data = std::mem::take(&mut half.written);
-            self.send(half, Packet::Data(data));
-        }
-    }
 }
 
 impl AsyncRead for SimStream {
@@ -234,32 +225,26 @@ impl AsyncWrite for SimStream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if half.credit == 0 {
-            self.flush(half);
             remember(&mut half.writer, cx);
             return Poll::Pending;
         }
-        let count = data.len().min(half.credit);
+        let count = data.len().min(half.credit).min(PACKET_BYTES);
         half.credit -= count;
-        half.written.extend_from_slice(&data[..count]);
-        if half.written.len() >= FLUSH_BYTES {
-            self.flush(half);
-        }
+        self.send(half, Packet::Data(data[..count].to_vec()));
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut half = self.half();
-        if half.reset {
+        // What was written is on its way already, as with TCP without delay.
+        if self.half().reset {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        self.flush(&mut half);
         Poll::Ready(Ok(()))
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut half = self.half();
         if !half.closed && !half.reset {
-            self.flush(&mut half);
             half.closed = true;
             self.send(&mut half, Packet::Fin);
         }
@@ -277,7 +262,6 @@ impl Drop for SimStream {
             return;
         }
         if !half.closed {
-            self.flush(half);
             half.closed = true;
             self.send(half, Packet::Fin);
         }
