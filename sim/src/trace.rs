@@ -54,7 +54,7 @@ impl Trace {
 
     fn mix(&mut self, value: u64) {
         // One multiplication to 128 bits, folded: each bit of the state depends on each bit of what came before.
-        let wide = u128::from(self.state ^ value) * 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835_u128;
+        let wide = u128::from(self.state ^ value) * 0x9E37_79B9_7F4A_7C15_u128;
         self.state = (wide >> 64) as u64 ^ wide as u64 ^ self.state.rotate_left(23);
     }
 }
