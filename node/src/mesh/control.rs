@@ -9,7 +9,7 @@ use std::{collections::HashSet, time::Duration};
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
 use weft_protocol::{
-    NodeRecord, Signed, Wire as _,
+    Chain, NodeRecord, PublicKey, Redemption, Signed, Wire as _,
     admission::AdmissionRefusal,
     control::{ControlReply, ControlRequest},
     limits::{CONTROL_BYTES_MAX, HAVE_MAX},
@@ -189,6 +189,19 @@ pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), 
     }
 }
 
+/// Passes a newcomer's redemption on to its issuer, the peer on `stream`: its certificate, or why there is none.
+pub(crate) async fn redeem(
+    stream: &mut MeshStream,
+    joiner: PublicKey,
+    redemption: Redemption,
+) -> Result<Result<Chain, (AdmissionRefusal, String)>, ControlError> {
+    match exchange(stream, &ControlRequest::Redeem { joiner, redemption }).await? {
+        ControlReply::Renewed { chain } => Ok(Ok(chain)),
+        ControlReply::Refused { reason, detail } => Ok(Err((reason, detail))),
+        _ => Err(ControlError::OutOfTurn),
+    }
+}
+
 /// Makes us know what the peer knows; the peer does the same on its own stream.
 async fn reconcile(
     trust: &Trust,
@@ -361,6 +374,12 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
             Ok(_) => ControlReply::Ok,
             Err(error) => ControlReply::refused(AdmissionRefusal::Malformed, &error.to_string()),
         },
+        ControlRequest::Redeem { joiner, redemption } => match trust.redeem(joiner, &redemption).await {
+            Ok(chain) => ControlReply::Renewed { chain },
+            Err((reason, detail)) => ControlReply::refused(reason, &detail),
+        },
+        // That it has arrived is all there is to say of it.
+        ControlRequest::Burst { .. } => ControlReply::Ok,
         ControlRequest::Renew { chain } => match trust.renew(peer, &chain) {
             Ok(chain) => ControlReply::Renewed { chain },
             Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),

@@ -15,10 +15,10 @@ use tokio::{
 };
 use weft_protocol::{Ticket, admission::AdmissionRefusal};
 
-use super::{Driver, MeshError, with_peer};
+use super::{Driver, MeshError};
 use crate::mesh::{
-    connector::Reason,
     handle::{Gossip, Validation},
+    redeem,
     streams::{MeshStream, OpenError, OpenRequest},
 };
 
@@ -313,9 +313,7 @@ impl Driver {
 
     fn use_ticket(&mut self, ticket: Ticket) {
         let issuer = ticket.issuer.peer_id();
-        let addresses: Vec<Multiaddr> = ticket.addresses.iter().map(|a| with_peer(a.clone(), issuer)).collect();
-        self.connector
-            .add(issuer, &addresses, Reason::Bootstrap, Instant::now());
+        self.add_bootstrap(redeem::ways_in(&ticket));
         self.ticket = Some(ticket);
         // A connection on which we asked plainly is made anew, to show the ticket on it.
         let ids: Vec<ConnectionId> = self

@@ -46,6 +46,7 @@ use super::{
     inbound::{Door, DoorKeeper},
     intake::Intake,
     peers::PeerTable,
+    redeem::{self, Redeemer},
 };
 use crate::{
     error::NodeError,
@@ -130,6 +131,7 @@ pub(super) struct Driver {
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
+    redeemer: Redeemer,
     /// How much gossip may come.
     intake: Intake,
     provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
@@ -213,6 +215,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         sender: sender.downgrade(),
         standing: trust.watch_standing(),
         revoked: trust.watch_revocations(),
+        redeemer: Redeemer::new(trust.clone(), sender.downgrade()),
         trust,
         tasks: tasks.clone(),
         key: keypair,
@@ -261,13 +264,7 @@ impl Driver {
         let now = Instant::now();
         let mut bootstrap = self.config.bootstrap.clone();
         if let Some(ticket) = self.ticket.as_ref().filter(|_| self.trust.mesh().is_none()) {
-            let issuer = ticket.issuer.peer_id();
-            bootstrap.extend(
-                ticket
-                    .addresses
-                    .iter()
-                    .map(|address| with_peer(address.clone(), issuer)),
-            );
+            bootstrap.extend(redeem::ways_in(ticket));
         }
         self.add_bootstrap(bootstrap);
         for (peer, addresses) in address_book {
