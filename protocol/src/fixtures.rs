@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
-use crate::direct::{DirectReply, DirectRequest};
+use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::pub_sub::{Publication, SHARDS};
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
@@ -238,6 +238,13 @@ fn application_samples() -> Vec<Sample> {
             "direct-answer",
             DirectReply::Answer {
                 payload: b"12".to_vec(),
+            },
+        ),
+        sample(
+            "lane-frame",
+            LaneFrame {
+                id: 300,
+                body: vec![1, 2, 3],
             },
         ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),

@@ -240,10 +240,12 @@ impl Driver {
             carrier,
             inbound,
             rtt: None,
+            goodput_bytes_per_s: None,
             since_ms,
             doubted: false,
         };
         self.peers.opened(peer, id, info, &agent);
+        self.prefer_best();
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             if !inbound && carrier != Carrier::Relay {
                 members.kad.add_address(&peer, address);
@@ -330,6 +332,7 @@ impl Driver {
         self.connections.remove(&id);
         self.forget_connection(id);
         self.peers.closed(&peer, id);
+        self.lanes.remove(&peer, id);
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
             self.connector.on_disconnected(&peer, Instant::now());

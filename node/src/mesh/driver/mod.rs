@@ -3,6 +3,7 @@
 //! It awaits two inputs, commands and the swarm's events, and a tick; its handlers never await. What takes several steps
 //! (admission, the door, control) runs in tasks of its own and comes back as a command.
 
+mod carriers;
 mod commands;
 mod connections;
 mod events;
@@ -45,6 +46,7 @@ use super::{
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
     intake::Intake,
+    lanes::Lanes,
     peers::PeerTable,
     redeem::{self, Redeemer},
 };
@@ -114,6 +116,8 @@ pub(super) struct Driver {
     libp2p_metrics: libp2p::metrics::Metrics,
     door: DoorKeeper,
     peers: PeerTable,
+    lanes: Lanes,
+    carriers: carriers::Carriers,
     connector: Connector,
     connections: BTreeMap<ConnectionId, Connection>,
     agents: HashMap<PeerId, String>,
@@ -186,6 +190,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
+    let lanes = Lanes::default();
     let state = watch::Sender::new(MeshState {
         listen: Vec::new(),
         external: Vec::new(),
@@ -200,6 +205,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         local,
         trust: trust.clone(),
         peers: peers.clone(),
+        lanes: lanes.clone(),
         state: state.subscribe(),
     };
     let mesh = Mesh {
@@ -230,6 +236,8 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         libp2p_metrics: metrics.with_registry(libp2p::metrics::Metrics::new),
         door,
         peers,
+        lanes,
+        carriers: carriers::Carriers::default(),
         connections: BTreeMap::new(),
         agents: HashMap::new(),
         relay_client: Some(relay_client),
@@ -321,6 +329,7 @@ impl Driver {
             self.record_checked = now;
             self.learn_addresses();
             self.prefer_best();
+            self.carriers_tick(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
