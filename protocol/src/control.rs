@@ -81,6 +81,13 @@ pub enum ControlRequest {
         #[n(0)]
         token: CapabilityToken,
     },
+    /// A new certificate for the receiver, with rights it did not have. Answered with `Ok` once it is kept in place of the old one.
+    #[n(7)]
+    PushCertificate {
+        /// It replaces the receiver's chain.
+        #[n(0)]
+        chain: Chain,
+    },
 }
 
 impl Wire for ControlRequest {
@@ -93,7 +100,7 @@ impl Wire for ControlRequest {
             Self::PullRecords { have } => at_most("known records", have.len(), HAVE_MAX),
             Self::PushRecords { records } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::PushRevocations { notices } => check_notices(notices),
-            Self::Renew { chain } => chain.check(),
+            Self::Renew { chain } | Self::PushCertificate { chain } => chain.check(),
             Self::PushCapability { token } => token.check(),
         }
     }
