@@ -227,7 +227,15 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
     };
     let relays = state.relays.iter().map(|r| r.address.clone());
     let (loopback, lan): (Vec<Multiaddr>, Vec<Multiaddr>) = state.listen.iter().cloned().partition(is_loopback);
-    let mut addresses: Vec<Multiaddr> = state.external.iter().cloned().chain(lan).collect();
+    // Where there are many, each kind leaves room for the next.
+    let mut addresses: Vec<Multiaddr> = state
+        .external
+        .iter()
+        .cloned()
+        .take(6)
+        .chain(lan.into_iter().take(5))
+        .collect();
+    addresses.extend(relays.take(3));
     // Another node on this machine is reached by loopback as well; QUIC and TCP, once each.
     addresses.extend(
         loopback
@@ -235,7 +243,6 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
             .filter(|a| a.iter().any(|p| matches!(p, Protocol::Ip4(_))))
             .take(2),
     );
-    addresses.extend(relays);
     addresses.truncate(weft_protocol::limits::ADDRESSES_MAX);
     node.trust().invite(options, addresses).await
 }

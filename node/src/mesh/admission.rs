@@ -13,13 +13,14 @@ use std::time::Duration;
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::watch, time::timeout};
 use weft_protocol::{
-    Chain, MeshId, RevocationNotice, Ticket, Wire as _,
+    Chain, MeshId, Redemption, RevocationNotice, Ticket, Wire as _,
     admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest},
     limits::ADMISSION_BYTES_MAX,
 };
 
 use super::{
     frames::{self, FrameError},
+    redeem::Redeemer,
     streams::MeshStream,
 };
 use crate::trust::{MeshInfo, MeshKind, PendingMember, ProofVerdict, Standing, Trust};
@@ -73,17 +74,12 @@ pub(crate) async fn prove(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
-    peer: &PeerId,
     heard: &watch::Sender<bool>,
     mut stream: MeshStream,
 ) -> Result<Proved, AdmissionError> {
     let mut standing = trust.watch_standing();
     for _ in 0..REQUESTS_MAX {
-        let Some(request) = next_request(trust, introduction, ticket, peer) else {
-            // Only the issuer of our ticket can let us in; with the others we wait until it has.
-            let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
-            continue;
-        };
+        let request = next_request(trust, introduction, ticket);
         frames::write(&mut stream, &request).await?;
         match converse(trust, &mut stream, &mut standing, heard).await? {
             Outcome::Admitted => return Ok(Proved::Admitted),
@@ -100,35 +96,29 @@ enum Outcome {
     ProveAgain,
 }
 
-fn next_request(
-    trust: &Trust,
-    introduction: &Introduction,
-    ticket: Option<&Ticket>,
-    peer: &PeerId,
-) -> Option<AdmissionRequest> {
+fn next_request(trust: &Trust, introduction: &Introduction, ticket: Option<&Ticket>) -> AdmissionRequest {
     let Introduction { name, agent } = introduction.clone();
     if let Some(mesh) = trust.mesh() {
-        return Some(AdmissionRequest::Prove {
+        return AdmissionRequest::Prove {
             mesh: mesh.id,
             chain: trust.chain(),
             name,
             agent,
-        });
+        };
     }
     match ticket {
-        Some(ticket) if ticket.issuer.peer_id() == *peer => Some(AdmissionRequest::Redeem {
-            mesh: ticket.mesh,
-            secret: ticket.secret.clone(),
-            name,
-            agent,
-            nonce: trust.nonce(),
-        }),
-        Some(_) => None,
-        None => Some(AdmissionRequest::Ask {
+        Some(ticket) => AdmissionRequest::Redeem(Redemption::new(
+            ticket,
+            &trust.public_key(),
+            &name,
+            &agent,
+            trust.nonce(),
+        )),
+        None => AdmissionRequest::Ask {
             mesh: None,
             name,
             agent,
-        }),
+        },
     }
 }
 
@@ -207,8 +197,13 @@ pub(crate) enum Verified {
 
 /// The verifier's half, up to the verdict. After [`Verified::Member`] the caller opens the gate and calls [`admit`].
 /// `proven` becomes true when the peer has shown good certificates, which may be well before the verdict.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what is known of the connection, and what this node decides with"
+)]
 pub(crate) async fn verify(
     trust: &Trust,
+    redeemer: &Redeemer,
     settled: &mut Settled,
     proven: &watch::Sender<bool>,
     peer: PeerId,
@@ -231,8 +226,8 @@ pub(crate) async fn verify(
             AdmissionRequest::Prove { mesh, chain, name, .. } => {
                 on_prove(trust, settled, proven, &peer, &mesh, &chain, &name, stream).await?
             }
-            AdmissionRequest::Redeem { mesh, secret, name, .. } => match trust.mesh() {
-                Some(own) if own.id == mesh => match trust.redeem(&peer, &secret, &name).await {
+            AdmissionRequest::Redeem(redemption) => match trust.mesh() {
+                Some(own) if own.id == redemption.mesh => match redeemer.redeem(&peer, &redemption).await {
                     Ok(chain) => issued(trust, chain, stream).await?,
                     Err((reason, detail)) => Some(refuse(stream, reason, &detail).await?),
                 },

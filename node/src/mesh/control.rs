@@ -9,10 +9,10 @@ use std::{collections::HashSet, time::Duration};
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
 use weft_protocol::{
-    NodeRecord, Signed, Wire as _,
+    Chain, NodeRecord, PublicKey, Redemption, Signed, Wire as _,
     admission::AdmissionRefusal,
     control::{ControlReply, ControlRequest},
-    limits::{CONTROL_BYTES_MAX, HAVE_MAX},
+    limits::{BURST_BYTES_MAX, CONTROL_BYTES_MAX, HAVE_MAX},
 };
 
 use super::{
@@ -44,6 +44,9 @@ const PUSHED_TO: usize = 10;
 const GATHER: Duration = Duration::from_millis(50);
 /// Of a page of records.
 const PAGE_BYTES: usize = CONTROL_BYTES_MAX / 2;
+/// Frames of one burst, and bursts of one measurement.
+const BURST_FRAMES: usize = 4;
+const BURSTS: usize = 2;
 /// A responder closes a control stream on which nothing is asked for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -186,6 +189,51 @@ pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), 
         Ok(Err(error)) => Err(error),
         Err(_) => Err(ControlError::Silent),
     }
+}
+
+/// Passes a newcomer's redemption on to its issuer, the peer on `stream`: its certificate, or why there is none.
+pub(crate) async fn redeem(
+    stream: &mut MeshStream,
+    joiner: PublicKey,
+    redemption: Redemption,
+) -> Result<Result<Chain, (AdmissionRefusal, String)>, ControlError> {
+    match exchange(stream, &ControlRequest::Redeem { joiner, redemption }).await? {
+        ControlReply::Renewed { chain } => Ok(Ok(chain)),
+        ControlReply::Refused { reason, detail } => Ok(Err((reason, detail))),
+        _ => Err(ControlError::OutOfTurn),
+    }
+}
+
+/// How fast the connection under `stream` carries, bytes per second. The first burst opens its window, the better counts.
+pub(crate) async fn burst(stream: &mut MeshStream, within: Duration) -> Result<f64, ControlError> {
+    let mut best = 0_f64;
+    for _ in 0..BURSTS {
+        let started = Instant::now();
+        let sent = async {
+            let padding = vec![0; BURST_BYTES_MAX];
+            // All at once: what is measured is the way there, not the pauses between.
+            for _ in 0..BURST_FRAMES {
+                let padding = padding.clone();
+                frames::write(stream, &ControlRequest::Burst { padding }).await?;
+            }
+            for _ in 0..BURST_FRAMES {
+                match frames::expect(stream).await? {
+                    ControlReply::Ok => {}
+                    _ => return Err(ControlError::OutOfTurn),
+                }
+            }
+            Ok(())
+        };
+        let in_time = timeout(within, sent).await;
+        let bytes_per_s = (BURST_FRAMES * BURST_BYTES_MAX) as f64 / started.elapsed().as_secs_f64().max(1e-6);
+        best = best.max(bytes_per_s);
+        match in_time {
+            Ok(sent) => sent?,
+            // So slow at best.
+            Err(_) => break,
+        }
+    }
+    Ok(best)
 }
 
 /// Makes us know what the peer knows; the peer does the same on its own stream.
@@ -394,6 +442,12 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
             }
             Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),
         },
+        ControlRequest::Redeem { joiner, redemption } => match trust.redeem(joiner, &redemption).await {
+            Ok(chain) => ControlReply::Renewed { chain },
+            Err((reason, detail)) => ControlReply::refused(reason, &detail),
+        },
+        // That it has arrived is all there is to say of it.
+        ControlRequest::Burst { .. } => ControlReply::Ok,
         ControlRequest::Renew { chain } => match trust.renew(peer, &chain) {
             Ok(chain) => ControlReply::Renewed { chain },
             Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),

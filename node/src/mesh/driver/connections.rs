@@ -32,6 +32,8 @@ const STRANGER_BAN: Duration = Duration::from_secs(60);
 const REVOKED_BAN: Duration = Duration::from_secs(10);
 /// Who was refused gets so long to hear why before the connection is closed.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long a newcomer leaves it to the ticket's issuer before it hands the ticket's redemption to another member.
+const ISSUER_FIRST: Duration = Duration::from_millis(700);
 /// Proving is tried again after a broken dialogue.
 const PROVE_AGAIN: Duration = Duration::from_millis(500);
 const PROVE_TRIES: u32 = 20;
@@ -79,13 +81,15 @@ impl Driver {
             }
             let mut standing = trust.watch_standing();
             if ticket.as_ref().is_some_and(|t| t.issuer.peer_id() != peer) {
-                let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
+                // The issuer itself is asked first, if it can be reached.
+                let member = standing.wait_for(|s| matches!(s, Standing::Member(_)));
+                let _ = tokio::time::timeout(ISSUER_FIRST, member).await;
             }
             for _ in 0..PROVE_TRIES {
                 let Ok(stream) = open_admission(&sender, peer, id).await else {
                     return;
                 };
-                match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, &heard, stream).await {
+                match admission::prove(&trust, &introduction, ticket.as_ref(), &heard, stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
                         return;
@@ -129,10 +133,11 @@ impl Driver {
         let trust = self.trust.clone();
         let mut settled = self.settled.subscribe();
         let proven = connection.verified.clone();
+        let redeemer = self.redeemer.clone();
         self.tasks.spawn("verify", async move {
             let waits = Command::WaitsForApproval { connection: id };
             let verified = tokio::select! {
-                verified = admission::verify(&trust, &mut settled, &proven, peer, id, &address, &mut stream) => verified,
+                verified = admission::verify(&trust, &redeemer, &mut settled, &proven, peer, id, &address, &mut stream) => verified,
                 // Longer than any dialogue that needs no human: it waits for approval.
                 never = async {
                     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -235,10 +240,12 @@ impl Driver {
             carrier,
             inbound,
             rtt: None,
+            goodput_bytes_per_s: None,
             since_ms,
             doubted: false,
         };
         self.peers.opened(peer, id, info, &agent);
+        self.prefer_best();
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             if !inbound && carrier != Carrier::Relay {
                 members.kad.add_address(&peer, address);
@@ -325,6 +332,7 @@ impl Driver {
         self.connections.remove(&id);
         self.forget_connection(id);
         self.peers.closed(&peer, id);
+        self.lanes.remove(&peer, id);
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
             self.connector.on_disconnected(&peer, Instant::now());

@@ -3,6 +3,7 @@
 //! It awaits two inputs, commands and the swarm's events, and a tick; its handlers never await. What takes several steps
 //! (admission, the door, control) runs in tasks of its own and comes back as a command.
 
+mod carriers;
 mod commands;
 mod connections;
 mod events;
@@ -45,7 +46,9 @@ use super::{
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
     intake::Intake,
+    lanes::Lanes,
     peers::PeerTable,
+    redeem::{self, Redeemer},
 };
 use crate::{
     error::NodeError,
@@ -113,6 +116,8 @@ pub(super) struct Driver {
     libp2p_metrics: libp2p::metrics::Metrics,
     door: DoorKeeper,
     peers: PeerTable,
+    lanes: Lanes,
+    carriers: carriers::Carriers,
     connector: Connector,
     connections: BTreeMap<ConnectionId, Connection>,
     agents: HashMap<PeerId, String>,
@@ -130,6 +135,7 @@ pub(super) struct Driver {
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
+    redeemer: Redeemer,
     /// How much gossip may come.
     intake: Intake,
     provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
@@ -184,6 +190,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
+    let lanes = Lanes::default();
     let state = watch::Sender::new(MeshState {
         listen: Vec::new(),
         external: Vec::new(),
@@ -198,6 +205,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         local,
         trust: trust.clone(),
         peers: peers.clone(),
+        lanes: lanes.clone(),
         state: state.subscribe(),
     };
     let mesh = Mesh {
@@ -213,6 +221,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         sender: sender.downgrade(),
         standing: trust.watch_standing(),
         revoked: trust.watch_revocations(),
+        redeemer: Redeemer::new(trust.clone(), sender.downgrade()),
         trust,
         tasks: tasks.clone(),
         key: keypair,
@@ -227,6 +236,8 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         libp2p_metrics: metrics.with_registry(libp2p::metrics::Metrics::new),
         door,
         peers,
+        lanes,
+        carriers: carriers::Carriers::default(),
         connections: BTreeMap::new(),
         agents: HashMap::new(),
         relay_client: Some(relay_client),
@@ -261,13 +272,7 @@ impl Driver {
         let now = Instant::now();
         let mut bootstrap = self.config.bootstrap.clone();
         if let Some(ticket) = self.ticket.as_ref().filter(|_| self.trust.mesh().is_none()) {
-            let issuer = ticket.issuer.peer_id();
-            bootstrap.extend(
-                ticket
-                    .addresses
-                    .iter()
-                    .map(|address| with_peer(address.clone(), issuer)),
-            );
+            bootstrap.extend(redeem::ways_in(ticket));
         }
         self.add_bootstrap(bootstrap);
         for (peer, addresses) in address_book {
@@ -324,6 +329,7 @@ impl Driver {
             self.record_checked = now;
             self.learn_addresses();
             self.prefer_best();
+            self.carriers_tick(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
