@@ -144,7 +144,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
     } else {
         writeln!(
             stdout,
-            "founded {} ({})\nthis node  {peer}\nroot key   {}\n\nThe root key can admit and revoke anybody. Keep a copy of it offline; the mesh goes on\nwithout it on this disk, because administrators are renewed by each other.\n\nNext: weft --data-dir {} run",
+            "founded {} ({})\nthis node  {peer}\nroot key   {}\n\nThe root key can admit and revoke anybody. Keep a copy of it offline; the mesh goes on\nwithout it on this disk, but this node's certificate cannot be renewed after a year.\n\nNext: weft --data-dir {} run",
             mesh.id,
             if args.open {
                 "open: anyone with an address may join"

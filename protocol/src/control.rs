@@ -101,6 +101,13 @@ pub enum ControlRequest {
         #[cbor(n(0), with = "minicbor::bytes")]
         padding: Vec<u8>,
     },
+    /// A new certificate for the receiver, with rights it did not have. Answered with `Ok` once it is kept in place of the old one.
+    #[n(9)]
+    PushCertificate {
+        /// It replaces the receiver's chain.
+        #[n(0)]
+        chain: Chain,
+    },
 }
 
 impl Wire for ControlRequest {
@@ -113,7 +120,7 @@ impl Wire for ControlRequest {
             Self::PullRecords { have } => at_most("known records", have.len(), HAVE_MAX),
             Self::PushRecords { records } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::PushRevocations { notices } => check_notices(notices),
-            Self::Renew { chain } => chain.check(),
+            Self::Renew { chain } | Self::PushCertificate { chain } => chain.check(),
             Self::PushCapability { token } => token.check(),
             Self::Redeem { redemption, .. } => redemption.check(),
             Self::Burst { padding } => at_most("padding", padding.len(), BURST_BYTES_MAX),

@@ -162,6 +162,10 @@ fn mesh_samples() -> Vec<Sample> {
                 token: crate::capability::tests::token(),
             },
         ),
+        sample(
+            "control-push-certificate",
+            ControlRequest::PushCertificate { chain: chain.clone() },
+        ),
         sample("control-renew", ControlRequest::Renew { chain: chain.clone() }),
         sample(
             "control-redeem",

@@ -86,7 +86,7 @@ pub(crate) async fn ask(
     let mut records = trust.watch_records();
     let mut revocations = trust.watch_revocations();
     let mut tokens = trust.watch_tokens();
-    let mut delivered: HashSet<[u8; 16]> = HashSet::new();
+    let mut delivered = Delivered::default();
     let mut pushed = 0;
     loop {
         let doubted = || peers.doubt(&peer, connection);
@@ -101,7 +101,7 @@ pub(crate) async fn ask(
         )
         .await
         .map_err(|_| ControlError::Silent)??;
-        deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
+        deliver(trust, &peer, &mut stream, &mut delivered).await?;
         let pause = if peers.len() > CROWDED {
             PROBE_EVERY_CROWDED
         } else {
@@ -128,7 +128,7 @@ pub(crate) async fn ask(
                 }
                 changed = tokens.changed() => {
                     if changed.is_err() { return Ok(()); }
-                    deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
+                    deliver(trust, &peer, &mut stream, &mut delivered).await?;
                 }
                 () = tokio::time::sleep_until(next) => break,
             }
@@ -177,14 +177,13 @@ pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Prob
 
 /// Asks the peer on `stream` for a fresh certificate.
 pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
-    let mesh = trust.mesh().ok_or(ControlError::OutOfTurn)?;
     match timeout(
         REPLY_TIMEOUT,
         exchange(stream, &ControlRequest::Renew { chain: trust.chain() }),
     )
     .await
     {
-        Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.enter(mesh, chain).await?),
+        Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.replace_certificate(chain).await?),
         Ok(Ok(ControlReply::Refused { detail, .. })) => Err(NodeError::denied(detail).into()),
         Ok(Ok(_)) => Err(ControlError::OutOfTurn),
         Ok(Err(error)) => Err(error),
@@ -303,28 +302,55 @@ async fn push_records(
     }
 }
 
-/// Hands the peer the capabilities that were granted to it here.
-async fn deliver_tokens(
+/// What was handed over on this connection.
+#[derive(Default)]
+struct Delivered {
+    tokens: HashSet<[u8; 16]>,
+    /// The name of the promise that was last kept, or tried.
+    promise: Option<u64>,
+}
+
+/// Hands the peer the capabilities that were granted to it here, and the certificate that was promised.
+async fn deliver(
     trust: &Trust,
     peer: &PeerId,
     stream: &mut MeshStream,
-    delivered: &mut HashSet<[u8; 16]>,
+    delivered: &mut Delivered,
 ) -> Result<(), ControlError> {
     for token in trust.tokens_for(peer) {
-        if !delivered.insert(token_id(&token)) {
+        if !delivered.tokens.insert(token_id(&token)) {
             continue;
         }
-        let request = ControlRequest::PushCapability { token };
-        match timeout(REPLY_TIMEOUT, exchange(stream, &request))
-            .await
-            .map_err(|_| ControlError::Silent)??
-        {
-            ControlReply::Ok => {}
-            ControlReply::Refused { detail, .. } => tracing::debug!(%peer, detail, "a capability was not taken"),
-            _ => return Err(ControlError::OutOfTurn),
+        if let Some(detail) = handed(stream, &ControlRequest::PushCapability { token }).await? {
+            tracing::debug!(%peer, detail, "a capability was not taken");
         }
     }
+    let Some((promise, chain)) = trust.promised(peer).await else {
+        return Ok(());
+    };
+    if delivered.promise.replace(promise) == Some(promise) {
+        return Ok(());
+    }
+    let request = ControlRequest::PushCertificate { chain: chain.clone() };
+    match handed(stream, &request).await? {
+        None => {
+            trust.handed_over(peer, &chain).await;
+            tracing::info!(%peer, "a member has the certificate that was promised to it");
+        }
+        Some(detail) => tracing::warn!(%peer, detail, "a member did not take the certificate that was promised to it"),
+    }
     Ok(())
+}
+
+/// The reason when the peer does not take it.
+async fn handed(stream: &mut MeshStream, request: &ControlRequest) -> Result<Option<String>, ControlError> {
+    match timeout(REPLY_TIMEOUT, exchange(stream, request)).await {
+        Ok(Ok(ControlReply::Ok)) => Ok(None),
+        Ok(Ok(ControlReply::Refused { detail, .. })) => Ok(Some(detail)),
+        Ok(Ok(_)) => Err(ControlError::OutOfTurn),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ControlError::Silent),
+    }
 }
 
 async fn push_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
@@ -406,6 +432,13 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
         ControlRequest::PushCapability { token } => match trust.keep(token).await {
             Ok(_) => ControlReply::Ok,
             Err(error) => ControlReply::refused(AdmissionRefusal::Malformed, &error.to_string()),
+        },
+        ControlRequest::PushCertificate { chain } => match trust.replace_certificate(chain).await {
+            Ok(()) => {
+                tracing::info!(%peer, "a member gave this node a new certificate");
+                ControlReply::Ok
+            }
+            Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),
         },
         ControlRequest::Redeem { joiner, redemption } => match trust.redeem(joiner, &redemption).await {
             Ok(chain) => ControlReply::Renewed { chain },

@@ -10,7 +10,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-async fn founder(platform: &TestPlatform) -> Trust {
+pub(super) async fn founder(platform: &TestPlatform) -> Trust {
     let founder = trust(1, platform).await;
     founder
         .found(
@@ -26,7 +26,7 @@ async fn founder(platform: &TestPlatform) -> Trust {
 }
 
 /// A member that `issuer` admits with these roles.
-async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&str]) -> Trust {
+pub(super) async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&str]) -> Trust {
     let member = trust(seed, platform).await;
     let options = IssueOptions {
         roles: roles.iter().map(|r| (*r).to_owned()).collect(),
@@ -37,7 +37,7 @@ async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&s
     member
 }
 
-fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
+pub(super) fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
     let mesh = who.mesh().unwrap().id;
     match judge.verify_proof(&who.local_peer(), &mesh, &who.chain(), "m") {
         ProofVerdict::Member => Ok(()),
@@ -46,7 +46,7 @@ fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
     }
 }
 
-fn subject(text: &str) -> Subject {
+pub(super) fn subject(text: &str) -> Subject {
     Subject::reserved(text).unwrap()
 }
 
