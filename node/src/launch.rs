@@ -231,8 +231,8 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
     let mut addresses: Vec<Multiaddr> = state
         .external
         .iter()
-        .cloned()
         .take(6)
+        .cloned()
         .chain(lan.into_iter().take(5))
         .collect();
     addresses.extend(relays.take(3));

@@ -253,6 +253,16 @@ impl PeerTable {
         })
     }
 
+    /// The members of whom every connection is doubted.
+    pub(crate) fn doubted(&self) -> Vec<PeerId> {
+        self.read(|p| {
+            let doubted = p
+                .iter()
+                .filter(|(_, entry)| entry.connections.values().all(|c| c.doubted));
+            doubted.map(|(peer, _)| *peer).collect()
+        })
+    }
+
     /// A burst was carried by a connection so fast.
     pub(crate) fn carried(&self, peer: &PeerId, connection: ConnectionId, bytes_per_s: f64) {
         self.write(|p| {

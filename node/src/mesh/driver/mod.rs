@@ -334,6 +334,7 @@ impl Driver {
             self.learn_addresses();
             self.prefer_best();
             self.carriers_tick(now);
+            self.dial_doubted(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
