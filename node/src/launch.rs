@@ -145,7 +145,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
     } else {
         writeln!(
             stdout,
-            "founded {} ({})\nthis node  {peer}\nroot key   {}\n\nThe root key can admit and revoke anybody. Keep a copy of it offline; the mesh goes on\nwithout it on this disk, because administrators are renewed by each other.\n\nNext: weft --data-dir {} run",
+            "founded {} ({})\nthis node  {peer}\nroot key   {}\n\nThe root key can admit and revoke anybody. Keep a copy of it offline; the mesh goes on\nwithout it on this disk, but this node's certificate cannot be renewed after a year.\n\nNext: weft --data-dir {} run",
             mesh.id,
             if args.open {
                 "open: anyone with an address may join"
@@ -228,7 +228,15 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
     };
     let relays = state.relays.iter().map(|r| r.address.clone());
     let (loopback, lan): (Vec<Multiaddr>, Vec<Multiaddr>) = state.listen.iter().cloned().partition(is_loopback);
-    let mut addresses: Vec<Multiaddr> = state.external.iter().cloned().chain(lan).collect();
+    // Where there are many, each kind leaves room for the next.
+    let mut addresses: Vec<Multiaddr> = state
+        .external
+        .iter()
+        .take(6)
+        .cloned()
+        .chain(lan.into_iter().take(5))
+        .collect();
+    addresses.extend(relays.take(3));
     // Another node on this machine is reached by loopback as well; QUIC and TCP, once each.
     addresses.extend(
         loopback
@@ -236,7 +244,6 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
             .filter(|a| a.iter().any(|p| matches!(p, Protocol::Ip4(_))))
             .take(2),
     );
-    addresses.extend(relays);
     addresses.truncate(weft_protocol::limits::ADDRESSES_MAX);
     node.trust().invite(options, addresses).await
 }

@@ -16,7 +16,7 @@ use crate::ident::{MeshId, PublicKey};
 use crate::limits::{ADMISSION_BYTES_MAX, AGENT_BYTES_MAX, NOTICES_PER_MESSAGE_MAX, REASON_BYTES_MAX};
 use crate::name::{check_name, check_text, reason};
 use crate::revocation::RevocationNotice;
-use crate::ticket::TicketSecret;
+use crate::ticket::Redemption;
 
 /// The name of the stream protocol.
 pub const ADMISSION_PROTOCOL: &str = "/weft/admission/1";
@@ -39,26 +39,13 @@ pub enum AdmissionRequest {
         /// What software it runs.
         #[n(3)]
         agent: String,
+        /// The prover has made this connection only to try an address and will close it soon: nothing else is to use it.
+        #[n(4)]
+        test_only: bool,
     },
     /// To become a member by a ticket.
     #[n(1)]
-    Redeem {
-        /// The mesh.
-        #[n(0)]
-        mesh: MeshId,
-        /// The ticket's secret.
-        #[n(1)]
-        secret: TicketSecret,
-        /// What people shall call it.
-        #[n(2)]
-        name: String,
-        /// What software it runs.
-        #[n(3)]
-        agent: String,
-        /// The same when the request is repeated, so that a lost answer does not cost the ticket.
-        #[cbor(n(4), with = "minicbor::bytes")]
-        nonce: [u8; 16],
-    },
+    Redeem(#[n(0)] Redemption),
     /// To be let in by a person.
     #[n(2)]
     Ask {
@@ -79,10 +66,14 @@ impl Wire for AdmissionRequest {
     const BYTES_MAX: usize = ADMISSION_BYTES_MAX;
 
     fn check(&self) -> Result<(), DecodeError> {
-        if let Self::Prove { chain, .. } = self {
-            chain.check()?;
-        }
-        let (Self::Prove { name, agent, .. } | Self::Redeem { name, agent, .. } | Self::Ask { name, agent, .. }) = self;
+        let (name, agent) = match self {
+            Self::Prove { chain, name, agent, .. } => {
+                chain.check()?;
+                (name, agent)
+            }
+            Self::Redeem(redemption) => return redemption.check(),
+            Self::Ask { name, agent, .. } => (name, agent),
+        };
         check_name("name", name)?;
         check_text("agent", agent, AGENT_BYTES_MAX)
     }

@@ -14,11 +14,14 @@ use crate::certificate::Chain;
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::ident::PublicKey;
-use crate::limits::{CONTROL_BYTES_MAX, HAVE_MAX, NOTICES_PER_MESSAGE_MAX, REASON_BYTES_MAX, RECORDS_PER_MESSAGE_MAX};
+use crate::limits::{
+    BURST_BYTES_MAX, CONTROL_BYTES_MAX, HAVE_MAX, NOTICES_PER_MESSAGE_MAX, REASON_BYTES_MAX, RECORDS_PER_MESSAGE_MAX,
+};
 use crate::name::{check_text, reason};
 use crate::record::NodeRecord;
 use crate::revocation::RevocationNotice;
 use crate::signed::Signed;
+use crate::ticket::Redemption;
 
 /// The name of the request-response protocol.
 pub const CONTROL_PROTOCOL: &str = "/weft/control/1";
@@ -81,6 +84,30 @@ pub enum ControlRequest {
         #[n(0)]
         token: CapabilityToken,
     },
+    /// Somebody who reached only the sender wants to redeem a ticket of the receiver's. Answered with `Renewed`.
+    #[n(7)]
+    Redeem {
+        /// The key whose connection the wish came on.
+        #[n(0)]
+        joiner: PublicKey,
+        /// The wish.
+        #[n(1)]
+        redemption: Redemption,
+    },
+    /// Bytes to be received and acknowledged with `Ok`: how fast does this connection carry?
+    #[n(8)]
+    Burst {
+        /// They mean nothing.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        padding: Vec<u8>,
+    },
+    /// A new certificate for the receiver, with rights it did not have. Answered with `Ok` once it is kept in place of the old one.
+    #[n(9)]
+    PushCertificate {
+        /// It replaces the receiver's chain.
+        #[n(0)]
+        chain: Chain,
+    },
 }
 
 impl Wire for ControlRequest {
@@ -93,8 +120,10 @@ impl Wire for ControlRequest {
             Self::PullRecords { have } => at_most("known records", have.len(), HAVE_MAX),
             Self::PushRecords { records } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::PushRevocations { notices } => check_notices(notices),
-            Self::Renew { chain } => chain.check(),
+            Self::Renew { chain } | Self::PushCertificate { chain } => chain.check(),
             Self::PushCapability { token } => token.check(),
+            Self::Redeem { redemption, .. } => redemption.check(),
+            Self::Burst { padding } => at_most("padding", padding.len(), BURST_BYTES_MAX),
         }
     }
 }
@@ -141,7 +170,7 @@ pub enum ControlReply {
     /// The new certificates.
     #[n(4)]
     Renewed {
-        /// They replace the asker's chain.
+        /// They replace the asker's chain, or are the new member's first.
         #[n(0)]
         chain: Chain,
     },

@@ -79,3 +79,28 @@ impl Wire for DirectReply {
         }
     }
 }
+
+/// The protocol of a lane: a long-lived stream on which one side sends many requests and the other answers them, in any order.
+///
+/// It saves what a stream for each request costs. Whoever has not got it uses [`DIRECT_PROTOCOL`], which means the same.
+pub const LANE_PROTOCOL: &str = "/weft/lane/1";
+
+/// What travels on a lane: requests one way, replies the other.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LaneFrame {
+    /// Chosen by the asker, another one for each request of a lane.
+    #[n(0)]
+    pub id: u64,
+    /// An encoded [`DirectRequest`] or [`DirectReply`].
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub body: Vec<u8>,
+}
+
+impl Wire for LaneFrame {
+    const WHAT: &'static str = "lane frame";
+    const BYTES_MAX: usize = CALL_BYTES_MAX + 32;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        at_most("body", self.body.len(), CALL_BYTES_MAX)
+    }
+}

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
-use crate::direct::{DirectReply, DirectRequest};
+use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::pub_sub::{Publication, SHARDS};
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
@@ -73,21 +73,16 @@ fn mesh_samples() -> Vec<Sample> {
     let record = record(3, chain.clone());
     let records = vec![forge(&record, 3)];
     let (name, agent) = (String::from("node-3"), String::from("weft/0.1.0"));
-    let (secret, nonce) = (TicketSecret::from_bytes([5; 16]), [6; 16]);
     let (mesh, root) = (mesh(), public(ROOT));
     let prove = AdmissionRequest::Prove {
         mesh,
         chain: chain.clone(),
         name: name.clone(),
         agent: agent.clone(),
+        test_only: false,
     };
-    let redeem = AdmissionRequest::Redeem {
-        mesh,
-        secret,
-        name: name.clone(),
-        agent: agent.clone(),
-        nonce,
-    };
+    let redemption = Redemption::new(&crate::ticket::tests::ticket(), &public(4), &name, &agent, [6; 16]);
+    let redeem = AdmissionRequest::Redeem(redemption.clone());
     let (ours, theirs) = ([7; 32], [8; 32]);
     let ask = ControlRequest::Probe {
         sent_at_ms: NOW_MS,
@@ -167,7 +162,19 @@ fn mesh_samples() -> Vec<Sample> {
                 token: crate::capability::tests::token(),
             },
         ),
+        sample(
+            "control-push-certificate",
+            ControlRequest::PushCertificate { chain: chain.clone() },
+        ),
         sample("control-renew", ControlRequest::Renew { chain: chain.clone() }),
+        sample(
+            "control-redeem",
+            ControlRequest::Redeem {
+                joiner: public(4),
+                redemption,
+            },
+        ),
+        sample("control-burst", ControlRequest::Burst { padding: vec![0; 9] }),
         sample("control-probe", reply),
         sample(
             "control-revocations",
@@ -236,6 +243,13 @@ fn application_samples() -> Vec<Sample> {
             "direct-answer",
             DirectReply::Answer {
                 payload: b"12".to_vec(),
+            },
+        ),
+        sample(
+            "lane-frame",
+            LaneFrame {
+                id: 300,
+                body: vec![1, 2, 3],
             },
         ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),

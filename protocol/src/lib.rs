@@ -44,7 +44,7 @@ pub use record::NodeRecord;
 pub use revocation::{Revocation, RevocationNotice, RevocationSet};
 pub use signed::{Payload, Signed};
 pub use subject::{Pattern, Shards, Subject};
-pub use ticket::{Ticket, TicketSecret};
+pub use ticket::{Redemption, Ticket, TicketKey, TicketSecret};
 pub use trace::TraceParent;
 
 #[cfg(test)]

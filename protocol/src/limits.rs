@@ -95,6 +95,8 @@ pub const ENDPOINTS_MAX: usize = 64;
 pub const ADMISSION_BYTES_MAX: usize = 64 * 1024;
 /// A message of the control protocol.
 pub const CONTROL_BYTES_MAX: usize = 256 * 1024;
+/// The padding of one burst, by which a connection's throughput is measured.
+pub const BURST_BYTES_MAX: usize = 64 * 1024;
 /// Notices in one admission or control message.
 pub const NOTICES_PER_MESSAGE_MAX: usize = 512;
 /// Records in one control message.

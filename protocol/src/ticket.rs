@@ -3,6 +3,7 @@
 //! A ticket names the mesh, its root key, who will issue the certificate and where to reach it, and holds a secret that is redeemed
 //! once. Whoever has it can use it, so it is short-lived and shown to nobody else: its `Debug` leaves the secret out.
 
+mod redemption;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -11,6 +12,7 @@ use std::str::FromStr;
 
 use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
+pub use redemption::{Redemption, TicketKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::codec::{Wire, bounded};

@@ -272,13 +272,9 @@ impl Attacker {
     /// When it is refused.
     pub async fn join(&mut self, ticket: &Ticket) -> Result<Chain, String> {
         let (name, agent) = ("mallory".to_owned(), "attacker/1".to_owned());
-        let redeem = AdmissionRequest::Redeem {
-            mesh: ticket.mesh,
-            secret: ticket.secret.clone(),
-            name: name.clone(),
-            agent: agent.clone(),
-            nonce: [7; 16],
-        };
+        let joiner = weft_protocol::PublicKey::from_peer_id(&self.peer()).ok_or("no Ed25519 key")?;
+        let redemption = weft_protocol::Redemption::new(ticket, &joiner, &name, &agent, [7; 16]);
+        let redeem = AdmissionRequest::Redeem(redemption);
         let issued = self.request_admission(&redeem).await?;
         let Some(AdmissionReply::Issued { chain, .. }) = issued.last().cloned() else {
             return Err(format!("{issued:?}"));
@@ -288,6 +284,7 @@ impl Attacker {
             chain: chain.clone(),
             name,
             agent,
+            test_only: false,
         };
         let proved = self.request_admission(&prove).await?;
         match proved.last() {

@@ -16,10 +16,12 @@ pub mod command;
 pub mod http;
 pub mod mesh;
 pub mod node;
+pub mod terminal;
 pub mod wait;
 
 pub use background::Background;
 pub use command::{Outcome, weft};
 pub use mesh::Mesh;
 pub use node::Node;
+pub use terminal::Terminal;
 pub use wait::{until, until_within};

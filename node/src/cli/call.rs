@@ -75,7 +75,7 @@ pub(crate) async fn execute(session: &Session, args: CallArgs) -> Result<(), Cli
 fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
     let mut path = format!("/v1/services/{}", parse::percent(&args.target.service));
     if let Some(endpoint) = &args.target.endpoint {
-        path.push('/');
+        path.push_str("/endpoints/");
         path.push_str(&parse::percent(endpoint));
     }
     let mut call = Call::new(Method::POST, path)

@@ -21,7 +21,7 @@ pub(crate) struct CapArgs {
 #[derive(Debug, Subcommand)]
 enum CapCommand {
     Grant(GrantArgs),
-    /// Show the capabilities that this node knows
+    /// Show who was granted what, as far as this node knows
     #[command(visible_aliases = ["ls", "list"])]
     Show,
     Explain(ExplainArgs),
@@ -33,8 +33,12 @@ enum CapCommand {
   weft cap grant beta call 'orders.>'                 the member beta may call the services under orders
   weft cap grant role:worker pub,sub 'jobs.*' --ttl 7d
   weft cap grant beta call greet --depth 1            beta may hand it on, once
+  weft cap grant beta invite role.member              beta may let nodes in, as plain members
+  weft cap grant beta admin mesh.revocation           beta may revoke members
 
-Verbs: pub sub call serve append read run invite grant admin, or all.")]
+Verbs: pub sub call serve append read run invite grant admin, or all.
+invite, grant, admin and all go into the member's certificate: the member gets a new one as soon as it is connected
+to this node, and keeps the right as long as its membership.")]
 struct GrantArgs {
     /// Peer id, name, or role:NAME
     #[arg(value_name = "AUDIENCE")]
@@ -48,9 +52,9 @@ struct GrantArgs {
     /// How many times it may be handed on
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: u8,
-    /// How long it is good
-    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse::duration_positive)]
-    ttl: Duration,
+    /// How long it is good [default: 90d]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    ttl: Option<Duration>,
 }
 
 /// Say whether someone may do something, and why
@@ -82,22 +86,29 @@ pub(crate) async fn execute(session: &Session, args: CapArgs) -> Result<(), CliE
 }
 
 async fn grant(session: &Session, args: &GrantArgs) -> Result<(), CliError> {
-    let request = json!({
+    let mut request = json!({
         "audience": args.audience,
         "verbs": args.verbs,
         "resource": args.resource,
         "depth": args.depth,
-        "ttl_s": args.ttl.as_secs().max(1),
     });
+    if let Some(ttl) = args.ttl {
+        request["ttl_s"] = json!(ttl.as_secs().max(1));
+    }
     let capability = session.client()?.post("/v1/capabilities", &request).await?;
     if session.out.json {
         return session.out.json_line(&capability);
     }
+    let verbs = args.verbs.join(", ");
+    let [who, verbs, what] = [&args.audience, &verbs, &args.resource].map(|text| escape(text));
+    if view::text(&capability, "carried_by") == "certificate" {
+        session.out.say(&format!(
+            "{who} will have {verbs} on {what} in its certificate: at once if it is connected, else when it next is"
+        ));
+        return Ok(());
+    }
     session.out.say(&format!(
-        "{} may {} on {} until {}",
-        escape(&args.audience),
-        escape(&args.verbs.join(", ")),
-        escape(&args.resource),
+        "{who} may {verbs} on {what} until {}",
         escape(&view::text(&capability, "expires_at"))
     ));
     session.out.line(&escape(&view::text(&capability, "text")))
@@ -117,8 +128,8 @@ async fn show(session: &Session) -> Result<(), CliError> {
             rows.push(row(capability, grant));
         }
     }
-    let headers = ["AUDIENCE", "VERBS", "RESOURCE", "DEPTH", "EXPIRES", "ISSUER", "ID"];
-    out.table(&headers, &rows, "no capabilities; give one with `weft cap grant`")
+    let headers = ["AUDIENCE", "VERBS", "RESOURCE", "DEPTH", "EXPIRES", "ISSUER", "BY"];
+    out.table(&headers, &rows, "nothing was granted; `weft cap grant` does")
 }
 
 fn row(capability: &Value, grant: &Value) -> Vec<String> {
@@ -129,7 +140,11 @@ fn row(capability: &Value, grant: &Value) -> Vec<String> {
         view::text(grant, "depth"),
         view::text(capability, "expires_at"),
         view::text(capability, "issuer"),
-        view::text(capability, "token_id").chars().take(12).collect(),
+        match view::text(capability, "carried_by").as_str() {
+            "certificate" if view::flag(capability, "pending") => "certificate, promised".to_owned(),
+            "certificate" => "certificate".to_owned(),
+            _ => format!("capability {:.12}", view::text(capability, "token_id")),
+        },
     ]
 }
 

@@ -22,7 +22,8 @@ use crate::{
   weft id passphrase                               protect the key on this disk
 
 A passphrase is asked for, or taken from the file that WEFT_PASSPHRASE_FILE names, or from the systemd credential
-weft-passphrase; never from the command line.")]
+weft-passphrase; never from the command line. A new one is asked for, or taken from the file that
+WEFT_NEW_PASSPHRASE_FILE names; where there was none, WEFT_PASSPHRASE_FILE will do.")]
 pub(crate) struct IdArgs {
     #[command(subcommand)]
     command: IdCommand,
@@ -133,6 +134,10 @@ fn change(session: &Session, remove: bool) -> Result<(), CliError> {
         .map_err(no_identity)?
         .then(|| passphrase::known(&path.to_string_lossy()))
         .transpose()?;
+    if old.is_some() {
+        // Who mistypes the old one need not choose a new one.
+        keyfile::load(&path, old.as_ref())?;
+    }
     // Where the surroundings give a passphrase, it is the one that opens the key: the old one, if there is one.
     let choose = if old.is_some() {
         passphrase::chosen

@@ -9,20 +9,33 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use super::CliError;
-use crate::trust::passphrase::{Passphrase, from_surroundings};
+use crate::trust::passphrase::{
+    NEW_PASSPHRASE_FILE_VARIABLE, PASSPHRASE_FILE_VARIABLE, Passphrase, from_surroundings, new_from_surroundings,
+};
 
 /// The passphrase that opens `what`: from the surroundings, else from the person at the terminal.
 pub(crate) fn known(what: &str) -> Result<Passphrase, CliError> {
     match from_surroundings(|name| std::env::var_os(name))? {
         Some(passphrase) => Ok(passphrase),
-        None => ask(&format!("Passphrase of {what}: ")),
+        None => {
+            let text = line(&format!("Passphrase of {what}: "), PASSPHRASE_FILE_VARIABLE)?;
+            Ok(Passphrase::new(text)?)
+        }
     }
 }
 
-/// A passphrase to be: typed twice by the person at the terminal.
+/// A passphrase to be: from the surroundings, else typed twice by the person at the terminal.
 pub(crate) fn chosen() -> Result<Passphrase, CliError> {
-    let first = line("New passphrase: ")?;
-    let again = line("The same again: ")?;
+    if let Some(passphrase) = new_from_surroundings(|name| std::env::var_os(name))? {
+        return Ok(passphrase);
+    }
+    let first = line("New passphrase: ", NEW_PASSPHRASE_FILE_VARIABLE)?;
+    if first.is_empty() {
+        return Err(CliError::Usage(
+            "the passphrase is empty; nothing was changed".to_owned(),
+        ));
+    }
+    let again = line("The same again: ", NEW_PASSPHRASE_FILE_VARIABLE)?;
     if *first != *again {
         return Err(CliError::Usage(
             "the two passphrases are not the same; nothing was changed".to_owned(),
@@ -31,23 +44,25 @@ pub(crate) fn chosen() -> Result<Passphrase, CliError> {
     Ok(Passphrase::new(first)?)
 }
 
-/// The first passphrase of a key that has none: from the surroundings that will open it later, else as [`chosen`].
+/// The first passphrase of a key that has none: as [`chosen`], but before a person is asked, from the surroundings that will
+/// open the key later.
 pub(crate) fn first() -> Result<Passphrase, CliError> {
-    match from_surroundings(|name| std::env::var_os(name))? {
+    let variable = |name: &str| std::env::var_os(name);
+    if let Some(passphrase) = new_from_surroundings(variable)? {
+        return Ok(passphrase);
+    }
+    match from_surroundings(variable)? {
         Some(passphrase) => Ok(passphrase),
         None => chosen(),
     }
 }
 
-fn ask(prompt: &str) -> Result<Passphrase, CliError> {
-    Ok(Passphrase::new(line(prompt)?)?)
-}
-
 /// One line from the terminal, even when standard input and output are pipes.
-fn line(prompt: &str) -> Result<Zeroizing<String>, CliError> {
+fn line(prompt: &str, variable: &str) -> Result<Zeroizing<String>, CliError> {
     let no_terminal = |_| {
-        let words = "a passphrase is needed and there is no terminal to ask for it; put it into a file that WEFT_PASSPHRASE_FILE names";
-        CliError::Usage(words.to_owned())
+        CliError::Usage(format!(
+            "a passphrase is needed and there is no terminal to ask for it; put it into a file that {variable} names"
+        ))
     };
     let mut terminal = OpenOptions::new()
         .read(true)

@@ -13,13 +13,14 @@ use std::time::Duration;
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::watch, time::timeout};
 use weft_protocol::{
-    Chain, MeshId, RevocationNotice, Ticket, Wire as _,
+    Chain, MeshId, Redemption, RevocationNotice, Ticket, Wire as _,
     admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest},
     limits::ADMISSION_BYTES_MAX,
 };
 
 use super::{
     frames::{self, FrameError},
+    redeem::Redeemer,
     streams::MeshStream,
 };
 use crate::trust::{MeshInfo, MeshKind, PendingMember, ProofVerdict, Standing, Trust};
@@ -68,22 +69,18 @@ pub(crate) enum AdmissionError {
 }
 
 /// Proves this node to the peer on `stream`. Returns when the peer has admitted or refused us; while we wait for
-/// approval that may take long. `heard` becomes true when the peer has told us all the revocations it knows.
+/// approval that may take long. With `test_only` the connection is not to be used by anybody. `heard` becomes true when the peer has told us all the revocations it knows.
 pub(crate) async fn prove(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
-    peer: &PeerId,
+    test_only: bool,
     heard: &watch::Sender<bool>,
     mut stream: MeshStream,
 ) -> Result<Proved, AdmissionError> {
     let mut standing = trust.watch_standing();
     for _ in 0..REQUESTS_MAX {
-        let Some(request) = next_request(trust, introduction, ticket, peer) else {
-            // Only the issuer of our ticket can let us in; with the others we wait until it has.
-            let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
-            continue;
-        };
+        let request = next_request(trust, introduction, ticket, test_only);
         frames::write(&mut stream, &request).await?;
         match converse(trust, &mut stream, &mut standing, heard).await? {
             Outcome::Admitted => return Ok(Proved::Admitted),
@@ -104,31 +101,31 @@ fn next_request(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
-    peer: &PeerId,
-) -> Option<AdmissionRequest> {
+    test_only: bool,
+) -> AdmissionRequest {
     let Introduction { name, agent } = introduction.clone();
     if let Some(mesh) = trust.mesh() {
-        return Some(AdmissionRequest::Prove {
+        return AdmissionRequest::Prove {
             mesh: mesh.id,
             chain: trust.chain(),
             name,
             agent,
-        });
+            test_only,
+        };
     }
     match ticket {
-        Some(ticket) if ticket.issuer.peer_id() == *peer => Some(AdmissionRequest::Redeem {
-            mesh: ticket.mesh,
-            secret: ticket.secret.clone(),
-            name,
-            agent,
-            nonce: trust.nonce(),
-        }),
-        Some(_) => None,
-        None => Some(AdmissionRequest::Ask {
+        Some(ticket) => AdmissionRequest::Redeem(Redemption::new(
+            ticket,
+            &trust.public_key(),
+            &name,
+            &agent,
+            trust.nonce(),
+        )),
+        None => AdmissionRequest::Ask {
             mesh: None,
             name,
             agent,
-        }),
+        },
     }
 }
 
@@ -198,7 +195,10 @@ async fn converse(
 #[derive(Debug)]
 pub(crate) enum Verified {
     /// The peer is a member: open the gate, then say so with [`admit`].
-    Member,
+    Member {
+        /// The connection is for nothing but the peer's test of an address.
+        test_only: bool,
+    },
     /// The peer is none and was told why.
     Refused(AdmissionRefusal),
     /// The peer went away.
@@ -207,8 +207,13 @@ pub(crate) enum Verified {
 
 /// The verifier's half, up to the verdict. After [`Verified::Member`] the caller opens the gate and calls [`admit`].
 /// `proven` becomes true when the peer has shown good certificates, which may be well before the verdict.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what is known of the connection, and what this node decides with"
+)]
 pub(crate) async fn verify(
     trust: &Trust,
+    redeemer: &Redeemer,
     settled: &mut Settled,
     proven: &watch::Sender<bool>,
     peer: PeerId,
@@ -216,6 +221,7 @@ pub(crate) async fn verify(
     address: &str,
     stream: &mut MeshStream,
 ) -> Result<Verified, AdmissionError> {
+    let mut test_only = false;
     for _ in 0..REQUESTS_MAX {
         let request = timeout(STEP_TIMEOUT, frames::read::<AdmissionRequest>(stream));
         let request = match request.await.map_err(|_| AdmissionError::Timeout)? {
@@ -228,11 +234,18 @@ pub(crate) async fn verify(
         };
         tracing::trace!(%peer, %connection, "admission request");
         let step = match request {
-            AdmissionRequest::Prove { mesh, chain, name, .. } => {
+            AdmissionRequest::Prove {
+                mesh,
+                chain,
+                name,
+                test_only: for_test,
+                ..
+            } => {
+                test_only = for_test;
                 on_prove(trust, settled, proven, &peer, &mesh, &chain, &name, stream).await?
             }
-            AdmissionRequest::Redeem { mesh, secret, name, .. } => match trust.mesh() {
-                Some(own) if own.id == mesh => match trust.redeem(&peer, &secret, &name).await {
+            AdmissionRequest::Redeem(redemption) => match trust.mesh() {
+                Some(own) if own.id == redemption.mesh => match redeemer.redeem(&peer, &redemption).await {
                     Ok(chain) => issued(trust, chain, stream).await?,
                     Err((reason, detail)) => Some(refuse(stream, reason, &detail).await?),
                 },
@@ -249,8 +262,10 @@ pub(crate) async fn verify(
                 on_ask(trust, settled, proven, mesh, asks, stream).await?
             }
         };
-        if let Some(verdict) = step {
-            return Ok(verdict);
+        match step {
+            Some(Verified::Member { .. }) => return Ok(Verified::Member { test_only }),
+            Some(verdict) => return Ok(verdict),
+            None => {}
         }
     }
     refuse(stream, AdmissionRefusal::Busy, "too many requests on one stream").await
@@ -278,7 +293,7 @@ async fn on_prove(
     tell_revocations(trust, stream).await?;
     let _ = timeout(SETTLE_TIMEOUT_TELLING, settled.wait_for(|s| *s)).await;
     match trust.verify_proof(peer, mesh, chain, name) {
-        ProofVerdict::Member => Ok(Some(Verified::Member)),
+        ProofVerdict::Member => Ok(Some(Verified::Member { test_only: false })),
         ProofVerdict::Adopted(chain) => issued(trust, chain, stream).await,
         ProofVerdict::Refused(reason, detail) => Ok(Some(refuse(stream, reason, &detail).await?)),
     }

@@ -14,7 +14,7 @@ use libp2p::{
     upnp,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
-use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, limits};
+use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL, limits};
 
 use super::{MeshConfig, frames, gate::Gate, sources::Sources, streams};
 use crate::platform::Network;
@@ -122,7 +122,10 @@ pub(crate) fn members(
     seed: u64,
 ) -> Result<Members, String> {
     let peer = key.public().to_peer_id();
-    let mut protocols = vec![StreamProtocol::new(CONTROL_PROTOCOL)];
+    let mut protocols = vec![
+        StreamProtocol::new(CONTROL_PROTOCOL),
+        StreamProtocol::new(LANE_PROTOCOL),
+    ];
     protocols.extend(stream_protocols);
     let direct = request_response::Config::default()
         .with_request_timeout(DIRECT_TIMEOUT)

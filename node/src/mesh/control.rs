@@ -9,10 +9,10 @@ use std::{collections::HashSet, time::Duration};
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
 use weft_protocol::{
-    NodeRecord, Signed, Wire as _,
+    Chain, NodeRecord, PublicKey, Redemption, Signed, Wire as _,
     admission::AdmissionRefusal,
     control::{ControlReply, ControlRequest},
-    limits::{CONTROL_BYTES_MAX, HAVE_MAX},
+    limits::{BURST_BYTES_MAX, CONTROL_BYTES_MAX, HAVE_MAX},
 };
 
 use super::{
@@ -44,6 +44,9 @@ const PUSHED_TO: usize = 10;
 const GATHER: Duration = Duration::from_millis(50);
 /// Of a page of records.
 const PAGE_BYTES: usize = CONTROL_BYTES_MAX / 2;
+/// Frames of one burst, and bursts of one measurement.
+const BURST_FRAMES: usize = 8;
+const BURSTS: usize = 2;
 /// A responder closes a control stream on which nothing is asked for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -83,7 +86,7 @@ pub(crate) async fn ask(
     let mut records = trust.watch_records();
     let mut revocations = trust.watch_revocations();
     let mut tokens = trust.watch_tokens();
-    let mut delivered: HashSet<[u8; 16]> = HashSet::new();
+    let mut delivered = Delivered::default();
     let mut pushed = 0;
     loop {
         let doubted = || peers.doubt(&peer, connection);
@@ -98,7 +101,7 @@ pub(crate) async fn ask(
         )
         .await
         .map_err(|_| ControlError::Silent)??;
-        deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
+        deliver(trust, &peer, &mut stream, &mut delivered).await?;
         let pause = if peers.len() > CROWDED {
             PROBE_EVERY_CROWDED
         } else {
@@ -125,7 +128,7 @@ pub(crate) async fn ask(
                 }
                 changed = tokens.changed() => {
                     if changed.is_err() { return Ok(()); }
-                    deliver_tokens(trust, &peer, &mut stream, &mut delivered).await?;
+                    deliver(trust, &peer, &mut stream, &mut delivered).await?;
                 }
                 () = tokio::time::sleep_until(next) => break,
             }
@@ -174,19 +177,61 @@ pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Prob
 
 /// Asks the peer on `stream` for a fresh certificate.
 pub(crate) async fn renew(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
-    let mesh = trust.mesh().ok_or(ControlError::OutOfTurn)?;
     match timeout(
         REPLY_TIMEOUT,
         exchange(stream, &ControlRequest::Renew { chain: trust.chain() }),
     )
     .await
     {
-        Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.enter(mesh, chain).await?),
+        Ok(Ok(ControlReply::Renewed { chain })) => Ok(trust.replace_certificate(chain).await?),
         Ok(Ok(ControlReply::Refused { detail, .. })) => Err(NodeError::denied(detail).into()),
         Ok(Ok(_)) => Err(ControlError::OutOfTurn),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(ControlError::Silent),
     }
+}
+
+/// Passes a newcomer's redemption on to its issuer, the peer on `stream`: its certificate, or why there is none.
+pub(crate) async fn redeem(
+    stream: &mut MeshStream,
+    joiner: PublicKey,
+    redemption: Redemption,
+) -> Result<Result<Chain, (AdmissionRefusal, String)>, ControlError> {
+    match exchange(stream, &ControlRequest::Redeem { joiner, redemption }).await? {
+        ControlReply::Renewed { chain } => Ok(Ok(chain)),
+        ControlReply::Refused { reason, detail } => Ok(Err((reason, detail))),
+        _ => Err(ControlError::OutOfTurn),
+    }
+}
+
+/// How fast the connection under `stream` carries, bytes per second.
+pub(crate) async fn burst(stream: &mut MeshStream, within: Duration) -> Result<f64, ControlError> {
+    let started = Instant::now();
+    let mut bytes = 0;
+    for _ in 0..BURSTS {
+        let sent = async {
+            let padding = vec![0; BURST_BYTES_MAX];
+            // All at once: what is measured is the way there, not the pauses between.
+            for _ in 0..BURST_FRAMES {
+                let padding = padding.clone();
+                frames::write(stream, &ControlRequest::Burst { padding }).await?;
+            }
+            for _ in 0..BURST_FRAMES {
+                match frames::expect(stream).await? {
+                    ControlReply::Ok => {}
+                    _ => return Err(ControlError::OutOfTurn),
+                }
+            }
+            Ok(())
+        };
+        bytes += BURST_FRAMES * BURST_BYTES_MAX;
+        match timeout(within, sent).await {
+            Ok(sent) => sent?,
+            // So fast at best.
+            Err(_) => break,
+        }
+    }
+    Ok(bytes as f64 / started.elapsed().as_secs_f64().max(1e-6))
 }
 
 /// Makes us know what the peer knows; the peer does the same on its own stream.
@@ -257,28 +302,55 @@ async fn push_records(
     }
 }
 
-/// Hands the peer the capabilities that were granted to it here.
-async fn deliver_tokens(
+/// What was handed over on this connection.
+#[derive(Default)]
+struct Delivered {
+    tokens: HashSet<[u8; 16]>,
+    /// The name of the promise that was last kept, or tried.
+    promise: Option<u64>,
+}
+
+/// Hands the peer the capabilities that were granted to it here, and the certificate that was promised.
+async fn deliver(
     trust: &Trust,
     peer: &PeerId,
     stream: &mut MeshStream,
-    delivered: &mut HashSet<[u8; 16]>,
+    delivered: &mut Delivered,
 ) -> Result<(), ControlError> {
     for token in trust.tokens_for(peer) {
-        if !delivered.insert(token_id(&token)) {
+        if !delivered.tokens.insert(token_id(&token)) {
             continue;
         }
-        let request = ControlRequest::PushCapability { token };
-        match timeout(REPLY_TIMEOUT, exchange(stream, &request))
-            .await
-            .map_err(|_| ControlError::Silent)??
-        {
-            ControlReply::Ok => {}
-            ControlReply::Refused { detail, .. } => tracing::debug!(%peer, detail, "a capability was not taken"),
-            _ => return Err(ControlError::OutOfTurn),
+        if let Some(detail) = handed(stream, &ControlRequest::PushCapability { token }).await? {
+            tracing::debug!(%peer, detail, "a capability was not taken");
         }
     }
+    let Some((promise, chain)) = trust.promised(peer).await else {
+        return Ok(());
+    };
+    if delivered.promise.replace(promise) == Some(promise) {
+        return Ok(());
+    }
+    let request = ControlRequest::PushCertificate { chain: chain.clone() };
+    match handed(stream, &request).await? {
+        None => {
+            trust.handed_over(peer, &chain).await;
+            tracing::info!(%peer, "a member has the certificate that was promised to it");
+        }
+        Some(detail) => tracing::warn!(%peer, detail, "a member did not take the certificate that was promised to it"),
+    }
     Ok(())
+}
+
+/// The reason when the peer does not take it.
+async fn handed(stream: &mut MeshStream, request: &ControlRequest) -> Result<Option<String>, ControlError> {
+    match timeout(REPLY_TIMEOUT, exchange(stream, request)).await {
+        Ok(Ok(ControlReply::Ok)) => Ok(None),
+        Ok(Ok(ControlReply::Refused { detail, .. })) => Ok(Some(detail)),
+        Ok(Ok(_)) => Err(ControlError::OutOfTurn),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ControlError::Silent),
+    }
 }
 
 async fn push_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), ControlError> {
@@ -361,6 +433,19 @@ async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Resu
             Ok(_) => ControlReply::Ok,
             Err(error) => ControlReply::refused(AdmissionRefusal::Malformed, &error.to_string()),
         },
+        ControlRequest::PushCertificate { chain } => match trust.replace_certificate(chain).await {
+            Ok(()) => {
+                tracing::info!(%peer, "a member gave this node a new certificate");
+                ControlReply::Ok
+            }
+            Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),
+        },
+        ControlRequest::Redeem { joiner, redemption } => match trust.redeem(joiner, &redemption).await {
+            Ok(chain) => ControlReply::Renewed { chain },
+            Err((reason, detail)) => ControlReply::refused(reason, &detail),
+        },
+        // That it has arrived is all there is to say of it.
+        ControlRequest::Burst { .. } => ControlReply::Ok,
         ControlRequest::Renew { chain } => match trust.renew(peer, &chain) {
             Ok(chain) => ControlReply::Renewed { chain },
             Err(error) => ControlReply::refused(AdmissionRefusal::NotIssuer, &error.to_string()),

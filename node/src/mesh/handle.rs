@@ -19,6 +19,7 @@ use super::{
     driver::Command,
     frames,
     inbound::{InboundRequest, InboundStream, stream_protocol},
+    lanes::Lanes,
     peers::PeerTable,
     streams::{MeshStream, OpenError},
 };
@@ -186,6 +187,7 @@ pub(crate) struct Shared {
     pub(super) local: PeerId,
     pub(super) trust: Trust,
     pub(super) peers: PeerTable,
+    pub(super) lanes: Lanes,
     pub(super) state: watch::Receiver<MeshState>,
 }
 
@@ -267,9 +269,14 @@ impl Mesh {
             .to_checked_bytes()
             .map_err(|e| MeshError::Invalid(e.to_string()))?;
         let exchange = async {
-            let (reply, answer) = oneshot::channel();
-            self.send(Command::Request { peer, bytes, reply }).await?;
-            let bytes = answer.await.map_err(|_| MeshError::Closed)??;
+            let bytes = match self.inner.lanes.get(&peer) {
+                Some(lane) => match lane.request(bytes).await {
+                    Ok(answer) => answer?,
+                    // The lane ended at this very moment, before it took the request.
+                    Err(bytes) => self.request_without_lane(peer, bytes).await?,
+                },
+                None => self.request_without_lane(peer, bytes).await?,
+            };
             match DirectReply::from_bytes(&bytes) {
                 Ok(DirectReply::Answer { payload }) => Ok(payload),
                 Ok(DirectReply::Refused { reason, detail }) => Err(MeshError::Refused { peer, reason, detail }),
@@ -280,6 +287,12 @@ impl Mesh {
             }
         };
         timeout(within, exchange).await.unwrap_or(Err(timed_out(peer, within)))
+    }
+
+    async fn request_without_lane(&self, peer: PeerId, bytes: Vec<u8>) -> Result<Vec<u8>, MeshError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Request { peer, bytes, reply }).await?;
+        answer.await.map_err(|_| MeshError::Closed)?
     }
 
     /// Publishes on a gossip topic; returns how many connected peers are subscribed to it.

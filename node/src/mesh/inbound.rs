@@ -114,7 +114,7 @@ impl Drop for InboundRequest {
 }
 
 /// Held as long as a stream lives.
-struct Permits(
+pub(crate) struct Permits(
     #[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
     #[expect(dead_code, reason = "held for its drop")] PeerPermit,
 );
@@ -204,13 +204,10 @@ impl DoorKeeper {
     /// Judges one stream. Runs in a task of its own.
     pub(crate) async fn admit_stream(self, peer: PeerId, protocol: StreamProtocol, mut stream: MeshStream) {
         // Without a place nothing is read at all.
-        let permits = match (Arc::clone(&self.streams).try_acquire_owned(), self.place(peer, true)) {
-            (Ok(all), Some(place)) => Permits(all, place),
-            _ => {
-                return self
-                    .refuse(&mut stream, Refusal::Busy, "too many streams are open")
-                    .await;
-            }
+        let Some(permits) = self.stream_place(peer) else {
+            return self
+                .refuse(&mut stream, Refusal::Busy, "too many streams are open")
+                .await;
         };
         let hello = match timeout(HELLO_TIMEOUT, frames::read::<Hello>(&mut stream)).await {
             Ok(Ok(Some(hello))) => hello,
@@ -316,6 +313,12 @@ impl DoorKeeper {
         );
         trace::continue_from(&span, hello.traceparent.as_deref(), hello.tracestate.as_deref());
         Ok((door.clone(), span))
+    }
+
+    /// Room for one more inbound stream of a peer, held until it is dropped.
+    pub(crate) fn stream_place(&self, peer: PeerId) -> Option<Permits> {
+        let all = Arc::clone(&self.streams).try_acquire_owned().ok()?;
+        Some(Permits(all, self.place(peer, true)?))
     }
 
     fn place(&self, peer: PeerId, stream: bool) -> Option<PeerPermit> {

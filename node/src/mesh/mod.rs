@@ -7,7 +7,7 @@
 //! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
 //!
 //! A map: `driver` owns the swarm; `behaviour` composes it; `gate` hides members' protocols; `admission` proves
-//! membership; `inbound` is the door-keeper of streams and requests; `control` measures and reconciles; `connector`
+//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `lanes` carry requests; `control` measures and reconciles; `connector`
 //! decides whom to dial; `peers` is the table everybody reads.
 
 mod admission;
@@ -21,7 +21,9 @@ mod gate;
 mod handle;
 mod inbound;
 mod intake;
+mod lanes;
 mod peers;
+mod redeem;
 mod sources;
 pub mod streams;
 #[cfg(test)]

@@ -9,8 +9,16 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
 use tokio::sync::watch;
 
+/// What a connection's throughput is weighed by against its round trip: the time that so much takes.
+const BULK_BYTES: f64 = (256 << 10) as f64;
+/// Another connection is clearly better when it is by a quarter and by half a millisecond.
+const CLEARLY: f64 = 1.25;
+const CLEARLY_S: f64 = 0.0005;
+/// A connection whose round trip is not known yet.
+const UNMEASURED: Duration = Duration::from_secs(60);
+
 /// How a connection is carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Carrier {
     /// QUIC over UDP.
@@ -53,6 +61,8 @@ pub struct ConnectionInfo {
     pub inbound: bool,
     /// The last measured round trip, smoothed.
     pub rtt: Option<Duration>,
+    /// How fast it carried a burst, bytes per second, if that was measured.
+    pub goodput_bytes_per_s: Option<f64>,
     /// When it was admitted, Unix milliseconds.
     pub since_ms: u64,
     /// Whether an answer is overdue: it may be dead, which is not certain yet.
@@ -64,6 +74,8 @@ pub struct ConnectionInfo {
 pub struct PeerInfo {
     /// Its connections, oldest first.
     pub connections: BTreeMap<ConnectionId, ConnectionInfo>,
+    /// The one that measured best.
+    pub preferred: Option<ConnectionId>,
     /// The software it says it runs.
     pub agent: String,
     /// How far its calendar is ahead of ours, milliseconds.
@@ -74,6 +86,34 @@ impl PeerInfo {
     /// The best of its connections' round trips.
     pub fn rtt(&self) -> Option<Duration> {
         self.connections.values().filter_map(|c| c.rtt).min()
+    }
+
+    /// The connection that measures best; a direct one before any relayed one. The one that was best so far stays it until
+    /// another is clearly better: what flows is not moved for nothing.
+    fn best(&self) -> Option<ConnectionId> {
+        let rank = |c: &ConnectionInfo| (c.doubted, c.carrier == Carrier::Relay);
+        let top = self.connections.values().map(rank).min()?;
+        let candidates: Vec<(&ConnectionId, &ConnectionInfo)> =
+            self.connections.iter().filter(|(_, c)| rank(c) == top).collect();
+        // What one connection carries, another over the same carrier does too.
+        let goodput = |c: &ConnectionInfo| {
+            let same = candidates.iter().filter(|(_, other)| other.carrier == c.carrier);
+            c.goodput_bytes_per_s
+                .or_else(|| same.filter_map(|(_, other)| other.goodput_bytes_per_s).reduce(f64::max))
+        };
+        let all_measured = candidates.iter().all(|(_, c)| goodput(c).is_some());
+        let cost_s = |c: &ConnectionInfo| {
+            let carrying = goodput(c).filter(|_| all_measured).map_or(0.0, |g| BULK_BYTES / g);
+            c.rtt.unwrap_or(UNMEASURED).as_secs_f64() + carrying
+        };
+        let (best, info) = candidates
+            .iter()
+            .min_by(|(_, a), (_, b)| cost_s(a).total_cmp(&cost_s(b)))?;
+        let current = self.preferred.and_then(|id| candidates.iter().find(|(c, _)| **c == id));
+        match current {
+            Some((id, c)) if cost_s(c) <= cost_s(info) * CLEARLY + CLEARLY_S => Some(**id),
+            _ => Some(**best),
+        }
     }
 
     /// Whether every connection goes through a relay.
@@ -147,6 +187,7 @@ impl PeerTable {
         let gone = self.write(|p| {
             let Some(entry) = p.get_mut(peer) else { return false };
             entry.connections.remove(&connection);
+            entry.preferred.take_if(|preferred| *preferred == connection);
             let gone = entry.connections.is_empty();
             if gone {
                 p.remove(peer);
@@ -217,15 +258,31 @@ impl PeerTable {
         })
     }
 
-    /// The connection that measures best; a direct one before any relayed one.
-    pub(crate) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
+    /// The members of whom every connection is doubted.
+    pub(crate) fn doubted(&self) -> Vec<PeerId> {
         self.read(|p| {
-            let connections = &p.get(peer)?.connections;
-            let key = |c: &ConnectionInfo| (c.doubted, c.carrier == Carrier::Relay, c.rtt.unwrap_or(Duration::MAX));
-            connections
+            let doubted = p
                 .iter()
-                .min_by_key(|(id, c)| (key(c), **id))
-                .map(|(id, _)| *id)
+                .filter(|(_, entry)| entry.connections.values().all(|c| c.doubted));
+            doubted.map(|(peer, _)| *peer).collect()
+        })
+    }
+
+    /// A burst was carried by a connection so fast.
+    pub(crate) fn carried(&self, peer: &PeerId, connection: ConnectionId, bytes_per_s: f64) {
+        self.write(|p| {
+            if let Some(connection) = p.get_mut(peer).and_then(|entry| entry.connections.get_mut(&connection)) {
+                connection.goodput_bytes_per_s = Some(bytes_per_s);
+            }
+        });
+    }
+
+    /// Chooses among a member's connections by what was measured, and remembers the choice.
+    pub(crate) fn choose(&self, peer: &PeerId) -> Option<ConnectionId> {
+        self.write(|p| {
+            let entry = p.get_mut(peer)?;
+            entry.preferred = entry.best();
+            entry.preferred
         })
     }
 
@@ -237,3 +294,6 @@ impl PeerTable {
         f(&mut self.peers.write().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests;

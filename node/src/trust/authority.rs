@@ -7,7 +7,7 @@ use weft_protocol::{
     admission::AdmissionRefusal, limits::CLOCK_SKEW_MS_MAX,
 };
 
-use super::{KEY_CHAIN, KEY_MESH, MeshInfo, MeshKind, Standing, Trust};
+use super::{KEY_CHAIN, KEY_MESH, MeshInfo, MeshKind, Standing, Trust, promotion::includes};
 use crate::{error::NodeError, store::Batch};
 
 /// The role of everyone who is given no other.
@@ -224,6 +224,7 @@ impl Trust {
             name.to_owned()
         };
         let labels = options.labels.clone();
+        let grants = without_repetition(grants);
         let not_before_ms = now_ms.saturating_sub(BACKDATE_MS).max(own.not_before_ms);
         let request = CertificateRequest {
             subject,
@@ -340,6 +341,18 @@ pub(super) fn open_membership(record: &weft_protocol::NodeRecord, key: PublicKey
         kind: MeshKind::Open,
     };
     open_member(&mesh, key, &record.name, record.issued_at_ms)
+}
+
+/// Leaves out the grants that others include, so that renewals do not pile them up.
+fn without_repetition(grants: Vec<Grant>) -> Vec<Grant> {
+    let mut kept: Vec<Grant> = Vec::new();
+    for grant in grants {
+        if !kept.iter().any(|k| includes(k, &grant)) {
+            kept.retain(|k| !includes(&grant, k));
+            kept.push(grant);
+        }
+    }
+    kept
 }
 
 fn refusal_of(error: &TrustError) -> AdmissionRefusal {

@@ -9,7 +9,10 @@ use weft_protocol::{
     Verbs, Wire as _,
 };
 
-use super::{MeshKind, PREFIX_TOKEN, Trust, keyed};
+use super::{
+    MeshKind, PREFIX_TOKEN, Trust, keyed,
+    promotion::{CERTIFICATE_VERBS, needs_certificate},
+};
 use crate::error::NodeError;
 
 /// What members that share a role may do with each other.
@@ -170,10 +173,15 @@ impl Trust {
         self.decide(&member, &roles, Verb::Publish, subject, presented)
     }
 
-    /// The same decision as [`Trust::check`], with the capabilities this node knows of, for `weft cap explain`.
+    /// The same decision as [`Trust::check`], with the capabilities this node knows of, for `weft cap explain`. Of the verbs that
+    /// only certificates carry it says what the certificates say.
     pub fn explain(&self, peer: &PeerId, verb: Verb, resource: &Subject) -> Decision {
-        let tokens: Vec<CapabilityToken> = self.state().tokens.clone();
-        let mut decision = self.check(peer, verb, resource, &tokens);
+        let mut decision = if CERTIFICATE_VERBS.contains(&verb) {
+            self.explain_authority(peer, verb, resource)
+        } else {
+            let tokens: Vec<CapabilityToken> = self.state().tokens.clone();
+            self.check(peer, verb, resource, &tokens)
+        };
         if self.mesh().is_some_and(|m| m.kind == MeshKind::Open) {
             decision
                 .because
@@ -182,18 +190,52 @@ impl Trust {
         decision
     }
 
-    /// Grants a capability to `audience`.
+    /// What every member with this role may do at this node, its certificate apart.
+    pub fn explain_role(&self, role: &str, verb: Verb, resource: &Subject) -> Decision {
+        let what = format!("{verb} on {}", resource.as_str());
+        if CERTIFICATE_VERBS.contains(&verb) {
+            let because = format!("{verb} rests on each member's certificate; no role carries it");
+            return Decision::new(false, Rule::None, because);
+        }
+        let own_roles = self.own_membership().map(|m| m.roles).unwrap_or_default();
+        if own_roles.iter().any(|own| own == role) && ROLE_VERBS.contains(&verb) {
+            let because = format!("this node has the role {role} too, within which {verb} is free");
+            return Decision::new(true, Rule::SameRole, because);
+        }
+        let is_for_role = |audience: &Audience| matches!(audience, Audience::Role(name) if name == role);
+        for held in self.tokens() {
+            if is_for_role(&held.effective.audience) && held.effective.permits(verb, resource) {
+                let because = format!("a capability from {} grants {what}", held.effective.issuer.peer_id());
+                return Decision::new(true, Rule::Capability, because);
+            }
+        }
+        Decision {
+            allowed: false,
+            rule: Rule::None,
+            because: vec![
+                format!("this node does not have the role {role}; it has {own_roles:?}"),
+                format!("no capability for role:{role} that this node knows covers {what}"),
+            ],
+        }
+    }
+
+    /// Grants a capability to `audience`; one that this node holds itself is handed on where its depth allows that.
     ///
     /// # Errors
-    /// `Denied` when this node may not grant it; `Busy` when too many are kept.
+    /// `Invalid` for a verb that only certificates carry, see [`Trust::promise`]; `Denied` when this node may not grant it; `Busy`
+    /// when too many are kept.
     pub async fn grant(&self, audience: Audience, verbs: Verbs, request: GrantRequest) -> Result<HeldToken, NodeError> {
         let mesh = self
             .mesh()
             .ok_or_else(|| NodeError::denied("this node belongs to no mesh"))?;
+        if needs_certificate(verbs) {
+            return Err(NodeError::invalid(format!("a capability cannot carry {verbs}")));
+        }
         let now_ms = self.now_ms();
+        let grant = Grant::new(verbs, request.resource, request.depth);
         let request = CapabilityRequest {
             audience,
-            grants: vec![Grant::new(verbs, request.resource, request.depth)],
+            grants: vec![grant.clone()],
             not_before_ms: now_ms,
             not_after_ms: now_ms.saturating_add(request.ttl_ms),
         };
@@ -202,9 +244,28 @@ impl Trust {
             Some(root) => {
                 CapabilityToken::issue(&weft_protocol::Chain::default(), root, request, self.random(), now_ms)?
             }
-            None => CapabilityToken::issue(&self.chain(), &self.0.key, request, self.random(), now_ms)?,
+            None => self.grant_as_member(&grant, request)?,
         };
         self.keep(token).await
+    }
+
+    /// By our certificate; where that does not allow it, by a capability of ours.
+    fn grant_as_member(&self, grant: &Grant, request: CapabilityRequest) -> Result<CapabilityToken, NodeError> {
+        let (key, now_ms) = (&self.0.key, self.now_ms());
+        let denied = match CapabilityToken::issue(&self.chain(), key, request.clone(), self.random(), now_ms) {
+            Ok(token) => return Ok(token),
+            Err(denied) => denied,
+        };
+        let held = self.tokens();
+        let ours = held
+            .iter()
+            .filter(|held| held.effective.audience == Audience::Key(self.0.public))
+            .find(|held| weft_protocol::capability::covered(&held.effective.grants, grant));
+        match ours {
+            Some(held) => Ok(held.token.delegate(key, request, self.random(), now_ms)?),
+            None => Err(NodeError::from(denied)
+                .with_hint("`weft cap explain self grant WHAT` says what this node's certificate allows it to grant")),
+        }
     }
 
     /// Keeps a capability, ours to present or of our making.
@@ -300,6 +361,6 @@ pub fn token_id(token: &CapabilityToken) -> [u8; 16] {
     id
 }
 
-fn describe(grant: &Grant) -> String {
+pub(super) fn describe(grant: &Grant) -> String {
     format!("{} on {}", grant.verbs, grant.resource)
 }

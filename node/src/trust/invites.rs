@@ -1,10 +1,9 @@
 //! Invitations: a secret that can be exchanged for a certificate, a counted number of times.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use weft_protocol::{
-    Chain, Multiaddr, PeerId, PublicKey, Ticket, TicketSecret, admission::AdmissionRefusal, ticket::TICKET_VERSION,
+    Chain, Multiaddr, PublicKey, Redemption, Ticket, TicketKey, TicketSecret, admission::AdmissionRefusal,
+    ticket::TICKET_VERSION,
 };
 
 use super::{IssueOptions, PREFIX_INVITE, Trust, authority::ROLE_MEMBER, keyed, scan, unreadable};
@@ -46,6 +45,13 @@ pub struct Invitation {
     pub not_after_ms: u64,
 }
 
+impl Invitation {
+    fn key(&self) -> Option<TicketKey> {
+        let bytes = data_encoding::HEXLOWER.decode(self.secret_sha256.as_bytes()).ok()?;
+        Some(TicketKey::from_bytes(bytes.try_into().ok()?))
+    }
+}
+
 impl Trust {
     /// Makes an invitation and its ticket, which leads a newcomer to `addresses`.
     ///
@@ -81,11 +87,11 @@ impl Trust {
         if open.len() >= INVITES_MAX {
             return Err(NodeError::busy(format!("{INVITES_MAX} invitations are open")).with_hint("`weft invite rm ID`"));
         }
-        let secret: [u8; 16] = self.random();
-        let hash = hex(&Sha256::digest(secret));
+        let secret = TicketSecret::from_bytes(self.random());
+        let key = secret.key();
         let invitation = Invitation {
-            id: hash[..12].to_owned(),
-            secret_sha256: hash,
+            id: hex(&key.invitation()),
+            secret_sha256: hex(key.expose()),
             role: role.clone(),
             labels: options.labels.clone(),
             uses: options.uses,
@@ -99,7 +105,7 @@ impl Trust {
             root: mesh.root,
             issuer: self.0.public,
             addresses,
-            secret: TicketSecret::from_bytes(secret),
+            secret,
             role,
             not_after_ms: invitation.not_after_ms,
         };
@@ -129,30 +135,31 @@ impl Trust {
         Ok(self.0.keyspace.delete(keyed(PREFIX_INVITE, id.as_bytes())).await?)
     }
 
-    /// Exchanges a ticket's secret for a certificate. The use is durable before the certificate exists; the same node
+    /// Exchanges a proof of a ticket's secret for a certificate for `key`. The use is durable before the certificate exists; the same node
     /// may redeem again, should the answer have been lost.
     ///
     /// Cancel-safe: a cancelled exchange has either not happened or can be repeated by the same node.
     pub(crate) async fn redeem(
         &self,
-        peer: &PeerId,
-        secret: &TicketSecret,
-        name: &str,
+        key: PublicKey,
+        redemption: &Redemption,
     ) -> Result<Chain, (AdmissionRefusal, String)> {
         let internal = |e: NodeError| (AdmissionRefusal::Busy, e.to_string());
         let bad = |text: &str| (AdmissionRefusal::BadTicket, text.to_owned());
-        let key = PublicKey::from_peer_id(peer).ok_or_else(|| bad("only Ed25519 keys can be members"))?;
         if self.is_revoked(&key) {
             return Err((AdmissionRefusal::Revoked, "this key is revoked".to_owned()));
         }
         let _writing = self.0.writing.lock().await;
-        let hash = hex(&Sha256::digest(secret.expose()));
-        let stored = self.0.keyspace.get(&keyed(PREFIX_INVITE, &hash.as_bytes()[..12])).await;
+        let id = hex(&redemption.invitation);
+        let stored = self.0.keyspace.get(&keyed(PREFIX_INVITE, id.as_bytes())).await;
         let stored = stored.map_err(|e| internal(e.into()))?;
         let stored = stored.ok_or_else(|| bad("this node has issued no such ticket, or withdrew it, or it ran out"))?;
         let mut invitation: Invitation =
             serde_json::from_slice(&stored).map_err(|e| internal(unreadable("invitation", &e)))?;
-        if !bool::from(invitation.secret_sha256.as_bytes().ct_eq(hash.as_bytes())) {
+        let kept = invitation
+            .key()
+            .ok_or_else(|| internal(NodeError::internal("the invitation in the store is damaged")))?;
+        if !redemption.is_proven(&kept, &key) {
             return Err(bad("the ticket's secret is wrong"));
         }
         if self.now_ms() >= invitation.not_after_ms {
@@ -176,7 +183,7 @@ impl Trust {
             labels: invitation.labels.clone(),
             ..IssueOptions::default()
         };
-        self.issue(key, name, &options)
+        self.issue(key, &redemption.name, &options)
             .map_err(|e| (AdmissionRefusal::NotIssuer, e.to_string()))
     }
 

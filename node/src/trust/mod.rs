@@ -14,6 +14,7 @@ mod invites;
 pub mod keyfile;
 pub mod passphrase;
 mod pending;
+pub mod promotion;
 mod revoke;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
 pub use pending::PendingMember;
+pub use promotion::Promise;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use weft_protocol::{
@@ -80,6 +82,7 @@ const PREFIX_RECORD: &[u8] = b"record/";
 const PREFIX_INVITE: &[u8] = b"invite/";
 const PREFIX_TOKEN: &[u8] = b"token/";
 const PREFIX_ADOPTED: &[u8] = b"adopted/";
+const PREFIX_PROMISE: &[u8] = b"promise/";
 /// One page of a scan at start.
 const SCAN_PAGE: usize = 512;
 
@@ -98,6 +101,8 @@ struct State {
     tokens: Vec<CapabilityToken>,
     /// New chains for members whose issuer was revoked.
     adopted: HashMap<PublicKey, Chain>,
+    /// Grants that await their member's next certificate.
+    promises: BTreeMap<PublicKey, Vec<weft_protocol::Grant>>,
     pending: HashMap<PeerId, pending::Waiting>,
     asking: Option<MeshId>,
 }
@@ -179,6 +184,7 @@ impl Trust {
                 state.adopted.insert(leaf.subject, chain);
             }
         }
+        state.restore_promises(&keyspace).await?;
         let public = key.public();
         let standing = state.mesh.clone().map_or(Standing::Outside, Standing::Member);
         let trust = Trust(Arc::new(Inner {

@@ -2,7 +2,8 @@
 //!
 //! A passphrase is never taken from the command line or from the value of an environment variable: both can be seen by others and
 //! end up in logs. It comes from a file (`WEFT_PASSPHRASE_FILE`), from a systemd credential named `weft-passphrase`, or from a
-//! person, whom the command line asks. It is erased from memory when it is dropped and never shown.
+//! person, whom the command line asks. One that is to replace it comes from a file of its own (`WEFT_NEW_PASSPHRASE_FILE`), or
+//! from a person. It is erased from memory when it is dropped and never shown.
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,9 @@ const BYTES_MAX: usize = 1024;
 
 /// The variable that names a file with the passphrase in it.
 pub const PASSPHRASE_FILE_VARIABLE: &str = "WEFT_PASSPHRASE_FILE";
+
+/// The variable that names a file with the passphrase to be.
+pub const NEW_PASSPHRASE_FILE_VARIABLE: &str = "WEFT_NEW_PASSPHRASE_FILE";
 
 /// The name of the systemd credential (`LoadCredential=weft-passphrase:/path`).
 pub const CREDENTIAL_NAME: &str = "weft-passphrase";
@@ -112,17 +116,28 @@ impl Kind for PassphraseError {
 /// The passphrase that the surroundings of the process supply, if they supply one: the file named by `WEFT_PASSPHRASE_FILE`, else
 /// the systemd credential. A variable that names a file that is not there is an error, not the absence of a passphrase.
 pub fn from_surroundings(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Passphrase>, PassphraseError> {
-    let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(file) = path(PASSPHRASE_FILE_VARIABLE) {
+    if let Some(file) = path(&variable, PASSPHRASE_FILE_VARIABLE) {
         return read(&file, Openness::Checked).map(Some);
     }
-    let Some(credential) = path("CREDENTIALS_DIRECTORY").map(|dir| dir.join(CREDENTIAL_NAME)) else {
+    let Some(credential) = path(&variable, "CREDENTIALS_DIRECTORY").map(|dir| dir.join(CREDENTIAL_NAME)) else {
         return Ok(None);
     };
     match read(&credential, Openness::LeftToSystemd) {
         Err(PassphraseError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),
     }
+}
+
+/// The passphrase to be, if the surroundings of the process supply one: the file named by `WEFT_NEW_PASSPHRASE_FILE`.
+pub fn new_from_surroundings(
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Passphrase>, PassphraseError> {
+    let file = path(&variable, NEW_PASSPHRASE_FILE_VARIABLE);
+    file.map(|file| read(&file, Openness::Checked)).transpose()
+}
+
+fn path(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 #[derive(PartialEq)]

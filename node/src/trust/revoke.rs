@@ -2,7 +2,9 @@
 
 use weft_protocol::{PeerId, PublicKey, Revocation, RevocationNotice, Wire as _};
 
-use super::{IssueOptions, PREFIX_ADOPTED, PREFIX_RECORD, PREFIX_REVOCATION, Trust, authority::may_revoke, keyed};
+use super::{
+    IssueOptions, PREFIX_ADOPTED, PREFIX_PROMISE, PREFIX_RECORD, PREFIX_REVOCATION, Trust, authority::may_revoke, keyed,
+};
 use crate::{error::NodeError, store::Batch};
 
 /// What a revocation did.
@@ -111,6 +113,7 @@ impl Trust {
         }
         for key in next.keys() {
             batch = batch.delete(keyed(PREFIX_RECORD, key.as_bytes()));
+            batch = batch.delete(keyed(PREFIX_PROMISE, key.as_bytes()));
         }
         self.0.keyspace.commit(batch).await?;
         {
@@ -126,6 +129,7 @@ impl Trust {
             let members = &state.members;
             state.records.retain(|key, _| members.contains_key(key));
             state.adopted.retain(|key, _| !revoked(key));
+            state.promises.retain(|key, _| !revoked(key));
             state.records_digest = None;
         }
         self.verify_own();

@@ -10,7 +10,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-async fn founder(platform: &TestPlatform) -> Trust {
+pub(super) async fn founder(platform: &TestPlatform) -> Trust {
     let founder = trust(1, platform).await;
     founder
         .found(
@@ -26,7 +26,7 @@ async fn founder(platform: &TestPlatform) -> Trust {
 }
 
 /// A member that `issuer` admits with these roles.
-async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&str]) -> Trust {
+pub(super) async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&str]) -> Trust {
     let member = trust(seed, platform).await;
     let options = IssueOptions {
         roles: roles.iter().map(|r| (*r).to_owned()).collect(),
@@ -37,7 +37,7 @@ async fn admitted(platform: &TestPlatform, issuer: &Trust, seed: u8, roles: &[&s
     member
 }
 
-fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
+pub(super) fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
     let mesh = who.mesh().unwrap().id;
     match judge.verify_proof(&who.local_peer(), &mesh, &who.chain(), "m") {
         ProofVerdict::Member => Ok(()),
@@ -46,7 +46,7 @@ fn proves(judge: &Trust, who: &Trust) -> Result<(), AdmissionRefusal> {
     }
 }
 
-fn subject(text: &str) -> Subject {
+pub(super) fn subject(text: &str) -> Subject {
     Subject::reserved(text).unwrap()
 }
 
@@ -164,7 +164,10 @@ async fn a_revoked_key_stays_out_through_every_door_and_after_a_restart() {
     };
     let (ticket, _) = a.invite(&options, Vec::new()).await.unwrap();
     assert_eq!(
-        a.redeem(&b.local_peer(), &ticket.secret, "b").await.unwrap_err().0,
+        a.redeem(b.public_key(), &redemption(&ticket, &b.public_key()))
+            .await
+            .unwrap_err()
+            .0,
         AdmissionRefusal::Revoked
     );
     assert_eq!(proves(&c, &b), Ok(()), "c has not heard of it");
@@ -204,6 +207,10 @@ async fn members_admitted_by_a_revoked_one_are_taken_over() {
     assert_eq!(proves(&a, &c), Ok(()));
 }
 
+fn redemption(ticket: &weft_protocol::Ticket, joiner: &weft_protocol::PublicKey) -> weft_protocol::Redemption {
+    weft_protocol::Redemption::new(ticket, joiner, "w", "weft/1", [1; 16])
+}
+
 #[tokio::test]
 async fn a_ticket_is_used_as_often_as_it_says() {
     let platform = TestPlatform::new();
@@ -215,25 +222,31 @@ async fn a_ticket_is_used_as_often_as_it_says() {
         labels: vec![("zone".into(), "eu".into())],
     };
     let (ticket, _) = a.invite(&options, Vec::new()).await.unwrap();
-    let first = key(2).public().peer_id();
-    let chain = a.redeem(&first, &ticket.secret, "w").await.unwrap();
+    let first = key(2).public();
+    let chain = a.redeem(first, &redemption(&ticket, &first)).await.unwrap();
     assert_eq!(chain.peek_leaf().unwrap().roles, ["worker"]);
     // The answer may have been lost: the same node may ask again, another may not.
-    assert!(a.redeem(&first, &ticket.secret, "w").await.is_ok());
-    let second = key(3).public().peer_id();
+    assert!(a.redeem(first, &redemption(&ticket, &first)).await.is_ok());
+    let second = key(3).public();
     assert_eq!(
-        a.redeem(&second, &ticket.secret, "w").await.unwrap_err().0,
+        a.redeem(second, &redemption(&ticket, &second)).await.unwrap_err().0,
         AdmissionRefusal::UsedTicket
     );
-    let wrong = weft_protocol::TicketSecret::from_bytes([7; 16]);
-    assert_eq!(
-        a.redeem(&second, &wrong, "w").await.unwrap_err().0,
-        AdmissionRefusal::BadTicket
-    );
+    let mut wrong = ticket.clone();
+    wrong.secret = weft_protocol::TicketSecret::from_bytes([7; 16]);
+    // A secret nobody drew; one member's redemption used by another; a redemption with its invitation guessed.
+    let mut guessed = redemption(&wrong, &second);
+    guessed.invitation = ticket.secret.key().invitation();
+    for forged in [redemption(&wrong, &second), redemption(&ticket, &first), guessed] {
+        assert_eq!(
+            a.redeem(second, &forged).await.unwrap_err().0,
+            AdmissionRefusal::BadTicket
+        );
+    }
     let (late, _) = a.invite(&options, Vec::new()).await.unwrap();
     platform.clock.advance(Duration::from_secs(61));
     assert_eq!(
-        a.redeem(&second, &late.secret, "w").await.unwrap_err().0,
+        a.redeem(second, &redemption(&late, &second)).await.unwrap_err().0,
         AdmissionRefusal::Expired
     );
     assert!(a.invitations().await.unwrap().is_empty());

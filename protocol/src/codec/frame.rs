@@ -8,18 +8,23 @@ pub const PREFIX_BYTES_MAX: usize = 5;
 /// Body with its length in front.
 pub fn encode(body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(body.len() + PREFIX_BYTES_MAX);
+    append(body, &mut frame);
+    frame
+}
+
+/// Appends the body with its length in front to `frames`.
+pub fn append(body: &[u8], frames: &mut Vec<u8>) {
     let mut left = body.len() as u64;
     loop {
         let low = (left & 0x7f) as u8;
         left >>= 7;
         if left == 0 {
-            frame.push(low);
+            frames.push(low);
             break;
         }
-        frame.push(low | 0x80);
+        frames.push(low | 0x80);
     }
-    frame.extend_from_slice(body);
-    frame
+    frames.extend_from_slice(body);
 }
 
 /// Reads the prefix at the start of `bytes`: `None` while it is incomplete, else (length of the body, length of the prefix).

@@ -147,3 +147,26 @@ proptest! {
         prop_assert!(crate::text::decode("y1", &text.replace("x1", "y1"), 100, "test").is_err(), "the prefix is checked too");
     }
 }
+
+#[test]
+fn a_redemption_is_good_for_one_key_and_one_issuer() {
+    let ticket = ticket();
+    let redemption = Redemption::new(&ticket, &public(4), "node-4", "weft/1", [6; 16]);
+    let key = ticket.secret.key();
+    assert!(redemption.is_proven(&key, &public(4)));
+    assert_eq!(redemption.invitation, key.invitation());
+    assert!(!redemption.is_proven(&key, &public(5)), "somebody else's key");
+    assert!(!redemption.is_proven(&TicketSecret::from_bytes([1; 16]).key(), &public(4)));
+    for change in [
+        |r: &mut Redemption| r.mesh = MeshId::from_bytes([9; 32]),
+        |r: &mut Redemption| r.issuer = public(5),
+        |r: &mut Redemption| r.nonce[0] ^= 1,
+        |r: &mut Redemption| r.proof[31] ^= 1,
+    ] {
+        let mut changed = redemption.clone();
+        change(&mut changed);
+        assert!(!changed.is_proven(&key, &public(4)), "{changed:?}");
+    }
+    let shown = format!("{redemption:?}");
+    assert!(!shown.contains("171, 171"), "{shown}");
+}

@@ -276,11 +276,11 @@ fn the_document_describes_all_routes() {
         "/v1/capabilities/explain",
         "/v1/services",
         "/v1/services/{service}",
-        "/v1/services/{service}/{endpoint}",
+        "/v1/services/{service}/endpoints/{endpoint}",
         "/v1/services/{service}/serve",
         "/v1/messages",
         "/v1/messages/{subject}",
-        "/v1/messages/ws",
+        "/v1/socket",
         "/v1/doctor",
         "/v1/config",
         "/v1/config/reload",
@@ -296,6 +296,16 @@ fn the_document_describes_all_routes() {
             assert!(operation["responses"].is_object(), "{method} {path}");
             assert!(operation["summary"].is_string(), "{method} {path} has no summary");
         }
+    }
+    // Where a name of the user's stands, no word of the API's own can: else that name could not be used.
+    let parts = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+    for (one, other) in paths.keys().flat_map(|one| paths.keys().map(move |other| (one, other))) {
+        let (one, other) = (parts(one), parts(other));
+        let fork = one.iter().zip(&other).find(|(a, b)| a != b);
+        assert!(
+            fork.is_none_or(|(a, b)| !a.starts_with('{') && !b.starts_with('{')),
+            "{one:?} and {other:?} collide"
+        );
     }
     // Each reference leads somewhere.
     let text = document.to_string();
@@ -360,7 +370,7 @@ fn errors_are_problem_documents() {
             404,
             "not_found",
         ),
-        (node.request("GET", "/v1/messages/ws"), 400, "invalid"),
+        (node.request("GET", "/v1/socket"), 400, "invalid"),
     ];
     for (request, status, kind) in cases {
         let answer = node.send(&request);
@@ -496,9 +506,33 @@ fn a_subscriber_resumes_after_its_connection_is_cut() {
 }
 
 #[test]
+fn no_name_collides_with_a_route() {
+    let node = Node::founder("alpha");
+    for name in ["serve", "endpoints", "ws", "socket", "instances", "status"] {
+        let target = format!("{name}/{name}");
+        let _serving = node.serve(name, &["--echo", "--endpoint", name]);
+        until("the service is known", || {
+            let services = node.get("/v1/services");
+            services.as_array()?.iter().any(|s| s["name"] == name).then_some(())
+        });
+        assert_eq!(
+            node.run(&["call", &target, "over the command line"]).ok(),
+            "over the command line"
+        );
+        let path = format!("/v1/services/{name}/endpoints/{name}");
+        let answer = node.send(&node.request("POST", &path).body(b"over HTTP"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "over HTTP"), "{path}");
+        let subscription = node.subscribe(&[name]);
+        let published = node.send(&node.request("POST", &format!("/v1/messages/{name}")).body(b"x"));
+        assert_eq!(published.status, 200, "{name}: {}", published.text());
+        subscription.wait_lines(1);
+    }
+}
+
+#[test]
 fn a_web_socket_publishes_and_subscribes() {
     let mesh = Mesh::of(2);
-    let mut request = format!("ws://{}/v1/messages/ws", mesh[1].api())
+    let mut request = format!("ws://{}/v1/socket", mesh[1].api())
         .into_client_request()
         .unwrap();
     let bearer = format!("Bearer {}", mesh[1].token());

@@ -314,6 +314,58 @@ fn members_of_different_roles_need_a_capability() {
 }
 
 #[test]
+fn the_right_to_invite_comes_with_a_new_certificate() {
+    let mut mesh = Mesh::of(3);
+    let beta = mesh[1].id().to_owned();
+    let explain = |node: &Node| node.run(&["cap", "explain", "beta", "invite", "role.member"]);
+    mesh[1].run(&["invite"]).fails_saying(4, &["may not admit"]);
+    assert_eq!(explain(&mesh[0]).code, Some(4));
+    // Beta is away, and so is alpha before beta comes back.
+    mesh[0].wait_sees(&beta);
+    assert_eq!(mesh[1].stop(), Some(0));
+    mesh[0].run(&["cap", "grant", "beta", "invite", "role.member"]).ok();
+    let waiting = explain(&mesh[0]);
+    assert_eq!(waiting.code, Some(4), "{}", waiting.describe());
+    assert!(waiting.text().contains("promised"), "{}", waiting.describe());
+    mesh[0].kill();
+    mesh[0].start();
+    let shown = mesh[0].run(&["cap", "show", "--json"]).json_lines();
+    assert!(
+        shown.iter().any(|c| c["pending"] == true && c["audience"] == beta),
+        "{shown:?}"
+    );
+    mesh[1].start();
+    // Everybody comes to know, and it is true.
+    for index in 0..3 {
+        until("the certificate says so", || {
+            (explain(&mesh[index]).code == Some(0)).then_some(())
+        });
+    }
+    assert!(explain(&mesh[2]).text().contains("certificate"));
+    let gamma = Node::joined("delta", &mesh[1].ticket(1));
+    mesh[0].wait_sees(gamma.id());
+    mesh[2].wait_sees(gamma.id());
+    mesh[1].run(&["invite", "--role", "admin"]).fails(4);
+    mesh[1].run(&["member", "revoke", gamma.id(), "--yes"]).fails(4);
+    // After a restart too; and words for what cannot be.
+    mesh[1].kill();
+    mesh[1].start();
+    mesh[1].run(&["invite"]).ok();
+    let alpha = &mesh[0];
+    alpha
+        .run(&["cap", "grant", "role:member", "invite", "role.member"])
+        .fails_saying(2, &["single members"]);
+    alpha
+        .run(&["cap", "grant", "beta", "invite", "member"])
+        .fails_saying(2, &["role.member"]);
+    let timed = alpha.run(&["cap", "grant", "beta", "invite", "role.member", "--ttl", "1h"]);
+    timed.fails_saying(2, &["certificate"]);
+    alpha
+        .run(&["cap", "grant", "nobody-there", "invite", "role.member"])
+        .fails(3);
+}
+
+#[test]
 fn an_open_mesh_takes_anybody_and_says_so() {
     let mut alpha = Node::new("alpha").arg("--open").started();
     assert_eq!(alpha.status()["mesh_kind"], "open");

@@ -8,7 +8,7 @@ use std::{
 
 use libp2p::request_response::OutboundFailure;
 use weft_protocol::{
-    Hello, MeshId, Message, Refusal, Subject, Ticket, Verb, Wire as _,
+    Hello, MeshId, Message, Redemption, Refusal, Subject, Ticket, Verb, Wire as _,
     admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest},
     codec::frame,
     direct::{DirectReply, DirectRequest},
@@ -177,12 +177,11 @@ fn malformed_admissions_are_refused() {
                 assert!(harmless, "{shown}: {reply:?}");
             }
         }
-        let wrong = |mesh, secret| AdmissionRequest::Redeem {
-            mesh,
-            secret,
-            name: "m".into(),
-            agent: "m/1".into(),
-            nonce: [0; 16],
+        let wrong = |mesh, secret| {
+            let mut wrong = ticket.clone();
+            (wrong.mesh, wrong.secret) = (mesh, secret);
+            let somebody = ticket.issuer;
+            AdmissionRequest::Redeem(Redemption::new(&wrong, &somebody, "m", "m/1", [0; 16]))
         };
         let other = MeshId::from_bytes([9; 32]);
         let cases = [
@@ -191,6 +190,8 @@ fn malformed_admissions_are_refused() {
                 AdmissionRefusal::BadTicket,
             ),
             (wrong(other, ticket.secret.clone()), AdmissionRefusal::WrongMesh),
+            // A redemption that somebody else has made.
+            (wrong(ticket.mesh, ticket.secret.clone()), AdmissionRefusal::BadTicket),
             (
                 AdmissionRequest::Ask {
                     mesh: Some(other),
@@ -218,6 +219,7 @@ fn malformed_admissions_are_refused() {
             chain,
             name: "m".into(),
             agent: "m/1".into(),
+            test_only: false,
         };
         let mut thief = Attacker::new(&[DIRECT]);
         thief.connect(&address).await.unwrap();

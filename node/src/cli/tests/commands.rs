@@ -73,7 +73,7 @@ async fn a_call_writes_the_answer_and_nothing_else() {
     let seen = node.last();
     assert_eq!(
         (seen.method.as_str(), seen.path.as_str()),
-        ("POST", "/v1/services/orders/create")
+        ("POST", "/v1/services/orders/endpoints/create")
     );
     let header = |name| seen.header(name);
     assert_eq!(header("weft-timeout-ms"), Some("3000"));

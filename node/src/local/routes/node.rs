@@ -188,7 +188,11 @@ struct ConnectionView {
     transport: Carrier,
     direction: &'static str,
     rtt_ms: Option<f64>,
+    /// How fast it carried a burst; measured where much is exchanged.
+    goodput_bytes_per_s: Option<f64>,
     relayed: bool,
+    /// Whether new streams and requests take this one.
+    preferred: bool,
 }
 
 /// A connected member.
@@ -244,8 +248,10 @@ fn peer_view(app: &App, peer: weft_protocol::PeerId, info: &PeerInfo) -> Peer {
         connected_at: rfc3339(info.connections.values().map(|c| c.since_ms).min().unwrap_or(0)),
         connections: info
             .connections
-            .values()
-            .map(|c| ConnectionView {
+            .iter()
+            .map(|(id, c)| ConnectionView {
+                preferred: info.preferred.is_none_or(|best| best == *id),
+                goodput_bytes_per_s: c.goodput_bytes_per_s.map(f64::round),
                 address: c.address.to_string(),
                 transport: c.carrier,
                 direction: if c.inbound { "inbound" } else { "outbound" },
@@ -294,7 +300,10 @@ pub(super) async fn ping(State(app): State<App>, JsonBody(request): JsonBody<Pin
     let best = mesh.peers().get(&peer);
     let relayed = best.as_ref().is_some_and(PeerInfo::is_relayed);
     let transport = best
-        .and_then(|p| p.connections.values().next().map(|c| c.carrier))
+        .and_then(|p| {
+            let preferred = p.preferred.and_then(|id| p.connections.get(&id));
+            preferred.or(p.connections.values().next()).map(|c| c.carrier)
+        })
         .unwrap_or(Carrier::Other);
     let rtt_ms = (probe.rtt.as_secs_f64() * 1e6).round() / 1e3;
     Ok(Json(PingReply {

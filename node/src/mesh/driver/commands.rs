@@ -13,12 +13,12 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use weft_protocol::{Ticket, admission::AdmissionRefusal};
+use weft_protocol::{Ticket, admission::AdmissionRefusal, direct::LANE_PROTOCOL};
 
-use super::{Driver, MeshError, with_peer};
+use super::{Driver, MeshError};
 use crate::mesh::{
-    connector::Reason,
     handle::{Gossip, Validation},
+    redeem,
     streams::{MeshStream, OpenError, OpenRequest},
 };
 
@@ -97,6 +97,7 @@ pub(crate) enum Command {
     /// We have verified the peer of a connection; answered once its gate is open.
     Verified {
         connection: ConnectionId,
+        test_only: bool,
         done: oneshot::Sender<()>,
     },
     /// The peer has admitted us.
@@ -117,6 +118,8 @@ pub(crate) enum Command {
     Close {
         connection: ConnectionId,
     },
+    /// Connections to one peer were measured against each other.
+    Measured,
     Stop {
         reply: oneshot::Sender<()>,
     },
@@ -188,7 +191,11 @@ impl Driver {
             }
             Command::Hint { peer, addresses } => self.connector.note(peer, &addresses, Instant::now()),
             Command::Ticket { ticket } => self.use_ticket(*ticket),
-            Command::Verified { connection, done } => self.on_verified(connection, done),
+            Command::Verified {
+                connection,
+                test_only,
+                done,
+            } => self.on_verified(connection, test_only, done),
             Command::RemoteReady { connection } => self.on_remote_ready(connection),
             Command::NotAdmitted {
                 connection,
@@ -206,6 +213,7 @@ impl Driver {
             Command::Close { connection } => {
                 self.swarm.close_connection(connection);
             }
+            Command::Measured => self.prefer_best(),
             Command::Stop { reply } => self.stopping = Some(reply),
         }
     }
@@ -252,6 +260,33 @@ impl Driver {
         };
         let id = members.direct.send_request_with_addresses(&peer, bytes, addresses);
         self.requests.insert(id, reply);
+        // What follows takes a lane.
+        if let Some(best) = self.peers.choose(&peer) {
+            self.open_lane(peer, best);
+        }
+    }
+
+    /// Opens a lane to a peer on one of its connections, unless it is there or under way.
+    pub(super) fn open_lane(&mut self, peer: PeerId, connection: ConnectionId) {
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            return;
+        };
+        if !self.lanes.begin(peer, connection) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        let protocol = StreamProtocol::new(LANE_PROTOCOL);
+        members
+            .streams
+            .open_on(peer, connection, OpenRequest { protocol, reply });
+        let lanes = self.lanes.clone();
+        self.tasks.spawn("lane", async move {
+            match answer.await {
+                Ok(Ok(stream)) => lanes.carry(peer, connection, stream).await,
+                Ok(Err(OpenError::Unsupported { .. })) => lanes.without(peer, connection),
+                Ok(Err(_)) | Err(_) => lanes.remove(&peer, connection),
+            }
+        });
     }
 
     fn publish(&mut self, topic: &str, data: Vec<u8>) -> Result<usize, MeshError> {
@@ -323,9 +358,7 @@ impl Driver {
 
     fn use_ticket(&mut self, ticket: Ticket) {
         let issuer = ticket.issuer.peer_id();
-        let addresses: Vec<Multiaddr> = ticket.addresses.iter().map(|a| with_peer(a.clone(), issuer)).collect();
-        self.connector
-            .add(issuer, &addresses, Reason::Bootstrap, Instant::now());
+        self.add_bootstrap(redeem::ways_in(&ticket));
         self.ticket = Some(ticket);
         // A connection on which we asked plainly is made anew, to show the ticket on it.
         let ids: Vec<ConnectionId> = self

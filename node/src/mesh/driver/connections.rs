@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
-    core::ConnectedPoint,
+    core::{ConnectedPoint, transport::PortUse},
     swarm::{ConnectionId, DialError},
 };
 use tokio::{
@@ -32,6 +32,8 @@ const STRANGER_BAN: Duration = Duration::from_secs(60);
 const REVOKED_BAN: Duration = Duration::from_secs(10);
 /// Who was refused gets so long to hear why before the connection is closed.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long a newcomer leaves it to the ticket's issuer before it hands the ticket's redemption to another member.
+const ISSUER_FIRST: Duration = Duration::from_millis(700);
 /// Proving is tried again after a broken dialogue.
 const PROVE_AGAIN: Duration = Duration::from_millis(500);
 const PROVE_TRIES: u32 = 20;
@@ -54,19 +56,21 @@ impl Driver {
             opened: false,
             remote_ready: false,
             waits_for_approval: false,
+            test_only: is_test(endpoint),
         };
+        self.spawn_prover(peer, id, &connection, remote_verified, heard);
         self.connections.insert(id, connection);
-        self.spawn_prover(peer, id, inbound, remote_verified, heard);
     }
 
     fn spawn_prover(
         &self,
         peer: PeerId,
         id: ConnectionId,
-        inbound: bool,
+        connection: &Connection,
         mut remote_verified: watch::Receiver<bool>,
         heard: watch::Sender<bool>,
     ) {
+        let (inbound, test_only) = (connection.inbound, connection.test_only);
         let Some(sender) = self.sender.upgrade() else { return };
         let trust = self.trust.clone();
         let introduction = self.introduction.clone();
@@ -79,13 +83,15 @@ impl Driver {
             }
             let mut standing = trust.watch_standing();
             if ticket.as_ref().is_some_and(|t| t.issuer.peer_id() != peer) {
-                let _ = standing.wait_for(|s| matches!(s, Standing::Member(_))).await;
+                // The issuer itself is asked first, if it can be reached.
+                let member = standing.wait_for(|s| matches!(s, Standing::Member(_)));
+                let _ = tokio::time::timeout(ISSUER_FIRST, member).await;
             }
             for _ in 0..PROVE_TRIES {
                 let Ok(stream) = open_admission(&sender, peer, id).await else {
                     return;
                 };
-                match admission::prove(&trust, &introduction, ticket.as_ref(), &peer, &heard, stream).await {
+                match admission::prove(&trust, &introduction, ticket.as_ref(), test_only, &heard, stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
                         return;
@@ -129,10 +135,11 @@ impl Driver {
         let trust = self.trust.clone();
         let mut settled = self.settled.subscribe();
         let proven = connection.verified.clone();
+        let redeemer = self.redeemer.clone();
         self.tasks.spawn("verify", async move {
             let waits = Command::WaitsForApproval { connection: id };
             let verified = tokio::select! {
-                verified = admission::verify(&trust, &mut settled, &proven, peer, id, &address, &mut stream) => verified,
+                verified = admission::verify(&trust, &redeemer, &mut settled, &proven, peer, id, &address, &mut stream) => verified,
                 // Longer than any dialogue that needs no human: it waits for approval.
                 never = async {
                     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -141,9 +148,14 @@ impl Driver {
                 } => never,
             };
             match verified {
-                Ok(Verified::Member) => {
+                Ok(Verified::Member { test_only }) => {
                     let (done, opened) = oneshot::channel();
-                    if sender.send(Command::Verified { connection: id, done }).await.is_err() || opened.await.is_err() {
+                    let verified = Command::Verified {
+                        connection: id,
+                        test_only,
+                        done,
+                    };
+                    if sender.send(verified).await.is_err() || opened.await.is_err() {
                         return;
                     }
                     if let Err(error) = admission::admit(&trust, &mut stream).await {
@@ -171,7 +183,7 @@ impl Driver {
 
     /// `done` hears of it once the connection accepts the members' protocols: what the peer opens as soon as it knows that
     /// it is admitted must not come too early.
-    pub(super) fn on_verified(&mut self, id: ConnectionId, done: oneshot::Sender<()>) {
+    pub(super) fn on_verified(&mut self, id: ConnectionId, test_only: bool, done: oneshot::Sender<()>) {
         self.follow_standing();
         if self.swarm.behaviour_mut().members.inner().is_none() {
             // No gate can be opened yet; the peer gets no verdict and asks again.
@@ -191,6 +203,7 @@ impl Driver {
             return;
         }
         connection.opened = true;
+        connection.test_only |= test_only;
         connection.waits_for_approval = false;
         connection.verified.send_replace(true);
         self.swarm.behaviour_mut().members.open(id, done);
@@ -214,7 +227,7 @@ impl Driver {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        if !(connection.opened && connection.remote_ready) {
+        if !(connection.opened && connection.remote_ready) || connection.test_only {
             return;
         }
         let (peer, address, inbound) = (connection.peer, connection.address.clone(), connection.inbound);
@@ -235,10 +248,12 @@ impl Driver {
             carrier,
             inbound,
             rtt: None,
+            goodput_bytes_per_s: None,
             since_ms,
             doubted: false,
         };
         self.peers.opened(peer, id, info, &agent);
+        self.prefer_best();
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
             if !inbound && carrier != Carrier::Relay {
                 members.kad.add_address(&peer, address);
@@ -325,6 +340,7 @@ impl Driver {
         self.connections.remove(&id);
         self.forget_connection(id);
         self.peers.closed(&peer, id);
+        self.lanes.remove(&peer, id);
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
             self.connector.on_disconnected(&peer, Instant::now());
@@ -400,6 +416,17 @@ impl Driver {
         }
         self.dial_due();
     }
+}
+
+/// Whether we have made a connection only to try a member's address for it: nobody else but AutoNAT dials from a new port.
+fn is_test(endpoint: &ConnectedPoint) -> bool {
+    matches!(
+        endpoint,
+        ConnectedPoint::Dialer {
+            port_use: PortUse::New,
+            ..
+        }
+    )
 }
 
 /// Where the other end of a connection is. One that came through a relay names only the peer: the relay is in our own

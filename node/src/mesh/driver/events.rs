@@ -7,14 +7,18 @@ use libp2p::{
     swarm::{DialError, SwarmEvent},
 };
 use tokio::time::Instant;
-use weft_protocol::{Refusal, Wire as _, control::CONTROL_PROTOCOL, direct::DirectReply};
+use weft_protocol::{
+    Refusal, Wire as _,
+    control::CONTROL_PROTOCOL,
+    direct::{DirectReply, LANE_PROTOCOL},
+};
 
 use super::{Command, Driver, MeshError, UNKNOWN_MAX, UNKNOWN_PATIENCE};
 use crate::mesh::{
     behaviour::{Behaviour, BehaviourEvent, MembersEvent},
     control,
     handle::{Gossip, Validation},
-    streams,
+    lanes, streams,
 };
 
 type Event = SwarmEvent<<Behaviour as libp2p::swarm::NetworkBehaviour>::ToSwarm>;
@@ -142,6 +146,13 @@ impl Driver {
                     self.tasks.spawn("control-answer", async move {
                         if let Err(error) = control::answer(&trust, peer, stream).await {
                             tracing::debug!(%peer, %error, "a control stream ended");
+                        }
+                    });
+                } else if protocol == LANE_PROTOCOL {
+                    let (door, tasks) = (self.door.clone(), self.tasks.clone());
+                    self.tasks.spawn("lane-answer", async move {
+                        if let Err(error) = lanes::answer(door, peer, tasks, stream).await {
+                            tracing::debug!(%peer, %error, "a lane of a peer broke");
                         }
                     });
                 } else {

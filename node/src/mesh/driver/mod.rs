@@ -3,6 +3,7 @@
 //! It awaits two inputs, commands and the swarm's events, and a tick; its handlers never await. What takes several steps
 //! (admission, the door, control) runs in tasks of its own and comes back as a command.
 
+mod carriers;
 mod commands;
 mod connections;
 mod events;
@@ -45,7 +46,9 @@ use super::{
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
     intake::Intake,
+    lanes::Lanes,
     peers::PeerTable,
+    redeem::{self, Redeemer},
 };
 use crate::{
     error::NodeError,
@@ -61,6 +64,8 @@ const COMMANDS_MAX: usize = 1024;
 const TICK: Duration = Duration::from_millis(250);
 /// A peer that has proven nothing by then is disconnected, unless it waits for approval.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection by which we tried an address for a member has done its work by then.
+const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Handshakes that take longer are given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossip messages whose signer is not known yet, at most, and how long they wait for its record.
@@ -95,6 +100,8 @@ struct Connection {
     /// The peer has admitted us.
     remote_ready: bool,
     waits_for_approval: bool,
+    /// Made to try an address, and used for nothing else.
+    test_only: bool,
 }
 
 type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
@@ -113,6 +120,8 @@ pub(super) struct Driver {
     libp2p_metrics: libp2p::metrics::Metrics,
     door: DoorKeeper,
     peers: PeerTable,
+    lanes: Lanes,
+    carriers: carriers::Carriers,
     connector: Connector,
     connections: BTreeMap<ConnectionId, Connection>,
     agents: HashMap<PeerId, String>,
@@ -130,6 +139,7 @@ pub(super) struct Driver {
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
+    redeemer: Redeemer,
     /// How much gossip may come.
     intake: Intake,
     provider_queries: HashMap<kad::QueryId, (HashSet<PeerId>, Providers)>,
@@ -184,6 +194,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
+    let lanes = Lanes::default();
     let state = watch::Sender::new(MeshState {
         listen: Vec::new(),
         external: Vec::new(),
@@ -198,6 +209,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         local,
         trust: trust.clone(),
         peers: peers.clone(),
+        lanes: lanes.clone(),
         state: state.subscribe(),
     };
     let mesh = Mesh {
@@ -213,6 +225,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         sender: sender.downgrade(),
         standing: trust.watch_standing(),
         revoked: trust.watch_revocations(),
+        redeemer: Redeemer::new(trust.clone(), sender.downgrade()),
         trust,
         tasks: tasks.clone(),
         key: keypair,
@@ -227,6 +240,8 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         libp2p_metrics: metrics.with_registry(libp2p::metrics::Metrics::new),
         door,
         peers,
+        lanes,
+        carriers: carriers::Carriers::default(),
         connections: BTreeMap::new(),
         agents: HashMap::new(),
         relay_client: Some(relay_client),
@@ -261,13 +276,7 @@ impl Driver {
         let now = Instant::now();
         let mut bootstrap = self.config.bootstrap.clone();
         if let Some(ticket) = self.ticket.as_ref().filter(|_| self.trust.mesh().is_none()) {
-            let issuer = ticket.issuer.peer_id();
-            bootstrap.extend(
-                ticket
-                    .addresses
-                    .iter()
-                    .map(|address| with_peer(address.clone(), issuer)),
-            );
+            bootstrap.extend(redeem::ways_in(ticket));
         }
         self.add_bootstrap(bootstrap);
         for (peer, addresses) in address_book {
@@ -324,6 +333,8 @@ impl Driver {
             self.record_checked = now;
             self.learn_addresses();
             self.prefer_best();
+            self.carriers_tick(now);
+            self.dial_doubted(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
@@ -412,6 +423,15 @@ impl Driver {
             .collect();
         for id in idle {
             tracing::debug!(connection = %id, "closed: nothing was proven");
+            self.swarm.close_connection(id);
+        }
+        let tested: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.test_only && !c.inbound && now.duration_since(c.since) > TEST_TIMEOUT)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in tested {
             self.swarm.close_connection(id);
         }
     }

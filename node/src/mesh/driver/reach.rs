@@ -359,8 +359,12 @@ impl Driver {
                 .collect()
         };
         for peer in several {
-            if let (Some(best), Some(members)) = (self.peers.best(&peer), self.swarm.behaviour_mut().members.inner()) {
+            let Some(best) = self.peers.choose(&peer) else { continue };
+            if let Some(members) = self.swarm.behaviour_mut().members.inner() {
                 members.streams.prefer(peer, best);
+            }
+            if self.lanes.connection(&peer).is_some_and(|current| current != best) {
+                self.open_lane(peer, best);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Ready,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll, Waker},
 };
 
@@ -67,6 +67,7 @@ impl OutboundUpgrade<libp2p::Stream> for Negotiate {
 /// See the module.
 pub(crate) struct Handler {
     peer: PeerId,
+    exchanged: Arc<AtomicU64>,
     protocols: Vec<StreamProtocol>,
     queue: VecDeque<OpenRequest>,
     negotiating: usize,
@@ -77,9 +78,10 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(peer: PeerId, protocols: Vec<StreamProtocol>) -> Self {
+    pub(super) fn new(peer: PeerId, protocols: Vec<StreamProtocol>, exchanged: Arc<AtomicU64>) -> Self {
         Handler {
             peer,
+            exchanged,
             protocols,
             queue: VecDeque::new(),
             negotiating: 0,
@@ -188,6 +190,7 @@ impl ConnectionHandler for Handler {
                 let (request, permit) = info;
                 let stream = MeshStream {
                     stream: protocol.1.0,
+                    exchanged: Arc::clone(&self.exchanged),
                     _permit: Some(permit),
                 };
                 let _ = request.reply.send(Ok(stream));

@@ -14,9 +14,13 @@
 mod handler;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt, io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -107,13 +111,26 @@ impl OpenError {
 /// A stream to a peer. Dropping it frees its place among the connection's [`OUTBOUND_MAX`].
 pub struct MeshStream {
     stream: libp2p::Stream,
+    /// Bytes of all streams of the connection, both ways.
+    exchanged: Arc<AtomicU64>,
     /// Held for its drop.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl MeshStream {
-    pub(crate) fn inbound(stream: libp2p::Stream) -> Self {
-        MeshStream { stream, _permit: None }
+    pub(crate) fn inbound(stream: libp2p::Stream, exchanged: Arc<AtomicU64>) -> Self {
+        MeshStream {
+            stream,
+            exchanged,
+            _permit: None,
+        }
+    }
+
+    fn count(&self, moved: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = moved {
+            self.exchanged.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        moved
     }
 }
 
@@ -125,13 +142,15 @@ impl fmt::Debug for MeshStream {
 
 impl AsyncRead for MeshStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let moved = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.count(moved)
     }
 }
 
 impl AsyncWrite for MeshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let moved = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(moved)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -171,6 +190,8 @@ pub(crate) enum Event {
 pub(crate) struct Behaviour {
     protocols: Vec<StreamProtocol>,
     connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Bytes that the streams of each connection have carried.
+    exchanged: HashMap<ConnectionId, Arc<AtomicU64>>,
     /// The connection to use for a peer with several: the one that measured best.
     preferred: HashMap<PeerId, ConnectionId>,
     waiting: HashMap<PeerId, VecDeque<OpenRequest>>,
@@ -185,6 +206,7 @@ impl Behaviour {
         Behaviour {
             protocols,
             connections: HashMap::new(),
+            exchanged: HashMap::new(),
             preferred: HashMap::new(),
             waiting: HashMap::new(),
             events: VecDeque::new(),
@@ -252,8 +274,18 @@ impl Behaviour {
         }
     }
 
-    fn handler(&self, peer: PeerId) -> Handler {
-        Handler::new(peer, self.protocols.clone())
+    /// Bytes that streams of the standing connections have carried, by peer.
+    pub(crate) fn exchanged(&self) -> BTreeMap<PeerId, u64> {
+        let of = |id: &ConnectionId| self.exchanged.get(id).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        self.connections
+            .iter()
+            .map(|(peer, ids)| (*peer, ids.iter().map(of).sum()))
+            .collect()
+    }
+
+    fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Handler {
+        let exchanged = Arc::clone(self.exchanged.entry(id).or_default());
+        Handler::new(peer, self.protocols.clone(), exchanged)
     }
 }
 
@@ -263,23 +295,23 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, id))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, id))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -290,7 +322,15 @@ impl NetworkBehaviour for Behaviour {
                     self.open_on(e.peer_id, e.connection_id, request);
                 }
             }
+            // Another behaviour may have refused a connection that this one had a handler for.
+            FromSwarm::DialFailure(e) => {
+                self.exchanged.remove(&e.connection_id);
+            }
+            FromSwarm::ListenFailure(e) => {
+                self.exchanged.remove(&e.connection_id);
+            }
             FromSwarm::ConnectionClosed(e) => {
+                self.exchanged.remove(&e.connection_id);
                 if let Some(connections) = self.connections.get_mut(&e.peer_id) {
                     connections.retain(|c| *c != e.connection_id);
                     if connections.is_empty() {
@@ -311,7 +351,7 @@ impl NetworkBehaviour for Behaviour {
             peer,
             connection,
             protocol,
-            stream: MeshStream::inbound(stream.0),
+            stream: MeshStream::inbound(stream.0, self.exchanged.get(&connection).cloned().unwrap_or_default()),
         }));
     }
 

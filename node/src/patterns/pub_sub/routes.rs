@@ -182,7 +182,7 @@ fn insert_data(event: &mut Map<String, Value>, content_type: Option<&str>, data:
 }
 
 /// Publish and subscribe on one WebSocket
-#[utoipa::path(get, path = "/v1/messages/ws", responses((status = 101)))]
+#[utoipa::path(get, path = "/v1/socket", responses((status = 101)))]
 async fn duplex(
     State(app): State<App>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,

@@ -106,7 +106,7 @@ async fn call(
 }
 
 /// Call an endpoint of a service
-#[utoipa::path(post, path = "/v1/services/{service}/{endpoint}", params(("service" = String, Path), ("endpoint" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")))]
+#[utoipa::path(post, path = "/v1/services/{service}/endpoints/{endpoint}", params(("service" = String, Path), ("endpoint" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")))]
 async fn call_endpoint(
     State(app): State<App>,
     Path((service, endpoint)): Path<(String, String)>,
