@@ -6,8 +6,12 @@
 
 pub mod cli;
 pub mod engine;
+pub mod export;
+pub mod hosts;
+pub mod processes;
 pub mod random;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod shrink;
 pub mod topology;
