@@ -4,10 +4,18 @@
 //! One scenario file ([`scenario`]) is run in one of three ways ([`engine`], [`processes`], [`hosts`]) and gives one
 //! [`report`]. What the three share is in [`run`].
 
+pub mod attack;
+pub mod chaos;
+pub mod check;
 pub mod cli;
+pub mod disk;
 pub mod engine;
 pub mod export;
+pub mod fleet;
 pub mod hosts;
+pub mod network;
+pub mod oracle;
+pub mod platform;
 pub mod processes;
 pub mod random;
 pub mod report;
@@ -15,3 +23,6 @@ pub mod run;
 pub mod scenario;
 pub mod shrink;
 pub mod topology;
+pub mod trace;
+pub mod virtual_os;
+pub mod workload;

@@ -17,6 +17,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, limits};
 
 use super::{MeshConfig, frames, gate::Gate, sources::Sources, streams};
+use crate::platform::Network;
 
 /// The unary protocol of all patterns.
 pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
@@ -37,7 +38,7 @@ const TOPICS_MAX: usize = 256;
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
-    pub(crate) memory: memory_connection_limits::Behaviour,
+    pub(crate) memory: Toggle<memory_connection_limits::Behaviour>,
     pub(crate) sources: Sources,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -65,7 +66,8 @@ pub(crate) struct Members {
 }
 
 /// Builds what stands in front of the gate.
-pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -> Behaviour {
+pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Behaviour {
+    let local_discovery = network.local_discovery;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
         .with_max_pending_outgoing(Some(PENDING_OUTGOING_MAX))
@@ -88,7 +90,9 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -
     });
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes),
+        memory: (!network.process_is_shared)
+            .then(|| memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes))
+            .into(),
         sources: Sources::new(config.sources.clone()),
         identify: identify::Behaviour::new(identify),
         // Only for foreign peers that ask; round trips are measured by `control`.

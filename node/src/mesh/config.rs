@@ -48,6 +48,8 @@ pub struct MeshConfig {
     pub sources: SourceLimits,
     /// New connections are refused while the process uses more.
     pub memory_budget_bytes: usize,
+    /// Score the gossip neighbours by what they deliver, and leave those who do harm.
+    pub peer_scoring: bool,
 }
 
 impl MeshConfig {
@@ -70,6 +72,7 @@ impl MeshConfig {
             connection_target: 64,
             sources: SourceLimits::default(),
             memory_budget_bytes: 256 << 20,
+            peer_scoring: false,
         }
     }
 

@@ -63,6 +63,10 @@ pub(crate) enum Command {
         sink: mpsc::Sender<Gossip>,
         reply: oneshot::Sender<()>,
     },
+    GossipNeighbours {
+        topic: String,
+        reply: oneshot::Sender<Vec<PeerId>>,
+    },
     Verdict {
         id: MessageId,
         from: PeerId,
@@ -162,6 +166,12 @@ impl Driver {
                 self.topics.insert(IdentTopic::new(&topic).hash(), sink);
                 self.join_topic(&topic);
                 let _ = reply.send(());
+            }
+            Command::GossipNeighbours { topic, reply } => {
+                let hash = IdentTopic::new(topic).hash();
+                let members = self.swarm.behaviour_mut().members.inner();
+                let neighbours = members.map(|m| m.gossip.mesh_peers(&hash).copied().collect());
+                let _ = reply.send(neighbours.unwrap_or_default());
             }
             Command::Verdict { id, from, verdict } => self.verdict(&id, &from, verdict),
             Command::Announce { key, value } => {

@@ -115,6 +115,8 @@ pub struct Received {
     pub number: u64,
     /// Who published it.
     pub publisher: PeerId,
+    /// The neighbour that handed it to this node; this node itself, if it published it.
+    pub from: PeerId,
     /// The message.
     pub publication: Publication,
 }
@@ -129,11 +131,12 @@ pub(super) struct ReplayWindow {
 
 impl ReplayWindow {
     /// Numbers and keeps a message.
-    pub(super) fn push(&mut self, publisher: PeerId, publication: Publication) -> std::sync::Arc<Received> {
+    pub(super) fn push(&mut self, publisher: PeerId, from: PeerId, publication: Publication) -> std::sync::Arc<Received> {
         self.next += 1;
         let received = std::sync::Arc::new(Received {
             number: self.next,
             publisher,
+            from,
             publication,
         });
         self.bytes += size(&received);

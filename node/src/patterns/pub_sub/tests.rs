@@ -44,7 +44,7 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let mut window = ReplayWindow::default();
     let peer = PeerId::random();
     for n in 0..REPLAY_MESSAGES_MAX + 10 {
-        window.push(peer, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
+        window.push(peer, peer, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
     }
     let (all, lost) = window.after(0, &"a.*".parse().unwrap());
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
@@ -52,7 +52,7 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     assert_eq!((recent.len(), lost), (4, 0));
     assert_eq!(window.after(u64::MAX, &">".parse().unwrap()), (Vec::new(), 0));
     for _ in 0..20 {
-        window.push(peer, publication("c", &vec![0; 1 << 20]));
+        window.push(peer, peer, publication("c", &vec![0; 1 << 20]));
     }
     assert!(window.after(0, &"c".parse().unwrap()).0.len() <= 8);
 }
