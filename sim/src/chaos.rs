@@ -213,13 +213,7 @@ impl Planner<'_> {
         (what, until_ns)
     }
 
-    fn crash(
-        &mut self,
-        at_ns: u64,
-        targets: &[HostId],
-        back_ns: Option<u64>,
-        crash: impl Fn(HostId, u64) -> Step,
-    ) {
+    fn crash(&mut self, at_ns: u64, targets: &[HostId], back_ns: Option<u64>, crash: impl Fn(HostId, u64) -> Step) {
         for host in targets {
             let seed = split_mix(&mut self.dice);
             self.step(at_ns, crash(*host, seed));

@@ -53,7 +53,12 @@ impl SimDisk {
     /// Inverts one bit somewhere in what the disk holds, chosen by `seed`. Says where; `None` on an empty disk.
     pub fn flip_bit(&self, seed: u64) -> Option<String> {
         let mut dice = seed;
-        let files: Vec<_> = self.memory.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
+        let files: Vec<_> = self
+            .memory
+            .files()
+            .into_iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect();
         let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
         let mut at = split_mix(&mut dice) % total.max(1);
         for (path, bytes) in files {
@@ -190,7 +195,10 @@ mod tests {
         let path = written(&disk, b"abc");
         disk.fill_up(true);
         let file = disk.open(&path, OpenMode::WRITE).unwrap();
-        assert_eq!(file.write_at(b"abcd", 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(
+            file.write_at(b"abcd", 0).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
         disk.fill_up(false);
         file.write_at(b"abcd", 0).unwrap();
     }

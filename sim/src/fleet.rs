@@ -103,7 +103,10 @@ pub struct Fleet {
 
 /// The key of a host, from the run's seed.
 fn key(seed: u64, host: HostId) -> SecretKey {
-    SecretKey::from_bytes(&weft_node::platform::random(&SeededEntropy::new(seed, KEYS | u64::from(host))))
+    SecretKey::from_bytes(&weft_node::platform::random(&SeededEntropy::new(
+        seed,
+        KEYS | u64::from(host),
+    )))
 }
 
 /// The id of a host, from the run's seed.
@@ -154,7 +157,11 @@ impl Fleet {
                 plan,
             })
         };
-        let members = plans.into_iter().enumerate().map(member).collect::<Result<_, NodeError>>()?;
+        let members = plans
+            .into_iter()
+            .enumerate()
+            .map(member)
+            .collect::<Result<_, NodeError>>()?;
         Ok(Fleet {
             network,
             seed,

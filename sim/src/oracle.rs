@@ -149,8 +149,9 @@ impl Oracle {
             served = item.arrivals.iter().any(|arrival| arrival.node == server);
         }
         if !served {
-            self.broken
-                .push(format!("call {item} was answered for node {server}, which never had it"));
+            self.broken.push(format!(
+                "call {item} was answered for node {server}, which never had it"
+            ));
         }
     }
 
@@ -213,7 +214,8 @@ impl Oracle {
             && self.up.get(&node).is_some_and(|uptime| {
                 uptime.iter().any(|(from, until)| {
                     // At the very start everybody is new.
-                    let settled = *from == 0 || from + SETTLE_NS <= item.at_ns || uptime.len() == 1 && *from <= item.at_ns;
+                    let settled =
+                        *from == 0 || from + SETTLE_NS <= item.at_ns || uptime.len() == 1 && *from <= item.at_ns;
                     settled && until.is_none_or(|until| until >= item.at_ns + ARRIVE_NS)
                 })
             })
@@ -261,7 +263,11 @@ impl Oracle {
     }
 
     /// Milliseconds from sending to arriving, or to the answer, of the items `counts` picks.
-    pub fn latencies_ms<'a>(&'a self, log: &'a Log, counts: impl Fn(&Item) -> bool + 'a) -> impl Iterator<Item = f64> + 'a {
+    pub fn latencies_ms<'a>(
+        &'a self,
+        log: &'a Log,
+        counts: impl Fn(&Item) -> bool + 'a,
+    ) -> impl Iterator<Item = f64> + 'a {
         let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
         log.items.iter().filter(move |item| counts(item)).flat_map(move |item| {
             let answered = item.answered_ns.map(|at| ms(item.at_ns, at));
@@ -270,7 +276,9 @@ impl Oracle {
                 .arrivals
                 .iter()
                 .filter(move |arrival| log.is_publish && arrival.node != item.sender && seen.insert(arrival.node));
-            answered.into_iter().chain(first.map(move |arrival| ms(item.at_ns, arrival.at_ns)))
+            answered
+                .into_iter()
+                .chain(first.map(move |arrival| ms(item.at_ns, arrival.at_ns)))
         })
     }
 
@@ -352,7 +360,12 @@ mod tests {
     }
 
     fn at(node: u32, seconds: u64) -> Arrival {
-        Arrival { node, boot: 1, at_ns: seconds * S, from: None }
+        Arrival {
+            node,
+            boot: 1,
+            at_ns: seconds * S,
+            from: None,
+        }
     }
 
     #[test]
@@ -408,7 +421,10 @@ mod tests {
         oracle.arrived(0, call, at(1, 2), true);
         oracle.answered(0, call, 1, 3 * S);
         assert!(oracle.broken_promises().is_empty());
-        assert_eq!(oracle.latencies_ms(&oracle.logs()[0], |_| true).collect::<Vec<_>>(), [2000.0]);
+        assert_eq!(
+            oracle.latencies_ms(&oracle.logs()[0], |_| true).collect::<Vec<_>>(),
+            [2000.0]
+        );
         let other = oracle.sending(0, 0, 1, 4 * S);
         oracle.answered(0, other, 1, 5 * S);
         assert_eq!(oracle.broken_promises().len(), 1);

@@ -159,8 +159,7 @@ unsafe fn real_clock_gettime(clock: clockid_t, time: *mut timespec) -> c_int {
     type ClockGettime = unsafe extern "C" fn(clockid_t, *mut timespec) -> c_int;
     static REAL: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     // SAFETY: `dlsym` reads a name that ends in zero.
-    let real =
-        *REAL.get_or_init(|| unsafe { libc::dlsym(libc::RTLD_NEXT, c"clock_gettime".as_ptr()) } as usize);
+    let real = *REAL.get_or_init(|| unsafe { libc::dlsym(libc::RTLD_NEXT, c"clock_gettime".as_ptr()) } as usize);
     if real == 0 {
         // SAFETY: as the caller promised; the system call writes one `timespec`.
         return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) as c_int };
@@ -232,7 +231,10 @@ mod tests {
     fn a_virtual_thread_sees_what_the_seed_says_and_nothing_else() {
         let (first, again, other) = (look(7), look(7), look(8));
         assert_eq!(first, again);
-        assert_eq!(first.0, SystemTime::UNIX_EPOCH + Duration::from_nanos(CALENDAR_START_NS));
+        assert_eq!(
+            first.0,
+            SystemTime::UNIX_EPOCH + Duration::from_nanos(CALENDAR_START_NS)
+        );
         assert!(first.1 != other.1 && first.2 != other.2 && first.3 != other.3);
         assert!(first.4 > 0, "nobody asked for entropy: the symbol was not replaced");
     }
@@ -240,9 +242,15 @@ mod tests {
     #[test]
     fn a_real_thread_sees_the_real_world() {
         let _guard = enter(1);
-        let real = std::thread::spawn(|| (Instant::now(), SystemTime::now())).join().unwrap();
+        let real = std::thread::spawn(|| (Instant::now(), SystemTime::now()))
+            .join()
+            .unwrap();
         assert!(real.1 > SystemTime::UNIX_EPOCH + Duration::from_nanos(CALENDAR_START_NS) + Duration::from_secs(3600));
-        assert_eq!(Instant::now(), Instant::now(), "the virtual clock stands until it is moved");
+        assert_eq!(
+            Instant::now(),
+            Instant::now(),
+            "the virtual clock stands until it is moved"
+        );
     }
 
     #[test]
@@ -250,7 +258,12 @@ mod tests {
         let run = || {
             let _guard = enter(1);
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            let runtime = builder.enable_time().start_paused(true).on_thread_unpark(catch_up).build().unwrap();
+            let runtime = builder
+                .enable_time()
+                .start_paused(true)
+                .on_thread_unpark(catch_up)
+                .build()
+                .unwrap();
             runtime.block_on(async {
                 follow_tokio();
                 let (system, instant) = (SystemTime::now(), Instant::now());
@@ -260,7 +273,10 @@ mod tests {
         };
         let wall = Instant::now();
         let (system, instant) = std::thread::spawn(run).join().unwrap();
-        assert_eq!((system, instant), (Duration::from_secs(3600), Duration::from_secs(3600)));
+        assert_eq!(
+            (system, instant),
+            (Duration::from_secs(3600), Duration::from_secs(3600))
+        );
         assert!(wall.elapsed() < Duration::from_secs(60));
     }
 }

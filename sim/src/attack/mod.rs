@@ -153,7 +153,12 @@ mod tests {
     #[test]
     fn each_attack_forwards_what_it_says() {
         let (victim, other) = (PeerId::random(), PeerId::random());
-        for kind in [AttackKind::Sybil, AttackKind::CovertFlash, AttackKind::Censor, AttackKind::Degrade] {
+        for kind in [
+            AttackKind::Sybil,
+            AttackKind::CovertFlash,
+            AttackKind::Censor,
+            AttackKind::Degrade,
+        ] {
             assert_eq!(accepts(kind, victim, victim, false), 100, "{kind:?} behaves at first");
         }
         assert_eq!(accepts(AttackKind::Sybil, victim, other, true), 0);

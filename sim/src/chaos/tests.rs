@@ -9,7 +9,8 @@ fn scenario(faults: &str) -> Scenario {
 
 #[test]
 fn a_plan_follows_from_the_seed_and_ends_before_the_quiet_phase() {
-    let churn = scenario("[[fault]]\nkind = \"churn\"\nrate = \"1/s\"\nfrom = \"10s\"\nuntil = \"40s\"\ndown = \"5s\"\n");
+    let churn =
+        scenario("[[fault]]\nkind = \"churn\"\nrate = \"1/s\"\nfrom = \"10s\"\nuntil = \"40s\"\ndown = \"5s\"\n");
     let (first, again, other) = (plan(&churn, 1), plan(&churn, 1), plan(&churn, 2));
     assert_eq!(first, again);
     assert_ne!(first, other);
@@ -19,7 +20,8 @@ fn a_plan_follows_from_the_seed_and_ends_before_the_quiet_phase() {
 
 #[test]
 fn who_is_down_is_not_hit_again_and_everybody_comes_back() {
-    let churn = scenario("[[fault]]\nkind = \"churn\"\nrate = \"2/s\"\nfrom = \"5s\"\nuntil = \"38s\"\ndown = \"10s\"\n");
+    let churn =
+        scenario("[[fault]]\nkind = \"churn\"\nrate = \"2/s\"\nfrom = \"5s\"\nuntil = \"38s\"\ndown = \"10s\"\n");
     let mut down = std::collections::BTreeSet::new();
     for (_, step) in plan(&churn, 3).steps {
         match step {
@@ -35,7 +37,11 @@ fn who_is_down_is_not_hit_again_and_everybody_comes_back() {
 fn islands_are_of_about_the_same_size_and_join_again() {
     let islands = scenario("[[fault]]\nkind = \"islands\"\nislands = 3\nat = \"10s\"\nfor = \"10s\"\n");
     let plan = plan(&islands, 1);
-    let [(10_000_000_000, Step::Islands(number, parts)), (20_000_000_000, Step::Join(end))] = &plan.steps[..] else {
+    let [
+        (10_000_000_000, Step::Islands(number, parts)),
+        (20_000_000_000, Step::Join(end)),
+    ] = &plan.steps[..]
+    else {
         panic!("{:?}", plan.steps);
     };
     assert_eq!(number, end);

@@ -17,7 +17,11 @@ pub(super) fn ratio<'a>(oracle: &Oracle, logs: impl Iterator<Item = &'a Log>, mi
         impossible += log.impossible;
     }
     let share = if due == 0 { 0.0 } else { delivered as f64 / due as f64 };
-    let forged = if impossible > 0 { format!(", and {impossible} that nobody sent") } else { String::new() };
+    let forged = if impossible > 0 {
+        format!(", and {impossible} that nobody sent")
+    } else {
+        String::new()
+    };
     Verdict {
         // Of nothing due nothing can be said: a check that cannot fail is none.
         passed: due > 0 && share >= min && impossible == 0,
@@ -30,7 +34,10 @@ pub(super) fn ratio<'a>(oracle: &Oracle, logs: impl Iterator<Item = &'a Log>, mi
 pub(super) fn no_duplicates<'a>(oracle: &Oracle, logs: impl Iterator<Item = &'a Log>) -> Verdict {
     let wanted: Vec<&str> = logs.map(|log| log.name.as_str()).collect();
     let tallies = (0..oracle.logs().len()).map(|index| oracle.tally(index));
-    let count: u64 = tallies.filter(|tally| wanted.contains(&tally.name.as_str())).map(|t| t.duplicates).sum();
+    let count: u64 = tallies
+        .filter(|tally| wanted.contains(&tally.name.as_str()))
+        .map(|t| t.duplicates)
+        .sum();
     Verdict {
         passed: count == 0,
         measured: format!("{count} repeated"),
@@ -50,7 +57,11 @@ pub(super) fn answered<'a>(logs: impl Iterator<Item = &'a Log>, min: f64) -> Ver
         }
     }
     let share = if made == 0 { 0.0 } else { answered as f64 / made as f64 };
-    let more = if twice > 0 { format!(", {twice} served more than once") } else { String::new() };
+    let more = if twice > 0 {
+        format!(", {twice} served more than once")
+    } else {
+        String::new()
+    };
     Verdict {
         passed: made > 0 && share >= min && twice == 0 && impossible == 0,
         measured: format!("{} ({answered} of {made}){more}", percent(share)),

@@ -42,7 +42,12 @@ pub(super) fn duplicates(max: f64, report: &Report, oracle: &Oracle) -> Verdict 
         };
     }
     let copies: u64 = report.duplicates.iter().sum();
-    let arrivals: usize = oracle.logs().iter().flat_map(|log| &log.items).map(|item| item.arrivals.len()).sum();
+    let arrivals: usize = oracle
+        .logs()
+        .iter()
+        .flat_map(|log| &log.items)
+        .map(|item| item.arrivals.len())
+        .sum();
     let ratio = copies as f64 / arrivals.max(1) as f64;
     Verdict {
         passed: ratio <= max,

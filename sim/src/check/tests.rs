@@ -23,14 +23,23 @@ fn oracle(reached: u32) -> Oracle {
     let item = oracle.sending(0, 0, 1, 20 * S);
     oracle.outcome(0, item, Outcome::Acknowledged);
     for node in 1..=reached {
-        let arrival = Arrival { node, boot: 1, at_ns: 20 * S + u64::from(node) * S / 10, from: Some(0) };
+        let arrival = Arrival {
+            node,
+            boot: 1,
+            at_ns: 20 * S + u64::from(node) * S / 10,
+            from: Some(0),
+        };
         oracle.arrived(0, item, arrival, true);
     }
     oracle
 }
 
 fn passes(kind: CheckKind, oracle: &Oracle, report: &Report) -> bool {
-    let evidence = Evidence { oracle, convergence_ns: None, disks_were_sound: true };
+    let evidence = Evidence {
+        oracle,
+        convergence_ns: None,
+        disks_were_sound: true,
+    };
     judge(&check(kind), &evidence, report).passed
 }
 
@@ -41,18 +50,39 @@ fn every_check_can_fail_and_pass() {
     let ratio = |min| CheckKind::DeliveryRatio { min };
     assert!(passes(ratio(0.5), &one, &empty) && !passes(ratio(0.51), &one, &empty));
     assert!(passes(ratio(1.0), &both, &empty));
-    let latency = |ms| CheckKind::Latency { percentile: 99.0, max: Duration::from_millis(ms) };
+    let latency = |ms| CheckKind::Latency {
+        percentile: 99.0,
+        max: Duration::from_millis(ms),
+    };
     assert!(passes(latency(200), &both, &empty) && !passes(latency(199), &both, &empty));
     assert!(!passes(latency(199), &none, &empty), "nothing arrived in time");
     let mut twice = both.clone();
-    twice.arrived(0, 0, Arrival { node: 1, boot: 1, at_ns: 30 * S, from: None }, true);
+    twice.arrived(
+        0,
+        0,
+        Arrival {
+            node: 1,
+            boot: 1,
+            at_ns: 30 * S,
+            from: None,
+        },
+        true,
+    );
     assert!(passes(CheckKind::NoDuplicates, &both, &empty) && !passes(CheckKind::NoDuplicates, &twice, &empty));
     let mut broken = both.clone();
     broken.broken("node 1 forgot that it is a member".to_owned());
     assert!(passes(CheckKind::NoAcknowledgedLoss, &both, &empty));
     assert!(!passes(CheckKind::NoAcknowledgedLoss, &broken, &empty));
-    assert!(!passes(CheckKind::ConvergenceTime { max: Duration::from_secs(9) }, &both, &empty));
-    assert!(passes(CheckKind::OrderPerPublisher, &both, &empty) && !passes(CheckKind::OrderPerPublisher, &none, &empty));
+    assert!(!passes(
+        CheckKind::ConvergenceTime {
+            max: Duration::from_secs(9)
+        },
+        &both,
+        &empty
+    ));
+    assert!(
+        passes(CheckKind::OrderPerPublisher, &both, &empty) && !passes(CheckKind::OrderPerPublisher, &none, &empty)
+    );
 }
 
 #[test]
@@ -63,7 +93,10 @@ fn checks_of_the_whole_run_read_the_report() {
         rss_bytes_peak: 2000,
         bytes_sent: vec![10, 30],
         duplicates: vec![1, 1],
-        series: vec![Sample { connections: (2, 3.0, 4), ..Sample::default() }],
+        series: vec![Sample {
+            connections: (2, 3.0, 4),
+            ..Sample::default()
+        }],
         ..Report::default()
     };
     let degree = |min, max| CheckKind::Degree { min, max };

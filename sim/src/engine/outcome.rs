@@ -38,7 +38,12 @@ impl World<'_> {
             series: std::mem::take(&mut self.samples),
             faults: std::mem::take(&mut self.faults.spans),
             workloads: (0..oracle.logs().len()).map(|index| oracle.tally(index)).collect(),
-            attacks: self.scenario.attacks.iter().map(|attack| self.figures(attack)).collect(),
+            attacks: self
+                .scenario
+                .attacks
+                .iter()
+                .map(|attack| self.figures(attack))
+                .collect(),
             notes: std::mem::take(&mut self.notes),
             source: self.scenario.source.clone(),
             ..Report::default()
@@ -49,7 +54,11 @@ impl World<'_> {
             (true, None) => Some(0),
             // Seen at the sample after the last one that found it in parts.
             (true, Some(apart_ns)) => {
-                let next = report.series.iter().map(|s| (s.at * 1e9) as u64).find(|at| *at > apart_ns);
+                let next = report
+                    .series
+                    .iter()
+                    .map(|s| (s.at * 1e9) as u64)
+                    .find(|at| *at > apart_ns);
                 Some(next.unwrap_or(apart_ns))
             }
         };
@@ -67,7 +76,11 @@ impl World<'_> {
         let places = topology::layout(&self.graph, Some(&scenario.topology.kind), self.seed);
         let (groups, cities) = (scenario.group_of_node(), cities(scenario));
         let has_cities = scenario.links.default.latency == Latency::Cities
-            || scenario.links.between.iter().any(|between| between.link.latency == Latency::Cities);
+            || scenario
+                .links
+                .between
+                .iter()
+                .any(|between| between.link.latency == Latency::Cities);
         let honest = (0..scenario.nodes()).map(|node| NodeReport {
             name: format!("{}-{node}", scenario.fleet[groups[node]].name),
             group: scenario.fleet[groups[node]].name.clone(),

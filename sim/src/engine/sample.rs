@@ -34,7 +34,11 @@ impl Sampler {
     /// Of the hosts with these ids. Gossip neighbours are those of `subject`'s topic.
     pub(super) fn new(peers: &[PeerId], honest: usize, subject: Option<&Subject>) -> Self {
         Sampler {
-            hosts: peers.iter().enumerate().map(|(host, peer)| (*peer, host as HostId)).collect(),
+            hosts: peers
+                .iter()
+                .enumerate()
+                .map(|(host, peer)| (*peer, host as HostId))
+                .collect(),
             honest,
             shard: subject.map_or(0, |subject| subject.shard(SHARDS)),
             sent: 0,
@@ -60,7 +64,8 @@ impl Sampler {
             let mut count = 0;
             for peer in running.node.mesh().peers().ids() {
                 let Some(other) = self.hosts.get(&peer) else { continue };
-                let is_there = fleet.running(*other).is_some() && network.passes(host, *other) && network.passes(*other, host);
+                let is_there =
+                    fleet.running(*other).is_some() && network.passes(host, *other) && network.passes(*other, host);
                 if is_there {
                     count += 1;
                     if (*other as usize) < self.honest {
@@ -69,7 +74,9 @@ impl Sampler {
                 }
             }
             connections.push(count);
-            let Some(mesh) = running.node.trust().mesh() else { continue };
+            let Some(mesh) = running.node.trust().mesh() else {
+                continue;
+            };
             let topic = topic(&mesh.id, self.shard);
             let neighbours = running.node.mesh().gossip_neighbours(topic).await.unwrap_or_default();
             degrees.push(neighbours.len() as u32);

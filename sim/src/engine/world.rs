@@ -121,14 +121,20 @@ impl<'a> World<'a> {
         });
         let of_workload = scenario.workloads.iter().zip(&receivers).map(|(workload, receivers)| {
             let is_publish = matches!(workload.kind, WorkloadKind::Publish { .. });
-            (workload.name.clone(), is_publish, receivers.iter().copied().collect::<BTreeSet<u32>>())
+            (
+                workload.name.clone(),
+                is_publish,
+                receivers.iter().copied().collect::<BTreeSet<u32>>(),
+            )
         });
         let sizes = scenario.workloads.iter().map(|workload| workload.size).collect();
         let ledger = Ledger::new(Oracle::new(of_workload), Arc::clone(&network), &peers, seed, sizes);
         let mut subjects = BTreeMap::new();
         for (index, workload) in scenario.workloads.iter().enumerate() {
             if let WorkloadKind::Publish { subject } = &workload.kind {
-                let subject = subject.parse().map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
+                let subject = subject
+                    .parse()
+                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
                 subjects.insert(index, subject);
             }
         }
@@ -308,12 +314,19 @@ impl<'a> World<'a> {
         };
         if self.fleet.has_forgotten(host) {
             // Whether its disk was sound is for the check to weigh.
-            self.ledger.oracle().broken(format!("node {host} forgot that it is a member"));
+            self.ledger
+                .oracle()
+                .broken(format!("node {host} forgot that it is a member"));
         }
         if (host as usize) < self.scenario.nodes() {
             self.ledger.oracle().up(host, self.network.now_ns());
             let receives = |index: &usize| self.receivers[*index].binary_search(&host).is_ok();
-            let subjects = self.subjects.clone().into_iter().filter(|(index, _)| receives(index)).collect();
+            let subjects = self
+                .subjects
+                .clone()
+                .into_iter()
+                .filter(|(index, _)| receives(index))
+                .collect();
             workload::subscribe(&self.ledger, host, &running, &subjects);
             let mut served = BTreeSet::new();
             for (index, workload) in self.scenario.workloads.iter().enumerate() {
@@ -333,20 +346,36 @@ impl<'a> World<'a> {
             hosts.iter().copied().filter(running).collect()
         };
         let senders = up(&self.senders[index], None);
-        let Some(sender) = pick(&senders, &mut self.dice) else { return };
-        let Some(running) = self.fleet.running(sender).cloned() else { return };
+        let Some(sender) = pick(&senders, &mut self.dice) else {
+            return;
+        };
+        let Some(running) = self.fleet.running(sender).cloned() else {
+            return;
+        };
         let ledger = Arc::clone(&self.ledger);
         match &self.scenario.workloads[index].kind {
             WorkloadKind::Publish { .. } => {
-                let Some(subject) = self.subjects.get(&index).cloned() else { return };
+                let Some(subject) = self.subjects.get(&index).cloned() else {
+                    return;
+                };
                 let application = running.application.clone();
                 application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
             }
             WorkloadKind::Call { service, timeout } => {
                 let servers = up(&self.receivers[index], Some(sender));
-                let Some(server) = pick(&servers, &mut self.dice) else { return };
+                let Some(server) = pick(&servers, &mut self.dice) else {
+                    return;
+                };
                 let server = self.fleet.peer(server);
-                let call = workload::call(ledger, sender, running.clone(), index, service.clone(), server, *timeout);
+                let call = workload::call(
+                    ledger,
+                    sender,
+                    running.clone(),
+                    index,
+                    service.clone(),
+                    server,
+                    *timeout,
+                );
                 running.application.spawn("caller", call);
             }
         }
@@ -355,7 +384,10 @@ impl<'a> World<'a> {
     async fn sample(&mut self) {
         let (sent, delivered) = self.ledger.oracle().totals();
         let now_ns = self.network.now_ns();
-        let look = self.sampler.look(&self.fleet, &self.network, now_ns, sent, delivered).await;
+        let look = self
+            .sampler
+            .look(&self.fleet, &self.network, now_ns, sent, delivered)
+            .await;
         self.whole_at_end = look.sample.components <= 1;
         self.attacker_share = look.attacker_share;
         if !self.whole_at_end {
@@ -380,14 +412,22 @@ fn pick(hosts: &[HostId], dice: &mut u64) -> Option<HostId> {
 fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
     let number = |name: &Option<String>| {
         let name = name.as_ref()?;
-        scenario.fleet.iter().position(|group| group.name == *name).map(|group| group as u16)
+        scenario
+            .fleet
+            .iter()
+            .position(|group| group.name == *name)
+            .map(|group| group as u16)
     };
     let mut rules = Vec::new();
     for between in &scenario.links.between {
         let (from, to) = (number(&between.from), number(&between.to));
         let link = between.link.clone();
         if between.both {
-            rules.push(Rule { from: to, to: from, link: link.clone() });
+            rules.push(Rule {
+                from: to,
+                to: from,
+                link: link.clone(),
+            });
         }
         rules.push(Rule { from, to, link });
     }
@@ -398,7 +438,10 @@ fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
         let round_trips: Vec<Vec<Duration>> = (0..CITIES.len())
             .map(|from| (0..CITIES.len()).map(|to| one_way(from, to) * 2).collect())
             .collect();
-        links = links.with_cities(cities(scenario).into_iter().map(|city| city as u16).collect(), &round_trips);
+        links = links.with_cities(
+            cities(scenario).into_iter().map(|city| city as u16).collect(),
+            &round_trips,
+        );
     }
     links
 }
@@ -408,7 +451,11 @@ pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
     let mut all = Vec::new();
     for group in &scenario.fleet {
         let own: Vec<usize> = group.cities.iter().filter_map(|name| city(name)).collect();
-        let own = if own.is_empty() { (0..CITIES.len()).collect() } else { own };
+        let own = if own.is_empty() {
+            (0..CITIES.len()).collect()
+        } else {
+            own
+        };
         all.extend((0..group.count).map(|index| own[index % own.len()]));
     }
     all
@@ -417,13 +464,7 @@ pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
 type Plans = (Vec<Plan>, Vec<Arc<Behaviour>>, Vec<(HostId, HostId)>);
 
 /// What each host is to be: the fleet's nodes, then the attackers of each attack.
-fn plans(
-    scenario: &Scenario,
-    seed: u64,
-    graph: &Graph,
-    groups: &[usize],
-    dice: &mut u64,
-) -> Result<Plans, RunError> {
+fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: &mut u64) -> Result<Plans, RunError> {
     let nodes = scenario.nodes();
     let mut edges: Vec<(HostId, HostId)> = graph.edges().collect();
     let mut plans: Vec<Plan> = (0..nodes)
@@ -445,13 +486,19 @@ fn plans(
     for (a, b) in &edges {
         // One of the two dials, so that they do not cross; each about as often as the other. Nobody can dial into a NAT.
         let behind = |host: HostId| scenario.fleet[groups[host as usize]].nat != Nat::None;
-        let a_dials = if behind(*a) == behind(*b) { (a ^ b) & 1 == 0 } else { behind(*a) };
+        let a_dials = if behind(*a) == behind(*b) {
+            (a ^ b) & 1 == 0
+        } else {
+            behind(*a)
+        };
         let (from, to) = if a_dials { (*a, *b) } else { (*b, *a) };
         plans[from as usize].neighbours.push(to);
     }
     let mut behaviours = Vec::new();
     for (index, attack) in scenario.attacks.iter().enumerate() {
-        let victim = attack.victim.map(|victim| crate::fleet::peer_of(seed, victim as HostId));
+        let victim = attack
+            .victim
+            .map(|victim| crate::fleet::peer_of(seed, victim as HostId));
         let behaviour = Behaviour::new(attack.kind, victim, seed ^ index as u64);
         for number in 0..attack.attackers {
             let host = plans.len() as HostId;

@@ -80,7 +80,12 @@ mod tests {
             assert_eq!(parse(&listen(host, true)), Some((Place::Private(host), PORT)));
             assert_eq!(parse(&seen(host, true, 9)), Some((Place::Nat(host), 9)));
         }
-        for other in ["/ip4/127.0.0.1/tcp/1", "/ip4/5.0.0.1/udp/1", "/ip4/5.0.0.1/tcp/1/ws", "/dns/a/tcp/1"] {
+        for other in [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/5.0.0.1/udp/1",
+            "/ip4/5.0.0.1/tcp/1/ws",
+            "/dns/a/tcp/1",
+        ] {
             assert_eq!(parse(&other.parse().unwrap()), None, "{other}");
         }
     }

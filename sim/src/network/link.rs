@@ -210,7 +210,11 @@ impl Links {
         let fits = |rule: &&Rule| {
             rule.from.is_none_or(|group| Some(group) == from) && rule.to.is_none_or(|group| Some(group) == to)
         };
-        self.rules.iter().rev().find(fits).map_or(&self.default, |rule| &rule.link)
+        self.rules
+            .iter()
+            .rev()
+            .find(fits)
+            .map_or(&self.default, |rule| &rule.link)
     }
 
     fn latency_ns(&self, latency: &Latency, from: HostId, to: HostId) -> u64 {
@@ -295,10 +299,19 @@ mod tests {
         };
         let path = Links::new(1, lossy).path(0, 1);
         let mut dice = 3;
-        let late = (0..10_000).filter(|_| path.arrival_ns(0, 100, false, &mut dice) > 20 * MS).count();
+        let late = (0..10_000)
+            .filter(|_| path.arrival_ns(0, 100, false, &mut dice) > 20 * MS)
+            .count();
         assert!((900..1_100).contains(&late), "{late}");
-        let busy_late = (0..10_000).map(|_| path.arrival_ns(0, 100, true, &mut dice)).filter(|at| *at > 20 * MS).min();
-        assert_eq!(busy_late, Some(60 * MS), "what follows shows the loss after a round trip");
+        let busy_late = (0..10_000)
+            .map(|_| path.arrival_ns(0, 100, true, &mut dice))
+            .filter(|at| *at > 20 * MS)
+            .min();
+        assert_eq!(
+            busy_late,
+            Some(60 * MS),
+            "what follows shows the loss after a round trip"
+        );
     }
 
     #[test]
@@ -312,14 +325,25 @@ mod tests {
         assert_eq!(links.path(0, 5_000), links.path(5_000, 0));
         let mean_ms = all.iter().sum::<u64>() / all.len() as u64 / MS;
         let within = all.iter().filter(|at| (40 * MS..60 * MS).contains(*at)).count();
-        assert!((49..=50).contains(&mean_ms) && (1_250..1_480).contains(&within), "{mean_ms} {within}");
+        assert!(
+            (49..=50).contains(&mean_ms) && (1_250..1_480).contains(&within),
+            "{mean_ms} {within}"
+        );
     }
 
     #[test]
     fn the_last_rule_that_fits_counts_and_a_degraded_host_is_worse() {
         let rules = vec![
-            Rule { from: Some(0), to: None, link: constant(20) },
-            Rule { from: Some(0), to: Some(1), link: constant(30) },
+            Rule {
+                from: Some(0),
+                to: None,
+                link: constant(20),
+            },
+            Rule {
+                from: Some(0),
+                to: Some(1),
+                link: constant(30),
+            },
         ];
         let mut links = Links::new(1, constant(10)).with_rules(vec![0, 1, 2], rules);
         let ms = |links: &Links, from, to| links.path(from, to).latency_ns / MS;

@@ -263,7 +263,9 @@ impl Network {
     pub fn remove_wall(&self, number: u64) {
         let (held, kept) = {
             let mut inner = self.lock();
-            let Some(wall) = inner.walls.remove(&number) else { return };
+            let Some(wall) = inner.walls.remove(&number) else {
+                return;
+            };
             (std::mem::take(&mut inner.held), wall.keeps())
         };
         let now_ns = self.now_ns();
@@ -324,7 +326,11 @@ impl Network {
 
     /// What a host has sent and received.
     pub fn traffic(&self, host: HostId) -> Traffic {
-        self.lock().hosts.get(host as usize).map(|h| h.traffic).unwrap_or_default()
+        self.lock()
+            .hosts
+            .get(host as usize)
+            .map(|h| h.traffic)
+            .unwrap_or_default()
     }
 
     /// Whether packets pass from one host to the other: no wall, and not without power.
@@ -382,15 +388,24 @@ impl Network {
                     Some(Reverse(event)) if event.at_ns <= now_ns => {}
                     _ => return,
                 }
-                let Some(Reverse(event)) = inner.events.pop() else { return };
+                let Some(Reverse(event)) = inner.events.pop() else {
+                    return;
+                };
                 let (from, to) = (event.from_host(), event.to_host());
                 if inner.walls.values().any(|wall| wall.stops(from, to)) {
                     inner.held.push(event);
                     continue;
                 }
                 let traced = event.packet.bytes();
-                let numbers = [event.at_ns, u64::from(from) << 32 | u64::from(to), event.packet.number(), traced.len() as u64];
-                inner.trace.event(&numbers, &traced[traced.len().saturating_sub(TRACED_BYTES)..]);
+                let numbers = [
+                    event.at_ns,
+                    u64::from(from) << 32 | u64::from(to),
+                    event.packet.number(),
+                    traced.len() as u64,
+                ];
+                inner
+                    .trace
+                    .event(&numbers, &traced[traced.len().saturating_sub(TRACED_BYTES)..]);
                 if let Some(host) = inner.hosts.get_mut(to as usize) {
                     host.traffic.bytes_received += event.packet.bytes().len() as u64;
                 }
@@ -463,7 +478,9 @@ impl Network {
                 .edges
                 .as_ref()
                 .is_none_or(|edges| edges.get(from as usize).is_some_and(|allowed| allowed.contains(&to)));
-            let Some(host) = inner.hosts.get_mut(to as usize) else { return };
+            let Some(host) = inner.hosts.get_mut(to as usize) else {
+                return;
+            };
             let lets_in = |host: &Host| match host.nat {
                 Nat::None | Nat::FullCone => true,
                 Nat::Restricted => host.spoke_to.get(&from).is_some_and(|at| now_ns < at + NAT_MEMORY_NS),
@@ -554,7 +571,11 @@ impl Network {
     }
 
     fn nat(&self, host: HostId) -> Nat {
-        self.lock().hosts.get(host as usize).map(|host| host.nat).unwrap_or_default()
+        self.lock()
+            .hosts
+            .get(host as usize)
+            .map(|host| host.nat)
+            .unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -26,7 +26,11 @@ fn plain(ms: u64) -> Link {
 
 /// Runs on a clock that jumps.
 fn virtually<F: Future>(test: impl FnOnce() -> F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async { test().await })
 }
@@ -40,7 +44,9 @@ fn network(nats: &[Nat], link: Link) -> Arc<Network> {
 /// Echoes on a host for as long as the test lasts.
 fn echo(network: &Arc<Network>, host: HostId) {
     let mut transport = SimTransport::new(Arc::clone(network), host);
-    transport.listen_on(ListenerId::next(), network.listen_address(host)).unwrap();
+    transport
+        .listen_on(ListenerId::next(), network.listen_address(host))
+        .unwrap();
     tokio::task::spawn_local(async move {
         loop {
             let event = std::future::poll_fn(|cx| Pin::new(&mut transport).poll(cx)).await;
@@ -60,7 +66,10 @@ use std::pin::Pin;
 
 async fn dial_with(network: &Arc<Network>, from: HostId, to: Multiaddr, port_use: PortUse) -> io::Result<SimStream> {
     let mut transport = SimTransport::new(Arc::clone(network), from);
-    let options = DialOpts { role: Endpoint::Dialer, port_use };
+    let options = DialOpts {
+        role: Endpoint::Dialer,
+        port_use,
+    };
     transport.dial(to, options).unwrap().await
 }
 
@@ -89,7 +98,13 @@ fn a_stream_is_as_late_as_its_link() {
         assert_eq!(round_trip(&mut stream, b"hello").await.unwrap(), MS * 100);
         stream.close().await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
-        assert_eq!(network.traffic(0), Traffic { bytes_sent: 5, bytes_received: 5 });
+        assert_eq!(
+            network.traffic(0),
+            Traffic {
+                bytes_sent: 5,
+                bytes_received: 5
+            }
+        );
     });
 }
 
@@ -178,7 +193,10 @@ fn who_may_not_be_dialled_is_not_reached() {
         assert_eq!(kind(dial(&network, 2, 1).await), Err(io::ErrorKind::HostUnreachable));
         // Nobody listens there.
         let closed = address::seen(1, false, 99);
-        assert_eq!(kind(dial_with(&network, 0, closed, PortUse::New).await), Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(
+            kind(dial_with(&network, 0, closed, PortUse::New).await),
+            Err(io::ErrorKind::ConnectionRefused)
+        );
     });
 }
 
@@ -192,7 +210,11 @@ fn a_host_without_power_is_silent_and_knows_nothing_afterwards() {
         network.power_off(1);
         stream.write_all(b"b").await.unwrap();
         stream.flush().await.unwrap();
-        assert!(tokio::time::timeout(MS * 10_000, stream.read(&mut [0; 1])).await.is_err());
+        assert!(
+            tokio::time::timeout(MS * 10_000, stream.read(&mut [0; 1]))
+                .await
+                .is_err()
+        );
         network.power_on(1);
         stream.write_all(b"c").await.unwrap();
         stream.flush().await.unwrap();

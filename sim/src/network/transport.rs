@@ -58,7 +58,10 @@ impl SimTransport {
         let listener = self.listener.take()?;
         let mut inner = self.network.lock();
         if let Some(host) = inner.hosts.get_mut(self.host as usize)
-            && host.listener.as_ref().is_some_and(|l| Arc::ptr_eq(l, &listener.backlog))
+            && host
+                .listener
+                .as_ref()
+                .is_some_and(|l| Arc::ptr_eq(l, &listener.backlog))
         {
             host.listener = None;
         }

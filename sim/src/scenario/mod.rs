@@ -15,10 +15,7 @@ mod shipped;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{io::Read, path::Path};
 
 pub use data::*;
 pub use error::{Problem, ScenarioError};
@@ -35,8 +32,6 @@ pub struct Loaded {
     pub scenario: Scenario,
     /// As the user named it: a file, or a shipped one.
     pub named: String,
-    /// The folder that paths in it start from.
-    pub folder: PathBuf,
 }
 
 /// Reads a scenario from a file, or a shipped one by its name.
@@ -46,18 +41,21 @@ pub struct Loaded {
 pub fn load(named: &str) -> Result<Loaded, ScenarioError> {
     let path = Path::new(named);
     let (text, folder) = match std::fs::File::open(path) {
-        Ok(file) => (read(named, file)?, path.parent().unwrap_or(Path::new("")).to_owned()),
+        Ok(file) => (read(named, file)?, path.parent()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match shipped_text(named) {
-            Some(text) => (text.to_owned(), PathBuf::new()),
+            Some(text) => (text.to_owned(), None),
             None => return Err(missing(named)),
         },
         Err(error) => return Err(ScenarioError::Unreadable(format!("cannot read {named}: {error}"))),
     };
-    let scenario = parse(named, &text)?;
+    let mut scenario = parse(named, &text)?;
+    if let (TopologyKind::File { path }, Some(folder)) = (&mut scenario.topology.kind, folder) {
+        // Paths in a scenario start from its own folder.
+        *path = folder.join(path.as_str()).to_string_lossy().into_owned();
+    }
     Ok(Loaded {
         scenario,
         named: named.to_owned(),
-        folder,
     })
 }
 

@@ -26,10 +26,22 @@ pub fn serve(ledger: &Arc<Ledger>, host: HostId, running: &Running, service: Str
                 let at_ns = ledger.now_ns();
                 let is_whole = call.body == ledger.body(workload, item);
                 let from = ledger.host(&call.caller);
-                ledger.network.note(&[at_ns, u64::from(host), 0xCA11 << 32 | item as u64], &[]);
+                ledger
+                    .network
+                    .note(&[at_ns, u64::from(host), 0xCA11 << 32 | item as u64], &[]);
                 let mut oracle = ledger.oracle();
                 let is_right = is_whole && oracle.is_from(workload, item, from);
-                oracle.arrived(workload, item, Arrival { node: host, boot, at_ns, from }, is_right);
+                oracle.arrived(
+                    workload,
+                    item,
+                    Arrival {
+                        node: host,
+                        boot,
+                        at_ns,
+                        from,
+                    },
+                    is_right,
+                );
             }
             let body = call.body.clone();
             call.answer(Vec::new(), body);

@@ -37,7 +37,11 @@ pub struct Ledger {
 impl Ledger {
     /// A ledger for the hosts with these ids, in order.
     pub fn new(oracle: Oracle, network: Arc<Network>, peers: &[PeerId], seed: u64, sizes: Vec<usize>) -> Arc<Ledger> {
-        let hosts = peers.iter().enumerate().map(|(host, peer)| (*peer, host as HostId)).collect();
+        let hosts = peers
+            .iter()
+            .enumerate()
+            .map(|(host, peer)| (*peer, host as HostId))
+            .collect();
         Arc::new(Ledger {
             oracle: Mutex::new(oracle),
             network,

@@ -44,10 +44,17 @@ fn take(ledger: &Ledger, host: HostId, boot: u32, subscribed: usize, received: &
     }
     let from = ledger.host(&received.from);
     let is_whole = message.data == ledger.body(workload, item);
-    ledger.network.note(&[at_ns, u64::from(host), 0xDE11 << 32 | item as u64], &[]);
+    ledger
+        .network
+        .note(&[at_ns, u64::from(host), 0xDE11 << 32 | item as u64], &[]);
     let mut oracle = ledger.oracle();
     let is_right = is_whole && oracle.is_from(workload, item, ledger.host(&received.publisher));
-    let arrival = Arrival { node: host, boot, at_ns, from };
+    let arrival = Arrival {
+        node: host,
+        boot,
+        at_ns,
+        from,
+    };
     oracle.arrived(workload, item, arrival, is_right);
 }
 
