@@ -131,7 +131,12 @@ pub(super) struct ReplayWindow {
 
 impl ReplayWindow {
     /// Numbers and keeps a message.
-    pub(super) fn push(&mut self, publisher: PeerId, from: PeerId, publication: Publication) -> std::sync::Arc<Received> {
+    pub(super) fn push(
+        &mut self,
+        publisher: PeerId,
+        from: PeerId,
+        publication: Publication,
+    ) -> std::sync::Arc<Received> {
         self.next += 1;
         let received = std::sync::Arc::new(Received {
             number: self.next,
