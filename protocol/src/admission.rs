@@ -39,6 +39,9 @@ pub enum AdmissionRequest {
         /// What software it runs.
         #[n(3)]
         agent: String,
+        /// The prover has made this connection only to try an address and will close it soon: nothing else is to use it.
+        #[n(4)]
+        test_only: bool,
     },
     /// To become a member by a ticket.
     #[n(1)]

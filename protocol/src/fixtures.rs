@@ -79,6 +79,7 @@ fn mesh_samples() -> Vec<Sample> {
         chain: chain.clone(),
         name: name.clone(),
         agent: agent.clone(),
+        test_only: false,
     };
     let redemption = Redemption::new(&crate::ticket::tests::ticket(), &public(4), &name, &agent, [6; 16]);
     let redeem = AdmissionRequest::Redeem(redemption.clone());

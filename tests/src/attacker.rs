@@ -284,6 +284,7 @@ impl Attacker {
             chain: chain.clone(),
             name,
             agent,
+            test_only: false,
         };
         let proved = self.request_admission(&prove).await?;
         match proved.last() {

@@ -69,17 +69,18 @@ pub(crate) enum AdmissionError {
 }
 
 /// Proves this node to the peer on `stream`. Returns when the peer has admitted or refused us; while we wait for
-/// approval that may take long. `heard` becomes true when the peer has told us all the revocations it knows.
+/// approval that may take long. With `test_only` the connection is not to be used by anybody. `heard` becomes true when the peer has told us all the revocations it knows.
 pub(crate) async fn prove(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
+    test_only: bool,
     heard: &watch::Sender<bool>,
     mut stream: MeshStream,
 ) -> Result<Proved, AdmissionError> {
     let mut standing = trust.watch_standing();
     for _ in 0..REQUESTS_MAX {
-        let request = next_request(trust, introduction, ticket);
+        let request = next_request(trust, introduction, ticket, test_only);
         frames::write(&mut stream, &request).await?;
         match converse(trust, &mut stream, &mut standing, heard).await? {
             Outcome::Admitted => return Ok(Proved::Admitted),
@@ -96,7 +97,12 @@ enum Outcome {
     ProveAgain,
 }
 
-fn next_request(trust: &Trust, introduction: &Introduction, ticket: Option<&Ticket>) -> AdmissionRequest {
+fn next_request(
+    trust: &Trust,
+    introduction: &Introduction,
+    ticket: Option<&Ticket>,
+    test_only: bool,
+) -> AdmissionRequest {
     let Introduction { name, agent } = introduction.clone();
     if let Some(mesh) = trust.mesh() {
         return AdmissionRequest::Prove {
@@ -104,6 +110,7 @@ fn next_request(trust: &Trust, introduction: &Introduction, ticket: Option<&Tick
             chain: trust.chain(),
             name,
             agent,
+            test_only,
         };
     }
     match ticket {
@@ -188,7 +195,10 @@ async fn converse(
 #[derive(Debug)]
 pub(crate) enum Verified {
     /// The peer is a member: open the gate, then say so with [`admit`].
-    Member,
+    Member {
+        /// The connection is for nothing but the peer's test of an address.
+        test_only: bool,
+    },
     /// The peer is none and was told why.
     Refused(AdmissionRefusal),
     /// The peer went away.
@@ -211,6 +221,7 @@ pub(crate) async fn verify(
     address: &str,
     stream: &mut MeshStream,
 ) -> Result<Verified, AdmissionError> {
+    let mut test_only = false;
     for _ in 0..REQUESTS_MAX {
         let request = timeout(STEP_TIMEOUT, frames::read::<AdmissionRequest>(stream));
         let request = match request.await.map_err(|_| AdmissionError::Timeout)? {
@@ -223,7 +234,14 @@ pub(crate) async fn verify(
         };
         tracing::trace!(%peer, %connection, "admission request");
         let step = match request {
-            AdmissionRequest::Prove { mesh, chain, name, .. } => {
+            AdmissionRequest::Prove {
+                mesh,
+                chain,
+                name,
+                test_only: for_test,
+                ..
+            } => {
+                test_only = for_test;
                 on_prove(trust, settled, proven, &peer, &mesh, &chain, &name, stream).await?
             }
             AdmissionRequest::Redeem(redemption) => match trust.mesh() {
@@ -244,8 +262,10 @@ pub(crate) async fn verify(
                 on_ask(trust, settled, proven, mesh, asks, stream).await?
             }
         };
-        if let Some(verdict) = step {
-            return Ok(verdict);
+        match step {
+            Some(Verified::Member { .. }) => return Ok(Verified::Member { test_only }),
+            Some(verdict) => return Ok(verdict),
+            None => {}
         }
     }
     refuse(stream, AdmissionRefusal::Busy, "too many requests on one stream").await
@@ -273,7 +293,7 @@ async fn on_prove(
     tell_revocations(trust, stream).await?;
     let _ = timeout(SETTLE_TIMEOUT_TELLING, settled.wait_for(|s| *s)).await;
     match trust.verify_proof(peer, mesh, chain, name) {
-        ProofVerdict::Member => Ok(Some(Verified::Member)),
+        ProofVerdict::Member => Ok(Some(Verified::Member { test_only: false })),
         ProofVerdict::Adopted(chain) => issued(trust, chain, stream).await,
         ProofVerdict::Refused(reason, detail) => Ok(Some(refuse(stream, reason, &detail).await?)),
     }

@@ -95,12 +95,15 @@ impl PeerInfo {
         let top = self.connections.values().map(rank).min()?;
         let candidates: Vec<(&ConnectionId, &ConnectionInfo)> =
             self.connections.iter().filter(|(_, c)| rank(c) == top).collect();
-        let all_measured = candidates.iter().all(|(_, c)| c.goodput_bytes_per_s.is_some());
+        // What one connection carries, another over the same carrier does too.
+        let goodput = |c: &ConnectionInfo| {
+            let same = candidates.iter().filter(|(_, other)| other.carrier == c.carrier);
+            c.goodput_bytes_per_s
+                .or_else(|| same.filter_map(|(_, other)| other.goodput_bytes_per_s).reduce(f64::max))
+        };
+        let all_measured = candidates.iter().all(|(_, c)| goodput(c).is_some());
         let cost_s = |c: &ConnectionInfo| {
-            let carrying = c
-                .goodput_bytes_per_s
-                .filter(|_| all_measured)
-                .map_or(0.0, |g| BULK_BYTES / g);
+            let carrying = goodput(c).filter(|_| all_measured).map_or(0.0, |g| BULK_BYTES / g);
             c.rtt.unwrap_or(UNMEASURED).as_secs_f64() + carrying
         };
         let (best, info) = candidates

@@ -219,6 +219,7 @@ fn malformed_admissions_are_refused() {
             chain,
             name: "m".into(),
             agent: "m/1".into(),
+            test_only: false,
         };
         let mut thief = Attacker::new(&[DIRECT]);
         thief.connect(&address).await.unwrap();

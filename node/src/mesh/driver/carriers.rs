@@ -33,7 +33,7 @@ const COURTESY: Duration = Duration::from_secs(10);
 /// Between two tries to get a second connection.
 const SECOND_EVERY: Duration = Duration::from_secs(300);
 /// Between two measurements of a busy member's connections.
-const MEASURE_EVERY: Duration = Duration::from_secs(60);
+const MEASURE_EVERY: Duration = Duration::from_secs(120);
 /// A burst that takes longer is as slow as this says.
 const BURST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,13 +102,12 @@ impl Driver {
     /// A second connection to a busy member, or a measurement of both.
     fn double(&mut self, peer: PeerId, busy_since: Instant, now: Instant) {
         let Some(info) = self.peers.get(&peer) else { return };
-        let direct: Vec<(ConnectionId, Carrier)> = info
-            .connections
-            .iter()
-            .filter(|(_, c)| !c.doubted && other(c.carrier).is_some())
-            .map(|(id, c)| (*id, c.carrier))
-            .collect();
-        let missing: BTreeSet<Carrier> = direct.iter().filter_map(|(_, carrier)| other(*carrier)).collect();
+        // The oldest of each carrier stands for it.
+        let mut direct: BTreeMap<Carrier, ConnectionId> = BTreeMap::new();
+        for (id, c) in info.connections.iter().filter(|(_, c)| !c.doubted) {
+            direct.entry(c.carrier).or_insert(*id);
+        }
+        let missing: BTreeSet<Carrier> = direct.keys().filter_map(|carrier| other(*carrier)).collect();
         let Some(traffic) = self.carriers.0.get_mut(&peer) else {
             return;
         };
@@ -124,7 +123,8 @@ impl Driver {
             }
         } else if missing.len() > 1 && is_past(traffic.measured, MEASURE_EVERY, now) {
             traffic.measured = Some(now);
-            self.measure(peer, direct.into_iter().map(|(id, _)| id).collect());
+            direct.retain(|carrier, _| other(*carrier).is_some());
+            self.measure(peer, direct.into_values().collect());
         }
     }
 

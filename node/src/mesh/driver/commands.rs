@@ -94,6 +94,7 @@ pub(crate) enum Command {
     /// We have verified the peer of a connection; answered once its gate is open.
     Verified {
         connection: ConnectionId,
+        test_only: bool,
         done: oneshot::Sender<()>,
     },
     /// The peer has admitted us.
@@ -181,7 +182,11 @@ impl Driver {
             }
             Command::Hint { peer, addresses } => self.connector.note(peer, &addresses, Instant::now()),
             Command::Ticket { ticket } => self.use_ticket(*ticket),
-            Command::Verified { connection, done } => self.on_verified(connection, done),
+            Command::Verified {
+                connection,
+                test_only,
+                done,
+            } => self.on_verified(connection, test_only, done),
             Command::RemoteReady { connection } => self.on_remote_ready(connection),
             Command::NotAdmitted {
                 connection,

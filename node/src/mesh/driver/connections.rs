@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
-    core::ConnectedPoint,
+    core::{ConnectedPoint, transport::PortUse},
     swarm::{ConnectionId, DialError},
 };
 use tokio::{
@@ -56,19 +56,21 @@ impl Driver {
             opened: false,
             remote_ready: false,
             waits_for_approval: false,
+            test_only: is_test(endpoint),
         };
+        self.spawn_prover(peer, id, &connection, remote_verified, heard);
         self.connections.insert(id, connection);
-        self.spawn_prover(peer, id, inbound, remote_verified, heard);
     }
 
     fn spawn_prover(
         &self,
         peer: PeerId,
         id: ConnectionId,
-        inbound: bool,
+        connection: &Connection,
         mut remote_verified: watch::Receiver<bool>,
         heard: watch::Sender<bool>,
     ) {
+        let (inbound, test_only) = (connection.inbound, connection.test_only);
         let Some(sender) = self.sender.upgrade() else { return };
         let trust = self.trust.clone();
         let introduction = self.introduction.clone();
@@ -89,7 +91,7 @@ impl Driver {
                 let Ok(stream) = open_admission(&sender, peer, id).await else {
                     return;
                 };
-                match admission::prove(&trust, &introduction, ticket.as_ref(), &heard, stream).await {
+                match admission::prove(&trust, &introduction, ticket.as_ref(), test_only, &heard, stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
                         return;
@@ -146,9 +148,14 @@ impl Driver {
                 } => never,
             };
             match verified {
-                Ok(Verified::Member) => {
+                Ok(Verified::Member { test_only }) => {
                     let (done, opened) = oneshot::channel();
-                    if sender.send(Command::Verified { connection: id, done }).await.is_err() || opened.await.is_err() {
+                    let verified = Command::Verified {
+                        connection: id,
+                        test_only,
+                        done,
+                    };
+                    if sender.send(verified).await.is_err() || opened.await.is_err() {
                         return;
                     }
                     if let Err(error) = admission::admit(&trust, &mut stream).await {
@@ -176,7 +183,7 @@ impl Driver {
 
     /// `done` hears of it once the connection accepts the members' protocols: what the peer opens as soon as it knows that
     /// it is admitted must not come too early.
-    pub(super) fn on_verified(&mut self, id: ConnectionId, done: oneshot::Sender<()>) {
+    pub(super) fn on_verified(&mut self, id: ConnectionId, test_only: bool, done: oneshot::Sender<()>) {
         self.follow_standing();
         if self.swarm.behaviour_mut().members.inner().is_none() {
             // No gate can be opened yet; the peer gets no verdict and asks again.
@@ -196,6 +203,7 @@ impl Driver {
             return;
         }
         connection.opened = true;
+        connection.test_only |= test_only;
         connection.waits_for_approval = false;
         connection.verified.send_replace(true);
         self.swarm.behaviour_mut().members.open(id, done);
@@ -219,7 +227,7 @@ impl Driver {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        if !(connection.opened && connection.remote_ready) {
+        if !(connection.opened && connection.remote_ready) || connection.test_only {
             return;
         }
         let (peer, address, inbound) = (connection.peer, connection.address.clone(), connection.inbound);
@@ -408,6 +416,17 @@ impl Driver {
         }
         self.dial_due();
     }
+}
+
+/// Whether we have made a connection only to try a member's address for it: nobody else but AutoNAT dials from a new port.
+fn is_test(endpoint: &ConnectedPoint) -> bool {
+    matches!(
+        endpoint,
+        ConnectedPoint::Dialer {
+            port_use: PortUse::New,
+            ..
+        }
+    )
 }
 
 /// Where the other end of a connection is. One that came through a relay names only the peer: the relay is in our own

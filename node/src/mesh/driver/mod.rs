@@ -64,6 +64,8 @@ const COMMANDS_MAX: usize = 1024;
 const TICK: Duration = Duration::from_millis(250);
 /// A peer that has proven nothing by then is disconnected, unless it waits for approval.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection by which we tried an address for a member has done its work by then.
+const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Handshakes that take longer are given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossip messages whose signer is not known yet, at most, and how long they wait for its record.
@@ -98,6 +100,8 @@ struct Connection {
     /// The peer has admitted us.
     remote_ready: bool,
     waits_for_approval: bool,
+    /// Made to try an address, and used for nothing else.
+    test_only: bool,
 }
 
 type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
@@ -418,6 +422,15 @@ impl Driver {
             .collect();
         for id in idle {
             tracing::debug!(connection = %id, "closed: nothing was proven");
+            self.swarm.close_connection(id);
+        }
+        let tested: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.test_only && !c.inbound && now.duration_since(c.since) > TEST_TIMEOUT)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in tested {
             self.swarm.close_connection(id);
         }
     }
