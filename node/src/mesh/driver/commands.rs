@@ -332,7 +332,23 @@ impl Driver {
         members.gossip.report_message_validation_result(id, from, acceptance);
     }
 
+    /// Puts the members the directory knows into the DHT's table. Done when the DHT is asked, and not as members come:
+    /// each change of the table makes Kademlia search, and dial everybody it finds, until all are connected with all.
+    fn fill_table(&mut self) {
+        let known = self.trust.known_members();
+        let own = *self.swarm.local_peer_id();
+        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+            return;
+        };
+        for member in known.into_iter().filter(|member| member.peer != own) {
+            for address in member.record.addresses {
+                members.kad.add_address(&member.peer, address);
+            }
+        }
+    }
+
     fn provide(&mut self, key: &[u8], reply: oneshot::Sender<Result<(), MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;
@@ -348,6 +364,7 @@ impl Driver {
     }
 
     fn providers(&mut self, key: &[u8], reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;

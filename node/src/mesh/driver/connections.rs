@@ -254,14 +254,6 @@ impl Driver {
         };
         self.peers.opened(peer, id, info, &agent);
         self.prefer_best();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            if !inbound && carrier != Carrier::Relay {
-                members.kad.add_address(&peer, address);
-            }
-            for address in self.trust.record(&peer).map(|r| r.addresses).unwrap_or_default() {
-                members.kad.add_address(&peer, address);
-            }
-        }
         self.spawn_control(peer, id);
         self.reach_tick(now);
         self.publish_record();
