@@ -100,13 +100,12 @@ impl<'a> World<'a> {
         nats.resize(nodes + attackers, Nat::None);
         let network = Network::new(seed, &nats, links(scenario, seed, &groups));
         let mut dice = seed ^ 0x5EED_0F11;
-        let (mut plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
+        let (plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
         if scenario.topology.dial == Dial::Edges {
             network.restrict_to(edges);
         }
         let faults = chaos::plan(scenario, seed);
-        let victims = plans.split_off(nodes);
-        let fleet = Fleet::new(Arc::clone(&network), seed, plans.into_iter().chain(victims).collect())
+        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans)
             .map_err(|error| RunError::Failed(error.to_string()))?;
         let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
         let hosts = |group: &Option<String>| -> Vec<HostId> {

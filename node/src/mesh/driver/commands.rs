@@ -17,6 +17,7 @@ use weft_protocol::{Ticket, admission::AdmissionRefusal, direct::LANE_PROTOCOL};
 
 use super::{Driver, MeshError};
 use crate::mesh::{
+    behaviour::topic_scoring,
     handle::{Gossip, Validation},
     redeem,
     streams::{MeshStream, OpenError, OpenRequest},
@@ -315,8 +316,14 @@ impl Driver {
             self.wanted_topics.push(topic.to_owned());
             return;
         };
-        if let Err(error) = members.gossip.subscribe(&IdentTopic::new(topic)) {
-            tracing::error!(topic, %error, "cannot subscribe");
+        let topic = IdentTopic::new(topic);
+        if self.config.peer_scoring
+            && let Err(error) = members.gossip.set_topic_params(topic.clone(), topic_scoring())
+        {
+            tracing::error!(%topic, error, "the topic is not scored");
+        }
+        if let Err(error) = members.gossip.subscribe(&topic) {
+            tracing::error!(%topic, %error, "cannot subscribe");
         }
     }
 
@@ -337,12 +344,13 @@ impl Driver {
     fn fill_table(&mut self) {
         let known = self.trust.known_members();
         let own = *self.swarm.local_peer_id();
-        let Some(members) = self.swarm.behaviour_mut().members.inner() else {
+        let members = self.swarm.behaviour_mut().members.inner();
+        let Some(kad) = members.and_then(|m| m.kad.as_mut()) else {
             return;
         };
         for member in known.into_iter().filter(|member| member.peer != own) {
             for address in member.record.addresses {
-                members.kad.add_address(&member.peer, address);
+                kad.add_address(&member.peer, address);
             }
         }
     }
@@ -353,7 +361,11 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        match members.kad.start_providing(kad::RecordKey::new(&key)) {
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        match kad.start_providing(kad::RecordKey::new(&key)) {
             Ok(query) => {
                 self.provide_queries.insert(query, reply);
             }
@@ -369,7 +381,11 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let query = members.kad.get_providers(kad::RecordKey::new(&key));
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        let query = kad.get_providers(kad::RecordKey::new(&key));
         self.provider_queries.insert(query, (HashSet::new(), reply));
     }
 
@@ -389,4 +405,8 @@ impl Driver {
         }
         self.dial_due();
     }
+}
+
+fn no_dht() -> MeshError {
+    MeshError::Invalid("this node takes no part in the DHT".to_owned())
 }

@@ -352,8 +352,9 @@ impl Driver {
     /// may be at the other addresses.
     pub(super) fn on_mistaken(&mut self, peer: PeerId, address: &Multiaddr, error: &DialError) {
         let now = Instant::now();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            members.kad.remove_address(&peer, address);
+        let members = self.swarm.behaviour_mut().members.inner();
+        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
+            kad.remove_address(&peer, address);
         }
         if self.connector.mistaken(&peer, address, now) {
             let addresses = self.connector.addresses(&peer, now);
