@@ -56,6 +56,8 @@ pub struct Plan {
     pub agent: Option<String>,
     /// Whether nodes score their gossip neighbours.
     pub scoring: bool,
+    /// Members whose records it keeps at most; none: as many as a node does.
+    pub directory_max: Option<usize>,
     /// How much its calendar is ahead.
     pub clock_skew_ms: i64,
     /// What it does instead of what it should; none: it is honest.
@@ -239,6 +241,9 @@ impl Fleet {
         );
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
+        if let Some(max) = member.plan.directory_max {
+            options.directory_max = max;
+        }
         let builder = match &member.plan.attacks {
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),

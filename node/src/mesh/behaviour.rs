@@ -2,7 +2,7 @@
 //!
 //! In front of the gate stands what a stranger may speak: identify, ping, admission. Everything else is behind it.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
@@ -14,9 +14,16 @@ use libp2p::{
     upnp,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::sync::Semaphore;
 use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL, limits};
 
-use super::{MeshConfig, frames, gate::Gate, sources::Sources, streams};
+use super::{
+    MeshConfig, frames,
+    gate::Gate,
+    scales::{SMALL_BYTES, Weighed},
+    sources::Sources,
+    streams,
+};
 use crate::platform::Network;
 
 /// The unary protocol of all patterns.
@@ -134,7 +141,7 @@ pub(crate) fn members(
         gossip: gossip(key, config.peer_scoring)?,
         kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
-            DirectCodec,
+            DirectCodec::default(),
             [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],
             direct,
         ),
@@ -287,29 +294,60 @@ fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
     behaviour
 }
 
+/// A large request is read within this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer is taken by the peer within this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Large requests being read at once, of all peers.
+const READING_MAX: usize = 32;
+
 /// Requests and answers as frames of bytes; their meaning is the door-keeper's.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DirectCodec;
+#[derive(Debug, Clone)]
+pub(crate) struct DirectCodec {
+    /// Places for requests that are not small. Who finds none is not read from, until there is one.
+    reading: Arc<Semaphore>,
+}
+
+impl Default for DirectCodec {
+    fn default() -> Self {
+        DirectCodec {
+            reading: Arc::new(Semaphore::new(READING_MAX)),
+        }
+    }
+}
 
 impl request_response::Codec for DirectCodec {
     type Protocol = StreamProtocol;
     type Request = Vec<u8>;
-    type Response = Vec<u8>;
+    type Response = Weighed;
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Vec<u8>> {
-        read(io).await
+        within(READ_TIMEOUT, async {
+            let length = frames::read_length(io, limits::CALL_BYTES_MAX)
+                .await
+                .map_err(io_error)?;
+            let length = length.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let _place = match length > SMALL_BYTES {
+                true => Some(self.reading.acquire().await.map_err(io::Error::other)?),
+                false => None,
+            };
+            frames::read_body(io, length).await.map_err(io_error)
+        })
+        .await
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        read(io).await
+    ) -> io::Result<Weighed> {
+        let bytes = frames::read_bytes(io, limits::CALL_BYTES_MAX).await.map_err(io_error)?;
+        let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Weighed { bytes, weight: None })
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
@@ -325,17 +363,25 @@ impl request_response::Codec for DirectCodec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        response: Vec<u8>,
+        response: Weighed,
     ) -> io::Result<()> {
-        frames::write_bytes(io, &response).await.map_err(io::Error::other)
+        within(WRITE_TIMEOUT, async {
+            frames::write_bytes(io, &response.bytes).await.map_err(io::Error::other)
+        })
+        .await
     }
 }
 
-async fn read<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
-    match frames::read_bytes(io, limits::CALL_BYTES_MAX).await {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(frames::FrameError::Io(error)) => Err(error),
-        Err(frames::FrameError::Decode(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(time, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn io_error(error: frames::FrameError) -> io::Error {
+    match error {
+        frames::FrameError::Io(error) => error,
+        frames::FrameError::Decode(error) => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }

@@ -460,6 +460,16 @@ pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
     all
 }
 
+/// Beyond so many nodes each node of an open mesh remembers [`REMEMBERED`] of the others, and not all: together they would
+/// remember the square of their number.
+const SMALL_MESH: usize = 300;
+const REMEMBERED: usize = 32;
+
+fn directory_max(scenario: &Scenario, config: &BTreeMap<String, String>) -> Option<usize> {
+    let configured = config.get("trust.directory_max").and_then(|text| text.parse().ok());
+    configured.or((scenario.open && scenario.nodes() > SMALL_MESH).then_some(REMEMBERED))
+}
+
 type Plans = (Vec<Plan>, Vec<Arc<Behaviour>>, Vec<(HostId, HostId)>);
 
 /// What each host is to be: the fleet's nodes, then the attackers of each attack.
@@ -477,6 +487,7 @@ fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: 
                 connection_target: graph.neighbours(node as u32).len().max(1),
                 agent: (group.version == Version::Previous).then(|| PREVIOUS_AGENT.to_owned()),
                 scoring: scenario.scoring,
+                directory_max: directory_max(scenario, &group.config),
                 clock_skew_ms: group.clock_skew_ms,
                 attacks: None,
             }
@@ -517,6 +528,7 @@ fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: 
                 neighbours: neighbours.into_iter().collect(),
                 agent: None,
                 scoring: false,
+                directory_max: directory_max(scenario, &BTreeMap::new()),
                 clock_skew_ms: 0,
                 attacks: Some(Arc::clone(&behaviour)),
             });

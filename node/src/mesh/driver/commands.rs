@@ -20,6 +20,7 @@ use crate::mesh::{
     behaviour::topic_scoring,
     handle::{Gossip, Validation},
     redeem,
+    scales::Weighed,
     streams::{MeshStream, OpenError, OpenRequest},
 };
 
@@ -51,8 +52,8 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<Vec<u8>, MeshError>>,
     },
     Respond {
-        channel: ResponseChannel<Vec<u8>>,
-        bytes: Vec<u8>,
+        channel: ResponseChannel<Weighed>,
+        reply: Weighed,
     },
     Publish {
         topic: String,
@@ -156,9 +157,9 @@ impl Driver {
                     .open_on(peer, connection, OpenRequest { protocol, reply });
             }
             Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
-            Command::Respond { channel, bytes } => {
+            Command::Respond { channel, reply } => {
                 if let Some(members) = self.swarm.behaviour_mut().members.inner()
-                    && members.direct.send_response(channel, bytes).is_err()
+                    && members.direct.send_response(channel, reply).is_err()
                 {
                     self.counters.dropped("direct_reply", "peer_gone");
                 }

@@ -78,7 +78,7 @@ impl Driver {
         self.tasks.spawn("prove", async move {
             // Who dialled proves first; the other follows once it knows whom it talks to.
             // A member that is known already need not: from it a node that was away learns what it has missed.
-            if inbound && !trust.is_member(&peer) && remote_verified.wait_for(|v| *v).await.is_err() {
+            if inbound && !trust.has_met(&peer) && remote_verified.wait_for(|v| *v).await.is_err() {
                 return;
             }
             let mut standing = trust.watch_standing();
