@@ -3,7 +3,7 @@
 //! Promises: the same scenario and seed give the same plan; after [`Scenario::quiet_from`] nothing goes wrong any more and
 //! everything that was broken is whole again, so that what is left must heal.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use crate::{
     network::{HostId, ns, unit},
@@ -200,8 +200,7 @@ impl Planner<'_> {
     fn end(&self, at_ns: u64, fault: &Fault) -> u64 {
         let own_ns = match fault.when {
             When::At(_) => ns(fault.until),
-            // By rate, each is a blow of its own.
-            When::Rate { .. } => at_ns + ns(Duration::from_secs(5)),
+            When::Rate { .. } => at_ns + ns(fault.lasts),
         };
         own_ns.max(at_ns).min(self.quiet_ns.max(at_ns))
     }

@@ -10,7 +10,7 @@ fn scenario(faults: &str) -> Scenario {
 #[test]
 fn a_plan_follows_from_the_seed_and_ends_before_the_quiet_phase() {
     let churn =
-        scenario("[[fault]]\nkind = \"churn\"\nrate = \"1/s\"\nfrom = \"10s\"\nuntil = \"40s\"\ndown = \"5s\"\n");
+        scenario("[[fault]]\nkind = \"churn\"\nrate = \"1/s\"\nstart = \"10s\"\nuntil = \"40s\"\ndown = \"5s\"\n");
     let (first, again, other) = (plan(&churn, 1), plan(&churn, 1), plan(&churn, 2));
     assert_eq!(first, again);
     assert_ne!(first, other);
@@ -21,7 +21,7 @@ fn a_plan_follows_from_the_seed_and_ends_before_the_quiet_phase() {
 #[test]
 fn who_is_down_is_not_hit_again_and_everybody_comes_back() {
     let churn =
-        scenario("[[fault]]\nkind = \"churn\"\nrate = \"2/s\"\nfrom = \"5s\"\nuntil = \"38s\"\ndown = \"10s\"\n");
+        scenario("[[fault]]\nkind = \"churn\"\nrate = \"2/s\"\nstart = \"5s\"\nuntil = \"38s\"\ndown = \"10s\"\n");
     let mut down = std::collections::BTreeSet::new();
     for (_, step) in plan(&churn, 3).steps {
         match step {

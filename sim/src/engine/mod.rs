@@ -20,6 +20,7 @@ use std::sync::{
 };
 
 use world::World;
+pub(crate) use world::links;
 
 use crate::{
     report::Report,

@@ -408,7 +408,8 @@ fn pick(hosts: &[HostId], dice: &mut u64) -> Option<HostId> {
     hosts.get(index as usize).copied()
 }
 
-fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
+/// The links between the nodes of a scenario, whose groups are given by number.
+pub(crate) fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
     let number = |name: &Option<String>| {
         let name = name.as_ref()?;
         scenario

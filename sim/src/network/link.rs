@@ -26,10 +26,10 @@ const TRIES_MAX: u32 = 16;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Path {
     pub(crate) latency_ns: u64,
-    jitter_ns: u64,
-    bandwidth_bits: Option<u64>,
-    loss: f64,
-    reorder: f64,
+    pub(crate) jitter_ns: u64,
+    pub(crate) bandwidth_bits: Option<u64>,
+    pub(crate) loss: f64,
+    pub(crate) reorder: f64,
 }
 
 impl Path {
@@ -191,6 +191,13 @@ impl Links {
         let free_ns = self.free_ns.entry((from, to)).or_default();
         *free_ns = (*free_ns).max(now_ns) + sending_ns;
         *free_ns
+    }
+
+    /// How long what is sent now would wait for what was sent before.
+    pub(crate) fn busy_ns(&self, from: HostId, to: HostId, now_ns: u64) -> u64 {
+        self.free_ns
+            .get(&(from, to))
+            .map_or(0, |free_ns| free_ns.saturating_sub(now_ns))
     }
 
     fn link(&self, from: HostId, to: HostId) -> &Link {

@@ -257,8 +257,17 @@ fn the_manual_has_every_key_and_no_other() {
             documented.insert((section.clone(), key.to_owned()));
         }
     }
-    let known: BTreeSet<(String, String)> = super::parse::known_keys(EVERY_KEY)
-        .into_iter()
+    let topologies = [
+        "grid",
+        "tree",
+        "small-world",
+        "scale-free",
+        "file\"\npath = \"x.graphml",
+    ];
+    let with = |kind: &str| format!("duration = \"9s\"\n[fleet]\nnodes = 10\n[topology]\nkind = \"{kind}\"\n");
+    let texts = topologies.into_iter().map(with).chain([EVERY_KEY.to_owned()]);
+    let known: BTreeSet<(String, String)> = texts
+        .flat_map(|text| super::parse::known_keys(&text))
         .flat_map(|(section, keys)| {
             let section = if section.is_empty() { "top".to_owned() } else { section };
             keys.into_iter().map(move |key| (section.clone(), key.to_owned()))
