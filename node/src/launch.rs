@@ -7,6 +7,7 @@ mod settings;
 use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use libp2p::multiaddr::Protocol;
+pub use settings::mesh as mesh_config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_protocol::{Multiaddr, SecretKey, Ticket};
 

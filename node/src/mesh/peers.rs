@@ -152,6 +152,11 @@ impl PeerTable {
         self.read(|p| p.contains_key(peer))
     }
 
+    /// The connected members, in order.
+    pub fn ids(&self) -> Vec<PeerId> {
+        self.read(|p| p.keys().copied().collect())
+    }
+
     /// Everything known of the connected members.
     pub fn all(&self) -> BTreeMap<PeerId, PeerInfo> {
         self.read(Clone::clone)

@@ -254,14 +254,6 @@ impl Driver {
         };
         self.peers.opened(peer, id, info, &agent);
         self.prefer_best();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            if !inbound && carrier != Carrier::Relay {
-                members.kad.add_address(&peer, address);
-            }
-            for address in self.trust.record(&peer).map(|r| r.addresses).unwrap_or_default() {
-                members.kad.add_address(&peer, address);
-            }
-        }
         self.spawn_control(peer, id);
         self.reach_tick(now);
         self.publish_record();
@@ -360,8 +352,9 @@ impl Driver {
     /// may be at the other addresses.
     pub(super) fn on_mistaken(&mut self, peer: PeerId, address: &Multiaddr, error: &DialError) {
         let now = Instant::now();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            members.kad.remove_address(&peer, address);
+        let members = self.swarm.behaviour_mut().members.inner();
+        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
+            kad.remove_address(&peer, address);
         }
         if self.connector.mistaken(&peer, address, now) {
             let addresses = self.connector.addresses(&peer, now);

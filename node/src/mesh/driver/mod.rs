@@ -180,12 +180,12 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let network = platform
         .network(&keypair, &limits)
         .map_err(|e| NodeError::internal(format!("no network: {e}")))?;
+    let behaviour = behaviour::outer(&keypair, &config, &network);
     let Network {
         transport,
         relay_client,
-        local_discovery,
+        ..
     } = network;
-    let behaviour = behaviour::outer(&keypair, &config, local_discovery);
     let swarm_config = swarm::Config::with_executor(tasks.executor())
         .with_idle_connection_timeout(Duration::from_secs(60))
         .with_max_negotiating_inbound_streams(128)
