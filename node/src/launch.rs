@@ -22,8 +22,8 @@ use crate::{
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
     trust::{
-        CERTIFICATE_TTL, FoundOptions, Invitation, InviteOptions, MeshKind, Standing, Trust, TrustParts, keyfile,
-        passphrase,
+        CERTIFICATE_TTL, DIRECTORY_MAX, FoundOptions, Invitation, InviteOptions, MeshKind, Standing, Trust, TrustParts,
+        keyfile, passphrase,
     },
 };
 
@@ -61,6 +61,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         store_cache_bytes: config.store.cache_bytes.as_len(),
         store_segment_bytes: config.store.segment_bytes.bytes(),
         certificate_ttl: config.trust.certificate_ttl,
+        directory_max: config.trust.directory_max as usize,
         root: keys.root,
         key: keys.node,
         metrics,
@@ -118,6 +119,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
         key,
         root: None,
         certificate_ttl: CERTIFICATE_TTL,
+        directory_max: DIRECTORY_MAX,
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),
@@ -187,6 +189,7 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
         store_cache_bytes: config.store.cache_bytes.as_len(),
         store_segment_bytes: config.store.segment_bytes.bytes(),
         certificate_ttl: config.trust.certificate_ttl,
+        directory_max: config.trust.directory_max as usize,
         root: keys.root,
         key: keys.node,
         metrics: Metrics::new(),

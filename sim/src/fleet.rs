@@ -56,6 +56,8 @@ pub struct Plan {
     pub agent: Option<String>,
     /// Whether nodes score their gossip neighbours.
     pub scoring: bool,
+    /// Members whose records it keeps at most; none: as many as a node does.
+    pub directory_max: Option<usize>,
     /// How much its calendar is ahead.
     pub clock_skew_ms: i64,
     /// What it does instead of what it should; none: it is honest.
@@ -123,12 +125,12 @@ impl Fleet {
     ///
     /// # Errors
     /// When a certificate cannot be made: a name or role that cannot be.
-    pub fn new(network: Arc<Network>, seed: u64, plans: Vec<Plan>) -> Result<Fleet, NodeError> {
+    pub fn new(network: Arc<Network>, seed: u64, open: bool, plans: Vec<Plan>) -> Result<Fleet, NodeError> {
         let root = SecretKey::from_bytes(&weft_node::platform::random(&SeededEntropy::new(seed, ROOT_KEY)));
         let mesh = MeshInfo {
             id: MeshId::from_root(&root.public()),
             root: root.public(),
-            kind: MeshKind::Private,
+            kind: if open { MeshKind::Open } else { MeshKind::Private },
         };
         let serials = SeededEntropy::new(seed, ROOT_KEY | 1);
         let now_ms = SkewedClock::new(0).now_unix_ms();
@@ -143,7 +145,11 @@ impl Fleet {
                 not_before_ms: now_ms.saturating_sub(BACKDATE_MS),
                 not_after_ms: now_ms + CERTIFICATE_TTL_MS,
             };
-            let chain = Chain::default().issue(&root, request, weft_node::platform::random(&serials), now_ms)?;
+            let chain = if open {
+                Chain::default()
+            } else {
+                Chain::default().issue(&root, request, weft_node::platform::random(&serials), now_ms)?
+            };
             Ok(Member {
                 peer: key.public().peer_id(),
                 key,
@@ -235,6 +241,9 @@ impl Fleet {
         );
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
+        if let Some(max) = member.plan.directory_max {
+            options.directory_max = max;
+        }
         let builder = match &member.plan.attacks {
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
@@ -300,6 +309,8 @@ impl Fleet {
             mesh.agent.clone_from(agent);
         }
         mesh.peer_scoring = plan.scoring;
+        // Nothing here asks the DHT, and an empty table would take more memory than all the rest of a node.
+        mesh.dht = false;
         Ok(mesh)
     }
 

@@ -98,6 +98,7 @@ pub fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshC
             connections_per_subnet_max: mesh.connections_per_subnet_max as usize,
         },
         memory_budget_bytes: config.limits.memory_budget_bytes.as_len(),
+        dht: true,
         peer_scoring: false,
     })
 }

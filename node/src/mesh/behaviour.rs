@@ -2,7 +2,7 @@
 //!
 //! In front of the gate stands what a stranger may speak: identify, ping, admission. Everything else is behind it.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
@@ -14,9 +14,16 @@ use libp2p::{
     upnp,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::sync::Semaphore;
 use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL, limits};
 
-use super::{MeshConfig, frames, gate::Gate, sources::Sources, streams};
+use super::{
+    MeshConfig, frames,
+    gate::Gate,
+    scales::{SMALL_BYTES, Weighed},
+    sources::Sources,
+    streams,
+};
 use crate::platform::Network;
 
 /// The unary protocol of all patterns.
@@ -55,7 +62,7 @@ pub(crate) struct Members {
         gossipsub::IdentityTransform,
         gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
     >,
-    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub(crate) direct: request_response::Behaviour<DirectCodec>,
     pub(crate) streams: streams::Behaviour,
     pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
@@ -131,10 +138,10 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip(key)?,
-        kad: kademlia(key, mesh)?,
+        gossip: gossip(key, config.peer_scoring)?,
+        kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
-            DirectCodec,
+            DirectCodec::default(),
             [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],
             direct,
         ),
@@ -152,6 +159,7 @@ pub(crate) fn members(
 
 fn gossip(
     key: &Keypair,
+    peer_scoring: bool,
 ) -> Result<
     gossipsub::Behaviour<
         gossipsub::IdentityTransform,
@@ -178,6 +186,8 @@ fn gossip(
         .publish_queue_duration(Duration::from_secs(30))
         .forward_queue_duration(Duration::from_secs(30))
         .idontwant_message_size_threshold(1000)
+        // Between two looks for better neighbours, heartbeats.
+        .opportunistic_graft_ticks(10)
         .build()
         .map_err(|e| e.to_string())?;
     let filter = gossipsub::MaxCountSubscriptionFilter {
@@ -185,12 +195,60 @@ fn gossip(
         max_subscribed_topics: TOPICS_MAX,
         max_subscriptions_per_request: TOPICS_MAX,
     };
-    gossipsub::Behaviour::new_with_subscription_filter(
+    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
         gossipsub::MessageAuthenticity::Signed(key.clone()),
         config,
         filter,
     )
-    .map_err(str::to_owned)
+    .map_err(str::to_owned)?;
+    if peer_scoring {
+        let (params, thresholds) = scoring();
+        gossip.with_peer_score(params, thresholds)?;
+    }
+    Ok(gossip)
+}
+
+/// How neighbours are weighed. Who brings messages first is worth keeping, who brings invalid ones or breaks the rules is
+/// not; who brings nothing is only worth less than the others, because on a quiet topic nobody brings anything. Neighbours
+/// behind one address are not held against each other: members have certificates.
+fn scoring() -> (gossipsub::PeerScoreParams, gossipsub::PeerScoreThresholds) {
+    let params = gossipsub::PeerScoreParams {
+        topic_score_cap: 100.0,
+        ip_colocation_factor_weight: 0.0,
+        behaviour_penalty_weight: -10.0,
+        behaviour_penalty_threshold: 6.0,
+        behaviour_penalty_decay: 0.95,
+        slow_peer_weight: 0.0,
+        retain_score: Duration::from_secs(600),
+        ..gossipsub::PeerScoreParams::default()
+    };
+    let thresholds = gossipsub::PeerScoreThresholds {
+        gossip_threshold: -50.0,
+        publish_threshold: -100.0,
+        graylist_threshold: -200.0,
+        accept_px_threshold: 1000.0,
+        // A mesh whose middle neighbour brings nothing first looks for better ones.
+        opportunistic_graft_threshold: 1.0,
+    };
+    (params, thresholds)
+}
+
+/// What a topic's messages weigh, where neighbours are scored.
+pub(crate) fn topic_scoring() -> gossipsub::TopicScoreParams {
+    gossipsub::TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.01,
+        time_in_mesh_quantum: Duration::from_secs(1),
+        time_in_mesh_cap: 30.0,
+        first_message_deliveries_weight: 1.0,
+        first_message_deliveries_decay: 0.98,
+        first_message_deliveries_cap: 50.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        invalid_message_deliveries_weight: -20.0,
+        invalid_message_deliveries_decay: 0.95,
+        ..gossipsub::TopicScoreParams::default()
+    }
 }
 
 fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::MemoryStore>, String> {
@@ -236,29 +294,66 @@ fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
     behaviour
 }
 
+/// A large request is read within this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer is taken by the peer within this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Large requests being read at once, of all peers.
+const READING_MAX: usize = 32;
+/// The same with those that wait for their turn, each of which fills its stream's window at most.
+const READING_AND_WAITING_MAX: usize = 160;
+
 /// Requests and answers as frames of bytes; their meaning is the door-keeper's.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DirectCodec;
+#[derive(Debug, Clone)]
+pub(crate) struct DirectCodec {
+    /// Places for requests that are not small. Who finds none is not read from, until there is one.
+    reading: Arc<Semaphore>,
+    /// Places to wait for one. Who finds none is cut.
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for DirectCodec {
+    fn default() -> Self {
+        DirectCodec {
+            reading: Arc::new(Semaphore::new(READING_MAX)),
+            waiting: Arc::new(Semaphore::new(READING_AND_WAITING_MAX)),
+        }
+    }
+}
 
 impl request_response::Codec for DirectCodec {
     type Protocol = StreamProtocol;
     type Request = Vec<u8>;
-    type Response = Vec<u8>;
+    type Response = Weighed;
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Vec<u8>> {
-        read(io).await
+        within(READ_TIMEOUT, async {
+            let length = frames::read_length(io, limits::CALL_BYTES_MAX)
+                .await
+                .map_err(io_error)?;
+            let length = length.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if length <= SMALL_BYTES {
+                return frames::read_body(io, length).await.map_err(io_error);
+            }
+            let _waiting = self.waiting.try_acquire().map_err(io::Error::other)?;
+            let _reading = self.reading.acquire().await.map_err(io::Error::other)?;
+            frames::read_body(io, length).await.map_err(io_error)
+        })
+        .await
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        read(io).await
+    ) -> io::Result<Weighed> {
+        let bytes = frames::read_bytes(io, limits::CALL_BYTES_MAX).await.map_err(io_error)?;
+        let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Weighed { bytes, weight: None })
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
@@ -274,17 +369,25 @@ impl request_response::Codec for DirectCodec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        response: Vec<u8>,
+        response: Weighed,
     ) -> io::Result<()> {
-        frames::write_bytes(io, &response).await.map_err(io::Error::other)
+        within(WRITE_TIMEOUT, async {
+            frames::write_bytes(io, &response.bytes).await.map_err(io::Error::other)
+        })
+        .await
     }
 }
 
-async fn read<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
-    match frames::read_bytes(io, limits::CALL_BYTES_MAX).await {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(frames::FrameError::Io(error)) => Err(error),
-        Err(frames::FrameError::Decode(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(time, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn io_error(error: frames::FrameError) -> io::Error {
+    match error {
+        frames::FrameError::Io(error) => error,
+        frames::FrameError::Decode(error) => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }

@@ -66,8 +66,19 @@ pub async fn read<T: Wire>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opti
 /// # Errors
 /// What the stream says; a length beyond `limit`.
 pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
+    match read_length(stream, limit).await? {
+        Some(length) => Ok(Some(read_body(stream, length).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Reads how long the next frame is, at most `limit` bytes; `None` at a clean end of the stream.
+pub(super) async fn read_length(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> Result<Option<usize>, FrameError> {
     let mut prefix = Vec::with_capacity(frame::PREFIX_BYTES_MAX);
-    let length = loop {
+    loop {
         let mut byte = [0];
         if stream.read(&mut byte).await? == 0 {
             if prefix.is_empty() {
@@ -77,9 +88,13 @@ pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> 
         }
         prefix.push(byte[0]);
         if let Some((length, _)) = frame::decode_prefix(&prefix, limit)? {
-            break length;
+            return Ok(Some(length));
         }
-    };
+    }
+}
+
+/// Reads the body of a frame whose length was read.
+pub(super) async fn read_body(stream: &mut (impl AsyncRead + Unpin), length: usize) -> Result<Vec<u8>, FrameError> {
     let mut body = Vec::new();
     // Grows with what arrives, not with what is claimed.
     let mut limited = stream.take(length as u64);
@@ -87,7 +102,7 @@ pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> 
     if body.len() < length {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
-    Ok(Some(body))
+    Ok(body)
 }
 
 /// Reads one message that must come.

@@ -22,7 +22,11 @@ use weft_protocol::{
     direct::{DirectReply, DirectRequest},
 };
 
-use super::{frames, streams::MeshStream};
+use super::{
+    frames,
+    scales::{Scales, Weighed},
+    streams::MeshStream,
+};
 use crate::{
     telemetry::{metrics::MeshCounters, trace},
     trust::Trust,
@@ -40,6 +44,8 @@ pub(crate) const STREAMS_PER_PEER_MAX: usize = 512;
 const STREAM_WINDOW_BYTES: usize = 256 << 10;
 /// Unary requests of one peer being served.
 pub(crate) const REQUESTS_PER_PEER_MAX: usize = 512;
+/// Lanes of one peer at once: one for each of its connections, and some that are ending.
+pub(crate) const LANES_PER_PEER_MAX: usize = 12;
 /// A request without a deadline of its own gets this one.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -141,25 +147,40 @@ impl Door {
     }
 }
 
-type PerPeer = Arc<Mutex<HashMap<PeerId, (usize, usize)>>>;
+/// What a peer takes a place with.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Stream,
+    Request,
+    Lane,
+}
+
+impl Place {
+    /// How many one peer may have.
+    fn limit(self) -> usize {
+        match self {
+            Place::Stream => STREAMS_PER_PEER_MAX,
+            Place::Request => REQUESTS_PER_PEER_MAX,
+            Place::Lane => LANES_PER_PEER_MAX,
+        }
+    }
+}
+
+type PerPeer = Arc<Mutex<HashMap<PeerId, [usize; 3]>>>;
 
 /// One of a peer's places; given back on drop.
 struct PeerPermit {
     places: PerPeer,
     peer: PeerId,
-    stream: bool,
+    place: Place,
 }
 
 impl Drop for PeerPermit {
     fn drop(&mut self) {
         let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((streams, requests)) = places.get_mut(&self.peer) {
-            if self.stream {
-                *streams -= 1
-            } else {
-                *requests -= 1
-            }
-            if (*streams, *requests) == (0, 0) {
+        if let Some(taken) = places.get_mut(&self.peer) {
+            taken[self.place as usize] -= 1;
+            if *taken == [0; 3] {
                 places.remove(&self.peer);
             }
         }
@@ -174,6 +195,7 @@ pub(crate) struct DoorKeeper {
     /// All inbound streams together, from the memory budget.
     streams: Arc<Semaphore>,
     places: PerPeer,
+    scales: Arc<Scales>,
     counters: MeshCounters,
 }
 
@@ -190,6 +212,7 @@ impl DoorKeeper {
             doors: Arc::new(doors),
             streams: Arc::new(Semaphore::new(streams)),
             places: PerPeer::default(),
+            scales: Scales::new(memory_budget_bytes),
             counters,
         }
     }
@@ -252,9 +275,34 @@ impl DoorKeeper {
         }
     }
 
-    /// Judges and serves one unary request; the answer, whatever it is, is returned. Runs in a task of its own.
-    pub(crate) async fn serve_request(self, peer: PeerId, bytes: Vec<u8>) -> DirectReply {
-        let Some(_place) = self.place(peer, false) else {
+    /// Judges and serves one unary request; the answer, whatever it is, is returned, to be written and dropped. Runs in a task of
+    /// its own.
+    pub(crate) async fn serve_request(self, peer: PeerId, bytes: Vec<u8>) -> Weighed {
+        let mut weight = self.scales.weigh(peer, bytes.len());
+        let reply = if weight.is_some() {
+            self.serve_weighed(peer, bytes).await
+        } else {
+            drop(bytes);
+            self.refused(Refusal::Busy, "too much of yours is being served, or left unread")
+        };
+        let bytes = reply.to_checked_bytes().unwrap_or_else(|error| {
+            DirectReply::refused(Refusal::Malformed, &format!("the answer: {error}")).to_bytes()
+        });
+        if weight.as_mut().is_none_or(|weight| weight.grow_to(bytes.len())) {
+            return Weighed { bytes, weight };
+        }
+        let reply = self.refused(
+            Refusal::Busy,
+            "the answer does not fit beside others that you leave unread",
+        );
+        Weighed {
+            bytes: reply.to_bytes(),
+            weight,
+        }
+    }
+
+    async fn serve_weighed(&self, peer: PeerId, bytes: Vec<u8>) -> DirectReply {
+        let Some(_place) = self.place(peer, Place::Request) else {
             return self.refused(Refusal::Busy, "too many requests of yours are being served");
         };
         let DirectRequest { hello, payload } = match DirectRequest::from_bytes(&bytes) {
@@ -318,25 +366,26 @@ impl DoorKeeper {
     /// Room for one more inbound stream of a peer, held until it is dropped.
     pub(crate) fn stream_place(&self, peer: PeerId) -> Option<Permits> {
         let all = Arc::clone(&self.streams).try_acquire_owned().ok()?;
-        Some(Permits(all, self.place(peer, true)?))
+        Some(Permits(all, self.place(peer, Place::Stream)?))
     }
 
-    fn place(&self, peer: PeerId, stream: bool) -> Option<PeerPermit> {
+    /// Room for one more lane of a peer, held until it is dropped.
+    pub(crate) fn lane_place(&self, peer: PeerId) -> Option<Permits> {
+        let all = Arc::clone(&self.streams).try_acquire_owned().ok()?;
+        Some(Permits(all, self.place(peer, Place::Lane)?))
+    }
+
+    fn place(&self, peer: PeerId, place: Place) -> Option<PeerPermit> {
         let mut places = self.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (streams, requests) = places.entry(peer).or_default();
-        let (taken, limit) = if stream {
-            (streams, STREAMS_PER_PEER_MAX)
-        } else {
-            (requests, REQUESTS_PER_PEER_MAX)
-        };
-        if *taken >= limit {
+        let taken = &mut places.entry(peer).or_default()[place as usize];
+        if *taken >= place.limit() {
             return None;
         }
         *taken += 1;
         Some(PeerPermit {
             places: Arc::clone(&self.places),
             peer,
-            stream,
+            place,
         })
     }
 

@@ -19,16 +19,13 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use weft_protocol::{
-    Wire as _,
-    codec::frame,
-    direct::{DirectReply, LaneFrame},
-};
+use weft_protocol::{Wire as _, codec::frame, direct::LaneFrame};
 
 use super::{
     MeshError,
     frames::{self, FrameError},
     inbound::DoorKeeper,
+    scales::Weight,
     streams::MeshStream,
 };
 use crate::tasks::Tasks;
@@ -42,6 +39,8 @@ const QUEUE_MAX: usize = 64;
 /// What is ready is written together, up to about so many bytes.
 const GATHER_BYTES: usize = 64 << 10;
 const READ_BUFFER_BYTES: usize = 16 << 10;
+/// A peer that reads nothing of its answers for so long loses the lane.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// A lane without traffic is given back after so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -268,7 +267,7 @@ async fn read_answers(reader: &mut (impl AsyncRead + Unpin), waiting: &Waiting) 
 
 /// Answers on a lane that a peer has opened, until it ends.
 pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream: MeshStream) -> Result<(), FrameError> {
-    let Some(_place) = door.stream_place(peer) else {
+    let Some(_place) = door.lane_place(peer) else {
         tracing::debug!(%peer, "no place for another lane");
         return Ok(());
     };
@@ -290,11 +289,9 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream:
             tasks.spawn("request", async move {
                 let reply = door.serve_request(peer, body).await;
                 drop(weight);
-                let body = reply.to_checked_bytes().unwrap_or_else(|error| {
-                    DirectReply::refused(weft_protocol::Refusal::Malformed, &format!("the answer: {error}")).to_bytes()
-                });
-                // The place is held until the answer is on its way.
-                let _ = replies.send(LaneFrame { id, body }).await;
+                let frame = LaneFrame { id, body: reply.bytes };
+                // The place is held until the answer is on its way, its weight until it is written.
+                let _ = replies.send((frame, reply.weight)).await;
                 drop(place);
             });
         }
@@ -309,18 +306,25 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream:
 
 async fn write_answers(
     mut writer: impl AsyncWrite + Unpin,
-    mut ready: mpsc::Receiver<LaneFrame>,
+    mut ready: mpsc::Receiver<(LaneFrame, Option<Weight>)>,
 ) -> Result<(), FrameError> {
     let mut buffer = Vec::new();
-    while let Some(reply) = ready.recv().await {
+    while let Some((reply, weight)) = ready.recv().await {
         buffer.clear();
         frame::append(&reply.to_bytes(), &mut buffer);
+        let mut weights = vec![weight];
         while buffer.len() < GATHER_BYTES
-            && let Ok(reply) = ready.try_recv()
+            && let Ok((reply, weight)) = ready.try_recv()
         {
             frame::append(&reply.to_bytes(), &mut buffer);
+            weights.push(weight);
         }
-        writer.write_all(&buffer).await?;
+        for part in buffer.chunks(GATHER_BYTES) {
+            match timeout(UNREAD_TIMEOUT, writer.write_all(part)).await {
+                Ok(written) => written?,
+                Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            }
+        }
         writer.flush().await?;
         buffer.shrink_to(GATHER_BYTES * 2);
     }

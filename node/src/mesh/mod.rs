@@ -24,6 +24,7 @@ mod intake;
 mod lanes;
 mod peers;
 mod redeem;
+mod scales;
 mod sources;
 pub mod streams;
 #[cfg(test)]

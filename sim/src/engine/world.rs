@@ -100,13 +100,12 @@ impl<'a> World<'a> {
         nats.resize(nodes + attackers, Nat::None);
         let network = Network::new(seed, &nats, links(scenario, seed, &groups));
         let mut dice = seed ^ 0x5EED_0F11;
-        let (mut plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
+        let (plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
         if scenario.topology.dial == Dial::Edges {
             network.restrict_to(edges);
         }
         let faults = chaos::plan(scenario, seed);
-        let victims = plans.split_off(nodes);
-        let fleet = Fleet::new(Arc::clone(&network), seed, plans.into_iter().chain(victims).collect())
+        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans)
             .map_err(|error| RunError::Failed(error.to_string()))?;
         let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
         let hosts = |group: &Option<String>| -> Vec<HostId> {
@@ -462,6 +461,16 @@ pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
     all
 }
 
+/// Beyond so many nodes each node of an open mesh remembers [`REMEMBERED`] of the others, and not all: together they would
+/// remember the square of their number.
+const SMALL_MESH: usize = 300;
+const REMEMBERED: usize = 32;
+
+fn directory_max(scenario: &Scenario, config: &BTreeMap<String, String>) -> Option<usize> {
+    let configured = config.get("trust.directory_max").and_then(|text| text.parse().ok());
+    configured.or((scenario.open && scenario.nodes() > SMALL_MESH).then_some(REMEMBERED))
+}
+
 type Plans = (Vec<Plan>, Vec<Arc<Behaviour>>, Vec<(HostId, HostId)>);
 
 /// What each host is to be: the fleet's nodes, then the attackers of each attack.
@@ -479,6 +488,7 @@ fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: 
                 connection_target: graph.neighbours(node as u32).len().max(1),
                 agent: (group.version == Version::Previous).then(|| PREVIOUS_AGENT.to_owned()),
                 scoring: scenario.scoring,
+                directory_max: directory_max(scenario, &group.config),
                 clock_skew_ms: group.clock_skew_ms,
                 attacks: None,
             }
@@ -519,6 +529,7 @@ fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: 
                 neighbours: neighbours.into_iter().collect(),
                 agent: None,
                 scoring: false,
+                directory_max: directory_max(scenario, &BTreeMap::new()),
                 clock_skew_ms: 0,
                 attacks: Some(Arc::clone(&behaviour)),
             });

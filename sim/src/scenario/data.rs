@@ -33,6 +33,8 @@ pub struct Scenario {
     pub attacks: Vec<Attack>,
     /// Whether nodes score their gossip neighbours (peer scoring).
     pub scoring: bool,
+    /// Whether anyone may join the mesh; if not, members have certificates.
+    pub open: bool,
     /// The text it was read from, for replay.
     pub source: String,
 }

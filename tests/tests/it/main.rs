@@ -5,6 +5,7 @@
 mod api;
 mod config;
 mod identity;
+mod pressure;
 mod quickstart;
 mod resilience;
 mod trace;

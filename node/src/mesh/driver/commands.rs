@@ -17,8 +17,10 @@ use weft_protocol::{Ticket, admission::AdmissionRefusal, direct::LANE_PROTOCOL};
 
 use super::{Driver, MeshError};
 use crate::mesh::{
+    behaviour::topic_scoring,
     handle::{Gossip, Validation},
     redeem,
+    scales::Weighed,
     streams::{MeshStream, OpenError, OpenRequest},
 };
 
@@ -50,8 +52,8 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<Vec<u8>, MeshError>>,
     },
     Respond {
-        channel: ResponseChannel<Vec<u8>>,
-        bytes: Vec<u8>,
+        channel: ResponseChannel<Weighed>,
+        reply: Weighed,
     },
     Publish {
         topic: String,
@@ -155,9 +157,9 @@ impl Driver {
                     .open_on(peer, connection, OpenRequest { protocol, reply });
             }
             Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
-            Command::Respond { channel, bytes } => {
+            Command::Respond { channel, reply } => {
                 if let Some(members) = self.swarm.behaviour_mut().members.inner()
-                    && members.direct.send_response(channel, bytes).is_err()
+                    && members.direct.send_response(channel, reply).is_err()
                 {
                     self.counters.dropped("direct_reply", "peer_gone");
                 }
@@ -315,8 +317,14 @@ impl Driver {
             self.wanted_topics.push(topic.to_owned());
             return;
         };
-        if let Err(error) = members.gossip.subscribe(&IdentTopic::new(topic)) {
-            tracing::error!(topic, %error, "cannot subscribe");
+        let topic = IdentTopic::new(topic);
+        if self.config.peer_scoring
+            && let Err(error) = members.gossip.set_topic_params(topic.clone(), topic_scoring())
+        {
+            tracing::error!(%topic, error, "the topic is not scored");
+        }
+        if let Err(error) = members.gossip.subscribe(&topic) {
+            tracing::error!(%topic, %error, "cannot subscribe");
         }
     }
 
@@ -332,12 +340,33 @@ impl Driver {
         members.gossip.report_message_validation_result(id, from, acceptance);
     }
 
+    /// Puts the members the directory knows into the DHT's table. Done when the DHT is asked, and not as members come:
+    /// each change of the table makes Kademlia search, and dial everybody it finds, until all are connected with all.
+    fn fill_table(&mut self) {
+        let known = self.trust.known_members();
+        let own = *self.swarm.local_peer_id();
+        let members = self.swarm.behaviour_mut().members.inner();
+        let Some(kad) = members.and_then(|m| m.kad.as_mut()) else {
+            return;
+        };
+        for member in known.into_iter().filter(|member| member.peer != own) {
+            for address in member.record.addresses {
+                kad.add_address(&member.peer, address);
+            }
+        }
+    }
+
     fn provide(&mut self, key: &[u8], reply: oneshot::Sender<Result<(), MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        match members.kad.start_providing(kad::RecordKey::new(&key)) {
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        match kad.start_providing(kad::RecordKey::new(&key)) {
             Ok(query) => {
                 self.provide_queries.insert(query, reply);
             }
@@ -348,11 +377,16 @@ impl Driver {
     }
 
     fn providers(&mut self, key: &[u8], reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let query = members.kad.get_providers(kad::RecordKey::new(&key));
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        let query = kad.get_providers(kad::RecordKey::new(&key));
         self.provider_queries.insert(query, (HashSet::new(), reply));
     }
 
@@ -372,4 +406,8 @@ impl Driver {
         }
         self.dial_due();
     }
+}
+
+fn no_dht() -> MeshError {
+    MeshError::Invalid("this node takes no part in the DHT".to_owned())
 }

@@ -7,18 +7,16 @@ use libp2p::{
     swarm::{DialError, SwarmEvent},
 };
 use tokio::time::Instant;
-use weft_protocol::{
-    Refusal, Wire as _,
-    control::CONTROL_PROTOCOL,
-    direct::{DirectReply, LANE_PROTOCOL},
-};
+use weft_protocol::{control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL};
 
 use super::{Command, Driver, MeshError, UNKNOWN_MAX, UNKNOWN_PATIENCE};
 use crate::mesh::{
     behaviour::{Behaviour, BehaviourEvent, MembersEvent},
     control,
     handle::{Gossip, Validation},
-    lanes, streams,
+    lanes,
+    scales::Weighed,
+    streams,
 };
 
 type Event = SwarmEvent<<Behaviour as libp2p::swarm::NetworkBehaviour>::ToSwarm>;
@@ -169,7 +167,7 @@ impl Driver {
         }
     }
 
-    fn on_direct(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
+    fn on_direct(&mut self, event: request_response::Event<Vec<u8>, Weighed>) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
                 request_response::Message::Request { request, channel, .. } => {
@@ -177,15 +175,12 @@ impl Driver {
                     let Some(sender) = self.sender.upgrade() else { return };
                     self.tasks.spawn("request", async move {
                         let reply = door.serve_request(peer, request).await;
-                        let bytes = reply.to_checked_bytes().unwrap_or_else(|error| {
-                            DirectReply::refused(Refusal::Malformed, &format!("the answer: {error}")).to_bytes()
-                        });
-                        let _ = sender.send(Command::Respond { channel, bytes }).await;
+                        let _ = sender.send(Command::Respond { channel, reply }).await;
                     });
                 }
                 request_response::Message::Response { request_id, response } => {
                     if let Some(waiting) = self.requests.remove(&request_id) {
-                        let _ = waiting.send(Ok(response));
+                        let _ = waiting.send(Ok(response.bytes));
                     }
                 }
             },
@@ -298,9 +293,10 @@ impl Driver {
             return;
         };
         let trusted = self.trust.is_member(&record.provider);
-        if let Some(members) = self.swarm.behaviour_mut().members.inner().filter(|_| trusted) {
+        let members = self.swarm.behaviour_mut().members.inner().filter(|_| trusted);
+        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
             use kad::store::RecordStore as _;
-            if members.kad.store_mut().add_provider(record).is_err() {
+            if kad.store_mut().add_provider(record).is_err() {
                 self.counters.dropped("kad_provider", "store_full");
             }
         }

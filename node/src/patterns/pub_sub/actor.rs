@@ -22,6 +22,11 @@ use crate::{
 
 /// Messages waiting for one subscriber; beyond it they are dropped for this one, and counted.
 const SUBSCRIBER_QUEUE_MAX: usize = 1024;
+/// Bytes of messages that wait for subscribers, and of those kept for who comes back. Beyond it only who has nothing waiting
+/// gets more, and beyond twice as many nobody.
+const HELD_BYTES_MAX: usize = 32 << 20;
+/// Subscriptions at once that the local API gives.
+pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 /// Messages waiting for validation.
 const VALIDATION_QUEUE_MAX: usize = 4096;
 
@@ -131,6 +136,10 @@ impl Hub {
         }
     }
 
+    pub(super) fn subscriptions(&self) -> usize {
+        self.lock().subscribers.len()
+    }
+
     pub(super) fn unsubscribe(&self, id: u64) {
         self.lock().subscribers.retain(|s| s.id != id);
     }
@@ -149,14 +158,25 @@ impl Hub {
     fn deliver(&self, publisher: PeerId, from: PeerId, publication: Publication) {
         let mut state = self.lock();
         let received = state.window.push(publisher, from, publication);
+        let held_bytes = state.window.held_bytes();
         for subscriber in &mut state.subscribers {
             if matches(&subscriber.pattern, &received.publication) {
-                self.offer(subscriber, &received);
+                self.offer(subscriber, &received, held_bytes);
             }
         }
     }
 
-    fn offer(&self, subscriber: &mut Subscriber, received: &Arc<Received>) {
+    fn offer(&self, subscriber: &mut Subscriber, received: &Arc<Received>, held_bytes: usize) {
+        let has_room = match held_bytes {
+            0..HELD_BYTES_MAX => true,
+            _ if held_bytes < HELD_BYTES_MAX * 2 => subscriber.sink.capacity() == subscriber.sink.max_capacity(),
+            _ => false,
+        };
+        if !has_room {
+            subscriber.dropped += 1;
+            self.dropped.inc("subscriber", "slow");
+            return;
+        }
         if subscriber.dropped > 0 {
             // It hears of its loss before it hears anything else.
             match subscriber.sink.try_send(Delivery::Dropped(subscriber.dropped)) {

@@ -1,6 +1,12 @@
 //! What is new, what matches, what is remembered: decisions without I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use weft_protocol::{Pattern, PeerId, patterns::pub_sub::Publication};
 
@@ -108,8 +114,21 @@ impl Publisher {
     }
 }
 
+/// Bytes of messages that somebody holds. Counted down when the last one lets go.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A message as it was received, numbered by this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Received {
     /// Rises by one with each message this node took in.
     pub number: u64,
@@ -119,30 +138,34 @@ pub struct Received {
     pub from: PeerId,
     /// The message.
     pub publication: Publication,
+    held: Held,
 }
 
 /// The last messages, for subscribers that come back.
 #[derive(Debug, Default)]
 pub(super) struct ReplayWindow {
-    messages: VecDeque<std::sync::Arc<Received>>,
+    messages: VecDeque<Arc<Received>>,
     bytes: usize,
     next: u64,
+    held: Arc<AtomicUsize>,
 }
 
 impl ReplayWindow {
     /// Numbers and keeps a message.
-    pub(super) fn push(
-        &mut self,
-        publisher: PeerId,
-        from: PeerId,
-        publication: Publication,
-    ) -> std::sync::Arc<Received> {
+    pub(super) fn push(&mut self, publisher: PeerId, from: PeerId, publication: Publication) -> Arc<Received> {
         self.next += 1;
-        let received = std::sync::Arc::new(Received {
+        let bytes = publication.message.data.len() + 512;
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held {
+            bytes,
+            all: Arc::clone(&self.held),
+        };
+        let received = Arc::new(Received {
             number: self.next,
             publisher,
             from,
             publication,
+            held,
         });
         self.bytes += size(&received);
         self.messages.push_back(received.clone());
@@ -153,8 +176,13 @@ impl ReplayWindow {
         received
     }
 
+    /// Bytes of all messages that are kept here or wait for a subscriber.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// What matches and came after `number`, and how many are gone from the window that may have matched.
-    pub(super) fn after(&self, number: u64, pattern: &Pattern) -> (Vec<std::sync::Arc<Received>>, u64) {
+    pub(super) fn after(&self, number: u64, pattern: &Pattern) -> (Vec<Arc<Received>>, u64) {
         let oldest = self.messages.front().map_or(self.next + 1, |m| m.number);
         let lost = oldest.saturating_sub(number.saturating_add(1));
         let matching = self
@@ -170,5 +198,5 @@ pub(super) fn matches(pattern: &Pattern, publication: &Publication) -> bool {
 }
 
 fn size(received: &Received) -> usize {
-    received.publication.message.data.len() + 512
+    received.held.bytes
 }

@@ -170,6 +170,11 @@ impl PubSubHandle {
         self.hub.subscribe(pattern, resume)
     }
 
+    /// Subscriptions that there are now.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.hub.subscriptions()
+    }
+
     /// Names a received message so that a subscriber can come back after it.
     pub fn cursor(&self, received: &Received) -> String {
         self.hub.cursor(received.number)

@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PubSubHandle, PublishOptions, handle::Received};
+use super::{Delivery, PubSubHandle, PublishOptions, actor::SUBSCRIPTIONS_MAX, handle::Received};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -36,9 +36,9 @@ use crate::{
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Subscriptions of one WebSocket.
-const SUBSCRIPTIONS_MAX: usize = 256;
+const SOCKET_SUBSCRIPTIONS_MAX: usize = 256;
 /// Messages waiting to be written to one WebSocket.
-const FRAMES_MAX: usize = 256;
+const DELIVERIES_MAX: usize = 256;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -108,6 +108,7 @@ async fn subscribe(
 ) -> Result<impl IntoResponse, Problem> {
     let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
     let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    check_room(&app.messages)?;
     let subscription = app.messages.subscribe(pattern, resume);
     let stream = futures::stream::unfold(
         (subscription, app.messages),
@@ -128,6 +129,16 @@ async fn subscribe(
         },
     );
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// All subscriptions of all applications together are bounded.
+fn check_room(messages: &PubSubHandle) -> Result<(), NodeError> {
+    if messages.subscriptions() < SUBSCRIPTIONS_MAX {
+        return Ok(());
+    }
+    Err(NodeError::busy(format!(
+        "this node has {SUBSCRIPTIONS_MAX} subscriptions already"
+    )))
 }
 
 /// The structured JSON form of CloudEvents 1.0, §3 of its JSON format.
@@ -212,18 +223,18 @@ enum Op {
 
 async fn converse(socket: WebSocket, app: App) {
     let (mut write, mut read) = socket.split();
-    let (frames, mut outgoing) = mpsc::channel::<Value>(FRAMES_MAX);
+    let (deliveries, mut outgoing) = mpsc::channel::<Delivery>(DELIVERIES_MAX);
     let mut subscriptions: BTreeMap<String, tokio_util::sync::DropGuard> = BTreeMap::new();
     let mut ping = tokio::time::interval(KEEP_ALIVE);
     loop {
         tokio::select! {
-            Some(value) = outgoing.recv() => {
-                if write.send(Message::Text(value.to_string().into())).await.is_err() { return }
+            Some(delivery) = outgoing.recv() => {
+                if write.send(Message::Text(frame(&delivery).to_string().into())).await.is_err() { return }
             }
             message = read.next() => match message {
                 Some(Ok(Message::Text(text))) => {
                     let reply = match serde_json::from_str::<Op>(&text) {
-                        Ok(op) => perform(&app, op, &mut subscriptions, &frames).await,
+                        Ok(op) => perform(&app, op, &mut subscriptions, &deliveries).await,
                         Err(error) => Err(NodeError::invalid(format!("not an operation: {error}"))),
                     };
                     let reply = match reply {
@@ -249,18 +260,19 @@ async fn perform(
     app: &App,
     op: Op,
     subscriptions: &mut BTreeMap<String, tokio_util::sync::DropGuard>,
-    frames: &mpsc::Sender<Value>,
+    deliveries: &mpsc::Sender<Delivery>,
 ) -> Result<Value, NodeError> {
     match op {
         Op::Subscribe { subject } => {
             let pattern: Pattern = subject.parse()?;
-            if subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            check_room(&app.messages)?;
+            if subscriptions.len() >= SOCKET_SUBSCRIPTIONS_MAX {
                 return Err(NodeError::busy(format!(
-                    "one WebSocket has at most {SUBSCRIPTIONS_MAX} subscriptions"
+                    "one WebSocket has at most {SOCKET_SUBSCRIPTIONS_MAX} subscriptions"
                 )));
             }
             let cancel = tokio_util::sync::CancellationToken::new();
-            let forward = forward(app.messages.clone(), pattern, frames.clone());
+            let forward = forward(app.messages.clone(), pattern, deliveries.clone());
             let cancelled = cancel.clone();
             app.node.tasks().spawn("ws-subscription", async move {
                 tokio::select! { () = cancelled.cancelled() => {}, () = forward => {} }
@@ -303,15 +315,18 @@ async fn perform(
 }
 
 /// Carries one subscription's deliveries to the WebSocket; its queue's bound makes a slow reader lose its own messages.
-async fn forward(messages: PubSubHandle, pattern: Pattern, frames: mpsc::Sender<Value>) {
+async fn forward(messages: PubSubHandle, pattern: Pattern, deliveries: mpsc::Sender<Delivery>) {
     let mut subscription = messages.subscribe(pattern, None);
     while let Some(delivery) = subscription.next().await {
-        let frame = match delivery {
-            Delivery::Message(received) => json!({ "op": "message", "message": cloud_event(&received) }),
-            Delivery::Dropped(count) => json!({ "op": "gap", "dropped": count }),
-        };
-        if frames.send(frame).await.is_err() {
+        if deliveries.send(delivery).await.is_err() {
             return;
         }
+    }
+}
+
+fn frame(delivery: &Delivery) -> Value {
+    match delivery {
+        Delivery::Message(received) => json!({ "op": "message", "message": cloud_event(received) }),
+        Delivery::Dropped(count) => json!({ "op": "gap", "dropped": count }),
     }
 }

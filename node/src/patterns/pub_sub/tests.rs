@@ -50,10 +50,14 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
     let (recent, lost) = window.after(REPLAY_MESSAGES_MAX as u64 + 6, &">".parse().unwrap());
     assert_eq!((recent.len(), lost), (4, 0));
-    assert_eq!(window.after(u64::MAX, &">".parse().unwrap()), (Vec::new(), 0));
-    for _ in 0..20 {
-        window.push(peer, peer, publication("c", &vec![0; 1 << 20]));
-    }
+    let (none, lost) = window.after(u64::MAX, &">".parse().unwrap());
+    assert_eq!((none.len(), lost), (0, 0));
+    let slow: Vec<_> = (0..20)
+        .map(|_| window.push(peer, peer, publication("c", &vec![0; 1 << 20])))
+        .collect();
+    assert!(window.held_bytes() >= 20 << 20, "also what only a subscriber holds");
+    drop((slow, all, recent));
+    assert!(window.held_bytes() <= 8 << 20);
     assert!(window.after(0, &"c".parse().unwrap()).0.len() <= 8);
 }
 

@@ -111,6 +111,7 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
     let about = keys.or("about", String::new());
     let seed = keys.or("seed", 1);
     let scoring = keys.or("scoring", true);
+    let open = keys.or("open", false);
     let (duration, quiet) = times(keys)?;
     let fleet = fleet::fleet(&mut keys.section("fleet"));
     let frame = Frame {
@@ -139,6 +140,7 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
         checks,
         attacks,
         scoring,
+        open,
         source: text.to_owned(),
     })
 }
