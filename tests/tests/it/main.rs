@@ -8,6 +8,7 @@ mod identity;
 mod pressure;
 mod quickstart;
 mod resilience;
+mod simulator;
 mod trace;
 mod trust;
 mod wire;
