@@ -37,7 +37,7 @@ const BESIDES_BYTES: u64 = 64 << 20;
 /// Of the pressure of a test.
 const PRESSURE_TIME: Duration = Duration::from_secs(20);
 /// Threads that open connections.
-const OPENERS: usize = 10;
+const OPENERS: usize = 100;
 /// What the honest ones are given for one answer.
 const HONEST_TIMEOUT: &str = "30s";
 
