@@ -7,6 +7,7 @@ mod settings;
 use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use libp2p::multiaddr::Protocol;
+pub use settings::mesh as mesh_config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_protocol::{Multiaddr, SecretKey, Ticket};
 
@@ -21,8 +22,8 @@ use crate::{
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
     trust::{
-        CERTIFICATE_TTL, FoundOptions, Invitation, InviteOptions, MeshKind, Standing, Trust, TrustParts, keyfile,
-        passphrase,
+        CERTIFICATE_TTL, DIRECTORY_MAX, FoundOptions, Invitation, InviteOptions, MeshKind, Standing, Trust, TrustParts,
+        keyfile, passphrase,
     },
 };
 
@@ -60,6 +61,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         store_cache_bytes: config.store.cache_bytes.as_len(),
         store_segment_bytes: config.store.segment_bytes.bytes(),
         certificate_ttl: config.trust.certificate_ttl,
+        directory_max: config.trust.directory_max as usize,
         root: keys.root,
         key: keys.node,
         metrics,
@@ -120,6 +122,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
         key,
         root: None,
         certificate_ttl: CERTIFICATE_TTL,
+        directory_max: DIRECTORY_MAX,
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),
@@ -189,6 +192,7 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
         store_cache_bytes: config.store.cache_bytes.as_len(),
         store_segment_bytes: config.store.segment_bytes.bytes(),
         certificate_ttl: config.trust.certificate_ttl,
+        directory_max: config.trust.directory_max as usize,
         root: keys.root,
         key: keys.node,
         metrics: Metrics::new(),
@@ -234,8 +238,8 @@ pub(crate) async fn invite(node: &Node, options: &InviteOptions) -> Result<(Tick
     let mut addresses: Vec<Multiaddr> = state
         .external
         .iter()
-        .cloned()
         .take(6)
+        .cloned()
         .chain(lan.into_iter().take(5))
         .collect();
     addresses.extend(relays.take(3));

@@ -23,7 +23,7 @@ use crate::{
     store::{Store, StoreOptions},
     tasks::Tasks,
     telemetry::metrics::Metrics,
-    trust::{CERTIFICATE_TTL, Standing, Trust, TrustParts},
+    trust::{CERTIFICATE_TTL, DIRECTORY_MAX, Standing, Trust, TrustParts},
 };
 
 /// How long each step of the way down may take.
@@ -51,6 +51,8 @@ pub struct NodeOptions {
     pub store_segment_bytes: u64,
     /// How long the certificates live that this node issues, when nothing else is said.
     pub certificate_ttl: Duration,
+    /// Members whose records are kept. Of a private mesh a node believes only those.
+    pub directory_max: usize,
     /// The mesh.
     pub mesh: MeshConfig,
     /// Where metrics are registered.
@@ -68,6 +70,7 @@ impl NodeOptions {
             store_cache_bytes: store.cache_bytes,
             store_segment_bytes: store.segment_bytes,
             certificate_ttl: CERTIFICATE_TTL,
+            directory_max: DIRECTORY_MAX,
             mesh,
             metrics: Metrics::new(),
         }
@@ -112,6 +115,7 @@ impl NodeBuilder {
             store_cache_bytes,
             store_segment_bytes,
             certificate_ttl,
+            directory_max,
             mesh: mesh_config,
             metrics,
         } = options;
@@ -127,6 +131,7 @@ impl NodeBuilder {
             key: SecretKey::from_bytes(&key.to_bytes()),
             root,
             certificate_ttl,
+            directory_max,
             keyspace: store.keyspace("trust"),
             clock: platform.clock(),
             entropy: platform.entropy(),

@@ -21,7 +21,7 @@ use crate::{
         disk::{Disk, MemoryDisk},
     },
     store::{Store, StoreOptions},
-    trust::{CERTIFICATE_TTL, FoundOptions, MeshKind, Standing, Trust, TrustParts},
+    trust::{CERTIFICATE_TTL, DIRECTORY_MAX, FoundOptions, MeshKind, Standing, Trust, TrustParts},
 };
 
 /// How long a condition may take to come true.
@@ -171,6 +171,7 @@ pub(crate) async fn trust_parts(seed: u8, platform: &TestPlatform) -> TrustParts
         key,
         root: None,
         certificate_ttl: CERTIFICATE_TTL,
+        directory_max: DIRECTORY_MAX,
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),

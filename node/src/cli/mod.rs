@@ -46,6 +46,7 @@ mod publish;
 pub mod run;
 mod serve;
 mod service;
+mod sim;
 mod status;
 mod subscribe;
 mod view;
@@ -128,6 +129,7 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
+    Sim(sim::SimArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
 }
@@ -216,6 +218,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,
         Command::Config(args) => config::execute(session, args).await,
+        Command::Sim(args) => sim::execute(session, &args),
         Command::Completions(args) => completions::completions(session, &args),
         Command::Man(args) => completions::man(session, &args),
     }

@@ -153,6 +153,7 @@ impl Check<'_> {
     fn trust(&mut self) {
         let trust = &self.config.trust;
         self.duration("trust.certificate_ttl", trust.certificate_ttl, (SECOND, 10 * YEAR));
+        self.count("trust.directory_max", trust.directory_max, (16, 1_000_000));
     }
 
     fn store(&mut self) {

@@ -88,6 +88,8 @@ section! {
     "trust" TrustConfig {
         /// How long a certificate issued here is valid; members renew theirs after two thirds of it.
         Restart certificate_ttl: Duration = Duration::from_secs(90 * DAY);
+        /// Members whose records are kept. In a private mesh a message of a member beyond them is not accepted.
+        Restart directory_max: u32 = 10_000;
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn telemetry(config: &Config, verbose: u8) -> TelemetryConfig {
 ///
 /// # Errors
 /// `Invalid` for a bootstrap address that does not say whom to expect there.
-pub(super) fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshConfig, NodeError> {
+pub fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshConfig, NodeError> {
     let mesh = &config.mesh;
     let nameless: Vec<&Multiaddr> = mesh.bootstrap.iter().filter(|a| peer_of(a).is_none()).collect();
     if let Some(address) = nameless.first().filter(|_| !mesh.insecure_bootstrap) {
@@ -98,6 +98,8 @@ pub(super) fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Resul
             connections_per_subnet_max: mesh.connections_per_subnet_max as usize,
         },
         memory_budget_bytes: config.limits.memory_budget_bytes.as_len(),
+        dht: true,
+        peer_scoring: false,
     })
 }
 

@@ -24,6 +24,7 @@ use super::{
     sources::Sources,
     streams,
 };
+use crate::platform::Network;
 
 /// The unary protocol of all patterns.
 pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
@@ -44,7 +45,7 @@ const TOPICS_MAX: usize = 256;
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
-    pub(crate) memory: memory_connection_limits::Behaviour,
+    pub(crate) memory: Toggle<memory_connection_limits::Behaviour>,
     pub(crate) sources: Sources,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -61,7 +62,7 @@ pub(crate) struct Members {
         gossipsub::IdentityTransform,
         gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
     >,
-    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub(crate) direct: request_response::Behaviour<DirectCodec>,
     pub(crate) streams: streams::Behaviour,
     pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
@@ -72,7 +73,8 @@ pub(crate) struct Members {
 }
 
 /// Builds what stands in front of the gate.
-pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -> Behaviour {
+pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Behaviour {
+    let local_discovery = network.local_discovery;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
         .with_max_pending_outgoing(Some(PENDING_OUTGOING_MAX))
@@ -95,7 +97,9 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, local_discovery: bool) -
     });
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes),
+        memory: (!network.process_is_shared)
+            .then(|| memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes))
+            .into(),
         sources: Sources::new(config.sources.clone()),
         identify: identify::Behaviour::new(identify),
         // Only for foreign peers that ask; round trips are measured by `control`.
@@ -134,8 +138,8 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip(key)?,
-        kad: kademlia(key, mesh)?,
+        gossip: gossip(key, config.peer_scoring)?,
+        kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
             [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],
@@ -155,6 +159,7 @@ pub(crate) fn members(
 
 fn gossip(
     key: &Keypair,
+    peer_scoring: bool,
 ) -> Result<
     gossipsub::Behaviour<
         gossipsub::IdentityTransform,
@@ -181,6 +186,8 @@ fn gossip(
         .publish_queue_duration(Duration::from_secs(30))
         .forward_queue_duration(Duration::from_secs(30))
         .idontwant_message_size_threshold(1000)
+        // Between two looks for better neighbours, heartbeats.
+        .opportunistic_graft_ticks(10)
         .build()
         .map_err(|e| e.to_string())?;
     let filter = gossipsub::MaxCountSubscriptionFilter {
@@ -188,12 +195,60 @@ fn gossip(
         max_subscribed_topics: TOPICS_MAX,
         max_subscriptions_per_request: TOPICS_MAX,
     };
-    gossipsub::Behaviour::new_with_subscription_filter(
+    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
         gossipsub::MessageAuthenticity::Signed(key.clone()),
         config,
         filter,
     )
-    .map_err(str::to_owned)
+    .map_err(str::to_owned)?;
+    if peer_scoring {
+        let (params, thresholds) = scoring();
+        gossip.with_peer_score(params, thresholds)?;
+    }
+    Ok(gossip)
+}
+
+/// How neighbours are weighed. Who brings messages first is worth keeping, who brings invalid ones or breaks the rules is
+/// not; who brings nothing is only worth less than the others, because on a quiet topic nobody brings anything. Neighbours
+/// behind one address are not held against each other: members have certificates.
+fn scoring() -> (gossipsub::PeerScoreParams, gossipsub::PeerScoreThresholds) {
+    let params = gossipsub::PeerScoreParams {
+        topic_score_cap: 100.0,
+        ip_colocation_factor_weight: 0.0,
+        behaviour_penalty_weight: -10.0,
+        behaviour_penalty_threshold: 6.0,
+        behaviour_penalty_decay: 0.95,
+        slow_peer_weight: 0.0,
+        retain_score: Duration::from_secs(600),
+        ..gossipsub::PeerScoreParams::default()
+    };
+    let thresholds = gossipsub::PeerScoreThresholds {
+        gossip_threshold: -50.0,
+        publish_threshold: -100.0,
+        graylist_threshold: -200.0,
+        accept_px_threshold: 1000.0,
+        // A mesh whose middle neighbour brings nothing first looks for better ones.
+        opportunistic_graft_threshold: 1.0,
+    };
+    (params, thresholds)
+}
+
+/// What a topic's messages weigh, where neighbours are scored.
+pub(crate) fn topic_scoring() -> gossipsub::TopicScoreParams {
+    gossipsub::TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.01,
+        time_in_mesh_quantum: Duration::from_secs(1),
+        time_in_mesh_cap: 30.0,
+        first_message_deliveries_weight: 1.0,
+        first_message_deliveries_decay: 0.98,
+        first_message_deliveries_cap: 50.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        invalid_message_deliveries_weight: -20.0,
+        invalid_message_deliveries_decay: 0.95,
+        ..gossipsub::TopicScoreParams::default()
+    }
 }
 
 fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::MemoryStore>, String> {

@@ -48,6 +48,10 @@ pub struct MeshConfig {
     pub sources: SourceLimits,
     /// New connections are refused while the process uses more.
     pub memory_budget_bytes: usize,
+    /// Take part in the DHT. Its table takes more than a megabyte, filled or not.
+    pub dht: bool,
+    /// Score the gossip neighbours by what they deliver, and leave those who do harm.
+    pub peer_scoring: bool,
 }
 
 impl MeshConfig {
@@ -70,6 +74,8 @@ impl MeshConfig {
             connection_target: 64,
             sources: SourceLimits::default(),
             memory_budget_bytes: 256 << 20,
+            dht: true,
+            peer_scoring: false,
         }
     }
 

@@ -12,6 +12,8 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::time::Instant;
 
+/// Peers remembered as worth a dial.
+const CANDIDATES_MAX: usize = 20_000;
 /// Dials under way at once.
 pub(crate) const DIALS_MAX: usize = 8;
 /// Addresses tried in one dial.
@@ -120,6 +122,11 @@ impl Connector {
         } else {
             now
         };
+        // Whom the user named there is always room for.
+        let is_full = self.candidates.len() >= CANDIDATES_MAX && reason != Reason::Bootstrap;
+        if is_full && !self.candidates.contains_key(&peer) {
+            return;
+        }
         let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
             addresses: Vec::new(),
             mistaken: Vec::new(),

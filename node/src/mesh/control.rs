@@ -258,7 +258,7 @@ async fn reconcile(
             }
         }
     }
-    if probe.members_digest == trust.records_digest() {
+    if probe.members_digest == trust.records_digest() || trust.is_directory_full() {
         return Ok(());
     }
     loop {

@@ -107,6 +107,13 @@ pub struct Gossip {
     pub(crate) from: PeerId,
 }
 
+impl Gossip {
+    /// The neighbour that handed it to this node.
+    pub fn from(&self) -> PeerId {
+        self.from
+    }
+}
+
 /// What to do with a gossip message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validation {
@@ -306,6 +313,16 @@ impl Mesh {
     pub async fn subscribe(&self, topic: String, sink: mpsc::Sender<Gossip>) -> Result<(), MeshError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Subscribe { topic, sink, reply }).await?;
+        answer.await.map_err(|_| MeshError::Closed)
+    }
+
+    /// The members this node exchanges a topic's messages with: its neighbours in the gossip mesh.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn gossip_neighbours(&self, topic: String) -> Result<Vec<PeerId>, MeshError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::GossipNeighbours { topic, reply }).await?;
         answer.await.map_err(|_| MeshError::Closed)
     }
 

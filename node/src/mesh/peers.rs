@@ -152,6 +152,11 @@ impl PeerTable {
         self.read(|p| p.contains_key(peer))
     }
 
+    /// The connected members, in order.
+    pub fn ids(&self) -> Vec<PeerId> {
+        self.read(|p| p.keys().copied().collect())
+    }
+
     /// Everything known of the connected members.
     pub fn all(&self) -> BTreeMap<PeerId, PeerInfo> {
         self.read(Clone::clone)
@@ -250,6 +255,16 @@ impl PeerTable {
         self.read(|p| {
             p.get(peer)
                 .is_some_and(|entry| entry.connections.values().any(|c| !c.doubted))
+        })
+    }
+
+    /// The members of whom every connection is doubted.
+    pub(crate) fn doubted(&self) -> Vec<PeerId> {
+        self.read(|p| {
+            let doubted = p
+                .iter()
+                .filter(|(_, entry)| entry.connections.values().all(|c| c.doubted));
+            doubted.map(|(peer, _)| *peer).collect()
         })
     }
 

@@ -52,6 +52,8 @@ pub struct Network {
     pub relay_client: relay::client::Behaviour,
     /// Whether there is a real local network: multicast DNS and UPnP make sense.
     pub local_discovery: bool,
+    /// Whether other nodes live in this process: then its memory says nothing about this one.
+    pub process_is_shared: bool,
 }
 
 /// The limits that the transport itself keeps.

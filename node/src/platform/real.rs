@@ -64,6 +64,7 @@ impl Platform for RealPlatform {
             transport: with_dns(all),
             relay_client,
             local_discovery: true,
+            process_is_shared: false,
         })
     }
 

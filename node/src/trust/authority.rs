@@ -182,7 +182,10 @@ impl Trust {
         };
         match judged {
             Ok(member) if member.key == key => {
-                state.members.insert(key, member);
+                // In an open mesh anybody can come with ever new keys; what is known of them all alike needs no place.
+                if mesh.kind == MeshKind::Private || state.members.len() < self.0.directory_max {
+                    state.members.insert(key, member);
+                }
                 ProofVerdict::Member
             }
             Ok(_) => refuse(AdmissionRefusal::NotMember, "the certificate was issued to another key"),
@@ -316,7 +319,7 @@ impl Trust {
 }
 
 /// In an open mesh everyone is a plain member.
-fn open_member(mesh: &MeshInfo, key: PublicKey, name: &str, now_ms: u64) -> Membership {
+pub(super) fn open_member(mesh: &MeshInfo, key: PublicKey, name: &str, now_ms: u64) -> Membership {
     Membership {
         mesh: mesh.id,
         key,

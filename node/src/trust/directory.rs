@@ -11,8 +11,8 @@ use weft_protocol::{Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed
 use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
 use crate::{error::NodeError, store::Batch};
 
-/// Members a node remembers.
-pub const RECORDS_MAX: usize = 10_000;
+/// Members a node remembers when nothing else is said.
+pub const DIRECTORY_MAX: usize = 10_000;
 /// How long a record is believed after it was made. It is renewed in a third of that.
 pub const RECORD_TTL_MS: u64 = 12 * 3600 * 1000;
 /// Our own record is made anew after this long.
@@ -116,8 +116,11 @@ impl Trust {
             match self.verify_record(&signed) {
                 Ok((record, membership)) => {
                     let mut state = self.state();
-                    if state.records.len() >= RECORDS_MAX && !state.records.contains_key(&key) {
-                        continue;
+                    if !state.records.contains_key(&key) && state.records.len() >= self.0.directory_max {
+                        // A neighbour's own record is worth more than that of somebody far away.
+                        if from != Some(key.peer_id()) || !state.drop_distant() {
+                            continue;
+                        }
                     }
                     let member = membership.unwrap_or_else(|| super::authority::open_membership(&record, key));
                     state.members.insert(key, member);
@@ -253,6 +256,23 @@ impl Trust {
         digest
     }
 
+    /// Whether there is no room for further members: then the directories of two nodes differ for good, and comparing them
+    /// leads nowhere. What changes is still pushed.
+    pub(crate) fn is_directory_full(&self) -> bool {
+        self.state().records.len() >= self.0.directory_max
+    }
+
+    /// Where the members are whose records came after `version`, and the version this reaches.
+    pub(crate) fn addresses_after(&self, version: u64) -> (Vec<(PeerId, Vec<Multiaddr>)>, u64) {
+        let state = self.state();
+        if state.version == version {
+            return (Vec::new(), version);
+        }
+        let newer = state.records.iter().filter(|(_, e)| e.version > version);
+        let addresses = newer.map(|(key, e)| (key.peer_id(), e.record.addresses.clone()));
+        (addresses.collect(), state.version)
+    }
+
     /// What we have, in the form a neighbour compares with.
     pub(crate) fn have(&self, limit: usize) -> Vec<(PublicKey, u64)> {
         self.state()
@@ -305,6 +325,17 @@ impl Trust {
 }
 
 impl State {
+    /// Makes room by dropping a record that no neighbour brought of itself; says whether there was one.
+    fn drop_distant(&mut self) -> bool {
+        let is_distant = |(key, e): &(&PublicKey, &Entry)| e.from.is_some_and(|from| from != key.peer_id());
+        let Some(key) = self.records.iter().find(is_distant).map(|(key, _)| *key) else {
+            return false;
+        };
+        self.records.remove(&key);
+        self.records_digest = None;
+        true
+    }
+
     fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PeerId>) {
         self.version += 1;
         let version = self.version;

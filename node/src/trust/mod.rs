@@ -27,6 +27,7 @@ use std::{
 
 pub(crate) use authority::ProofVerdict;
 pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
+pub use directory::DIRECTORY_MAX;
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
 pub use pending::PendingMember;
@@ -113,6 +114,7 @@ struct Inner {
     peer: PeerId,
     root: Option<SecretKey>,
     certificate_ttl_ms: u64,
+    directory_max: usize,
     keyspace: Keyspace,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -137,6 +139,8 @@ pub struct TrustParts {
     pub root: Option<SecretKey>,
     /// How long the certificates live that this node issues, when nothing else is said.
     pub certificate_ttl: Duration,
+    /// Members whose records are kept.
+    pub directory_max: usize,
     /// Where everything is kept.
     pub keyspace: Keyspace,
     /// The calendar, for validity.
@@ -155,6 +159,7 @@ impl Trust {
             key,
             root,
             certificate_ttl,
+            directory_max,
             keyspace,
             clock,
             entropy,
@@ -193,6 +198,7 @@ impl Trust {
             key,
             root,
             certificate_ttl_ms: u64::try_from(certificate_ttl.as_millis()).unwrap_or(u64::MAX),
+            directory_max: directory_max.max(1),
             keyspace: keyspace.clone(),
             clock,
             entropy,
@@ -267,21 +273,36 @@ impl Trust {
 
     /// Whether `peer` is a member whose proof we have seen and whose certificates are valid now.
     pub fn is_member(&self, peer: &PeerId) -> bool {
-        self.member(peer).is_some()
+        self.with_member(peer, |_| ()).is_some()
+    }
+
+    /// Whether a peer has shown its membership before, here or by its record; in an open mesh not everybody has.
+    pub(crate) fn has_met(&self, peer: &PeerId) -> bool {
+        let met = PublicKey::from_peer_id(peer).is_some_and(|key| self.state().members.contains_key(&key));
+        met && self.is_member(peer)
     }
 
     /// What is proven of a peer.
     pub fn member(&self, peer: &PeerId) -> Option<Membership> {
+        self.with_member(peer, Membership::clone)
+    }
+
+    fn with_member<T>(&self, peer: &PeerId, look: impl FnOnce(&Membership) -> T) -> Option<T> {
         let key = PublicKey::from_peer_id(peer)?;
         let now_ms = self.now_ms();
         let state = self.state();
-        let member = state.members.get(&key)?;
-        (!state.is_revoked(&key)
-            && now_ms
-                <= member
-                    .not_after_ms
-                    .saturating_add(weft_protocol::limits::CLOCK_SKEW_MS_MAX))
-        .then(|| member.clone())
+        if state.is_revoked(&key) {
+            return None;
+        }
+        let Some(member) = state.members.get(&key) else {
+            // In an open mesh everybody belongs, whether the directory has room for it or not.
+            let mesh = state.mesh.as_ref().filter(|mesh| mesh.kind == MeshKind::Open)?;
+            return Some(look(&authority::open_member(mesh, key, "", now_ms)));
+        };
+        let until_ms = member
+            .not_after_ms
+            .saturating_add(weft_protocol::limits::CLOCK_SKEW_MS_MAX);
+        (now_ms <= until_ms).then(|| look(member))
     }
 
     /// Sixteen random bytes.

@@ -433,3 +433,51 @@ async fn in_an_open_mesh_everyone_is_a_member_but_the_revoked() {
     let refused = a.verify_proof(&peer, &mesh.id, &none, "guest");
     assert!(matches!(refused, ProofVerdict::Refused(AdmissionRefusal::Revoked, _)));
 }
+
+#[tokio::test]
+async fn a_full_directory_keeps_the_neighbours_and_an_open_mesh_its_members() {
+    let platform = TestPlatform::new();
+    let parts = TrustParts {
+        directory_max: 3,
+        ..trust_parts(1, &platform).await
+    };
+    let a = Trust::open(parts).await.unwrap();
+    let open = FoundOptions {
+        kind: MeshKind::Open,
+        name: "a".into(),
+    };
+    let mesh = a.found(&key(0x81), open).await.unwrap();
+    let own = |name: &str| crate::trust::directory::OwnRecord {
+        name: name.into(),
+        ..Default::default()
+    };
+    a.publish_own(&own("a")).unwrap();
+    let mut others = Vec::new();
+    for seed in 2..6 {
+        let other = trust(seed, &platform).await;
+        other
+            .enter(mesh.clone(), weft_protocol::Chain::default())
+            .await
+            .unwrap();
+        other.publish_own(&own("o")).unwrap();
+        others.push(other);
+    }
+    let record = |of: &Trust| of.lacking(&[], usize::MAX).0;
+    let far = Some(others[3].local_peer());
+    for other in &others[..3] {
+        a.learn_records(record(other), far);
+    }
+    assert!(a.is_directory_full());
+    assert_eq!(a.known_count(), 3);
+    let last = &others[2];
+    assert!(a.record(&last.local_peer()).is_none(), "there was no room");
+    assert!(a.is_member(&last.local_peer()), "it belongs all the same");
+    // A neighbour brings its own record: somebody far away makes room.
+    assert_eq!(a.learn_records(record(last), Some(last.local_peer())), 1);
+    assert!(a.record(&last.local_peer()).is_some());
+    assert_eq!(a.known_count(), 3);
+    assert!(a.record(&a.local_peer()).is_some());
+    // A revoked key is out, whether it is in the directory or not.
+    a.revoke(&others[3].local_peer(), "test").await.unwrap();
+    assert!(!a.is_member(&others[3].local_peer()));
+}

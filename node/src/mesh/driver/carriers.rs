@@ -34,6 +34,8 @@ const COURTESY: Duration = Duration::from_secs(10);
 const SECOND_EVERY: Duration = Duration::from_secs(300);
 /// Between two measurements of a busy member's connections.
 const MEASURE_EVERY: Duration = Duration::from_secs(120);
+/// Between two dials of a member whose connections are all doubted.
+const DOUBTED_EVERY: Duration = Duration::from_secs(5);
 /// A burst that takes longer is as slow as this says.
 const BURST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,7 +66,11 @@ impl Traffic {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Carriers(BTreeMap<PeerId, Traffic>);
+pub(super) struct Carriers {
+    traffic: BTreeMap<PeerId, Traffic>,
+    /// When members whose connections are all doubted were last dialled.
+    doubted_dialled: BTreeMap<PeerId, Instant>,
+}
 
 fn is_past(at: Option<Instant>, pause: Duration, now: Instant) -> bool {
     at.is_none_or(|at| now.duration_since(at) >= pause)
@@ -86,10 +92,10 @@ impl Driver {
             return;
         };
         let exchanged = members.streams.exchanged();
-        self.carriers.0.retain(|peer, _| exchanged.contains_key(peer));
+        self.carriers.traffic.retain(|peer, _| exchanged.contains_key(peer));
         let mut busy = Vec::new();
         for (peer, bytes) in exchanged {
-            let traffic = self.carriers.0.entry(peer).or_default();
+            let traffic = self.carriers.traffic.entry(peer).or_default();
             if let Some(since) = traffic.look(bytes, now) {
                 busy.push((peer, since));
             }
@@ -97,6 +103,22 @@ impl Driver {
         for (peer, since) in busy {
             self.double(peer, since, now);
         }
+    }
+
+    /// Members of whom every connection is doubted are dialled anew, by whatever way is known: the way may be dead, a relay
+    /// on it for instance, while they live.
+    pub(super) fn dial_doubted(&mut self, now: Instant) {
+        for peer in self.peers.doubted() {
+            let last = self.carriers.doubted_dialled.get(&peer).copied();
+            if is_past(last, DOUBTED_EVERY, now) {
+                self.carriers.doubted_dialled.insert(peer, now);
+                let carriers = BTreeSet::from([Carrier::Quic, Carrier::Tcp, Carrier::Ws, Carrier::Relay]);
+                self.dial_by(peer, &carriers, now);
+            }
+        }
+        self.carriers
+            .doubted_dialled
+            .retain(|_, at| now.duration_since(*at) < DOUBTED_EVERY);
     }
 
     /// A second connection to a busy member, or a measurement of both.
@@ -108,7 +130,7 @@ impl Driver {
             direct.entry(c.carrier).or_insert(*id);
         }
         let missing: BTreeSet<Carrier> = direct.keys().filter_map(|carrier| other(*carrier)).collect();
-        let Some(traffic) = self.carriers.0.get_mut(&peer) else {
+        let Some(traffic) = self.carriers.traffic.get_mut(&peer) else {
             return;
         };
         if missing.len() == 1 {
@@ -136,13 +158,13 @@ impl Driver {
         if addresses.is_empty() {
             return;
         }
-        tracing::debug!(%peer, ?carriers, "much is exchanged: trying the other carrier too");
+        tracing::debug!(%peer, ?carriers, "trying another way");
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
             .addresses(addresses)
             .build();
         if let Err(error) = self.swarm.dial(options) {
-            tracing::debug!(%peer, %error, "no second connection");
+            tracing::debug!(%peer, %error, "no other way");
         }
     }
 

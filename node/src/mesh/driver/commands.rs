@@ -17,6 +17,7 @@ use weft_protocol::{Ticket, admission::AdmissionRefusal, direct::LANE_PROTOCOL};
 
 use super::{Driver, MeshError};
 use crate::mesh::{
+    behaviour::topic_scoring,
     handle::{Gossip, Validation},
     redeem,
     scales::Weighed,
@@ -63,6 +64,10 @@ pub(crate) enum Command {
         topic: String,
         sink: mpsc::Sender<Gossip>,
         reply: oneshot::Sender<()>,
+    },
+    GossipNeighbours {
+        topic: String,
+        reply: oneshot::Sender<Vec<PeerId>>,
     },
     Verdict {
         id: MessageId,
@@ -166,6 +171,12 @@ impl Driver {
                 self.topics.insert(IdentTopic::new(&topic).hash(), sink);
                 self.join_topic(&topic);
                 let _ = reply.send(());
+            }
+            Command::GossipNeighbours { topic, reply } => {
+                let hash = IdentTopic::new(topic).hash();
+                let members = self.swarm.behaviour_mut().members.inner();
+                let neighbours = members.map(|m| m.gossip.mesh_peers(&hash).copied().collect());
+                let _ = reply.send(neighbours.unwrap_or_default());
             }
             Command::Verdict { id, from, verdict } => self.verdict(&id, &from, verdict),
             Command::Announce { key, value } => {
@@ -306,8 +317,14 @@ impl Driver {
             self.wanted_topics.push(topic.to_owned());
             return;
         };
-        if let Err(error) = members.gossip.subscribe(&IdentTopic::new(topic)) {
-            tracing::error!(topic, %error, "cannot subscribe");
+        let topic = IdentTopic::new(topic);
+        if self.config.peer_scoring
+            && let Err(error) = members.gossip.set_topic_params(topic.clone(), topic_scoring())
+        {
+            tracing::error!(%topic, error, "the topic is not scored");
+        }
+        if let Err(error) = members.gossip.subscribe(&topic) {
+            tracing::error!(%topic, %error, "cannot subscribe");
         }
     }
 
@@ -323,12 +340,33 @@ impl Driver {
         members.gossip.report_message_validation_result(id, from, acceptance);
     }
 
+    /// Puts the members the directory knows into the DHT's table. Done when the DHT is asked, and not as members come:
+    /// each change of the table makes Kademlia search, and dial everybody it finds, until all are connected with all.
+    fn fill_table(&mut self) {
+        let known = self.trust.known_members();
+        let own = *self.swarm.local_peer_id();
+        let members = self.swarm.behaviour_mut().members.inner();
+        let Some(kad) = members.and_then(|m| m.kad.as_mut()) else {
+            return;
+        };
+        for member in known.into_iter().filter(|member| member.peer != own) {
+            for address in member.record.addresses {
+                kad.add_address(&member.peer, address);
+            }
+        }
+    }
+
     fn provide(&mut self, key: &[u8], reply: oneshot::Sender<Result<(), MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        match members.kad.start_providing(kad::RecordKey::new(&key)) {
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        match kad.start_providing(kad::RecordKey::new(&key)) {
             Ok(query) => {
                 self.provide_queries.insert(query, reply);
             }
@@ -339,11 +377,16 @@ impl Driver {
     }
 
     fn providers(&mut self, key: &[u8], reply: oneshot::Sender<Result<Vec<PeerId>, MeshError>>) {
+        self.fill_table();
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let query = members.kad.get_providers(kad::RecordKey::new(&key));
+        let Some(kad) = members.kad.as_mut() else {
+            let _ = reply.send(Err(no_dht()));
+            return;
+        };
+        let query = kad.get_providers(kad::RecordKey::new(&key));
         self.provider_queries.insert(query, (HashSet::new(), reply));
     }
 
@@ -363,4 +406,8 @@ impl Driver {
         }
         self.dial_due();
     }
+}
+
+fn no_dht() -> MeshError {
+    MeshError::Invalid("this node takes no part in the DHT".to_owned())
 }

@@ -78,7 +78,7 @@ impl Driver {
         self.tasks.spawn("prove", async move {
             // Who dialled proves first; the other follows once it knows whom it talks to.
             // A member that is known already need not: from it a node that was away learns what it has missed.
-            if inbound && !trust.is_member(&peer) && remote_verified.wait_for(|v| *v).await.is_err() {
+            if inbound && !trust.has_met(&peer) && remote_verified.wait_for(|v| *v).await.is_err() {
                 return;
             }
             let mut standing = trust.watch_standing();
@@ -254,14 +254,6 @@ impl Driver {
         };
         self.peers.opened(peer, id, info, &agent);
         self.prefer_best();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            if !inbound && carrier != Carrier::Relay {
-                members.kad.add_address(&peer, address);
-            }
-            for address in self.trust.record(&peer).map(|r| r.addresses).unwrap_or_default() {
-                members.kad.add_address(&peer, address);
-            }
-        }
         self.spawn_control(peer, id);
         self.reach_tick(now);
         self.publish_record();
@@ -360,8 +352,9 @@ impl Driver {
     /// may be at the other addresses.
     pub(super) fn on_mistaken(&mut self, peer: PeerId, address: &Multiaddr, error: &DialError) {
         let now = Instant::now();
-        if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            members.kad.remove_address(&peer, address);
+        let members = self.swarm.behaviour_mut().members.inner();
+        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
+            kad.remove_address(&peer, address);
         }
         if self.connector.mistaken(&peer, address, now) {
             let addresses = self.connector.addresses(&peer, now);

@@ -293,9 +293,10 @@ impl Driver {
             return;
         };
         let trusted = self.trust.is_member(&record.provider);
-        if let Some(members) = self.swarm.behaviour_mut().members.inner().filter(|_| trusted) {
+        let members = self.swarm.behaviour_mut().members.inner().filter(|_| trusted);
+        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
             use kad::store::RecordStore as _;
-            if members.kad.store_mut().add_provider(record).is_err() {
+            if kad.store_mut().add_provider(record).is_err() {
                 self.counters.dropped("kad_provider", "store_full");
             }
         }

@@ -150,6 +150,8 @@ pub(super) struct Driver {
     nameless_tried: Option<Instant>,
     record_dirty: bool,
     record_checked: Instant,
+    /// Up to which version of the directory the addresses have been taken over.
+    addresses_version: u64,
     reach: reach::Reach,
     listeners: HashMap<ListenerId, Multiaddr>,
     stopping: Option<oneshot::Sender<()>>,
@@ -178,12 +180,12 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let network = platform
         .network(&keypair, &limits)
         .map_err(|e| NodeError::internal(format!("no network: {e}")))?;
+    let behaviour = behaviour::outer(&keypair, &config, &network);
     let Network {
         transport,
         relay_client,
-        local_discovery,
+        ..
     } = network;
-    let behaviour = behaviour::outer(&keypair, &config, local_discovery);
     let swarm_config = swarm::Config::with_executor(tasks.executor())
         .with_idle_connection_timeout(Duration::from_secs(60))
         .with_max_negotiating_inbound_streams(128)
@@ -260,6 +262,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         nameless_tried: None,
         record_dirty: true,
         record_checked: now,
+        addresses_version: 0,
         reach: reach::Reach::new(seed),
         listeners: HashMap::new(),
         stopping: None,
@@ -327,13 +330,14 @@ impl Driver {
         }
         self.drop_unproven(now);
         self.retry_unknown(now);
-        self.intake
-            .forget_gone(&self.connections.values().map(|c| c.peer).collect(), now);
         if now.duration_since(self.record_checked) > Duration::from_secs(2) {
             self.record_checked = now;
+            self.intake
+                .forget_gone(&self.connections.values().map(|c| c.peer).collect(), now);
             self.learn_addresses();
             self.prefer_best();
             self.carriers_tick(now);
+            self.dial_doubted(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
             self.reach_tick(now);
@@ -445,9 +449,10 @@ impl Driver {
     /// The peers' addresses as their records have them.
     fn learn_addresses(&mut self) {
         let now = Instant::now();
-        for member in self.trust.known_members() {
-            self.connector
-                .add(member.peer, &member.record.addresses, Reason::Member, now);
+        let (changed, version) = self.trust.addresses_after(self.addresses_version);
+        self.addresses_version = version;
+        for (peer, addresses) in changed {
+            self.connector.add(peer, &addresses, Reason::Member, now);
         }
     }
 

@@ -281,9 +281,9 @@ impl Driver {
             server.set_status(Some(relay));
         }
         if server != self.reach.kad_server {
-            members
-                .kad
-                .set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
+            if let Some(kad) = members.kad.as_mut() {
+                kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
+            }
             self.reach.kad_server = server;
             self.publish_state();
         }

@@ -104,7 +104,7 @@ impl Hub {
         let taken = *sequence;
         self.published.inc();
         drop(sequence);
-        self.deliver(self.mesh.local_peer(), publication);
+        self.deliver(self.mesh.local_peer(), self.mesh.local_peer(), publication);
         Ok((taken, peers))
     }
 
@@ -155,9 +155,9 @@ impl Hub {
     }
 
     /// Hands a message that was found good to the subscribers whose pattern it matches.
-    fn deliver(&self, publisher: PeerId, publication: Publication) {
+    fn deliver(&self, publisher: PeerId, from: PeerId, publication: Publication) {
         let mut state = self.lock();
-        let received = state.window.push(publisher, publication);
+        let received = state.window.push(publisher, from, publication);
         let held_bytes = state.window.held_bytes();
         for subscriber in &mut state.subscribers {
             if matches(&subscriber.pattern, &received.publication) {
@@ -228,7 +228,7 @@ impl Hub {
         }
         if trust.check(&gossip.source, Verb::Publish, &subject, &tokens).allowed {
             self.received.inc();
-            self.deliver(gossip.source, publication);
+            self.deliver(gossip.source, gossip.from(), publication);
         }
         Validation::Accept
     }

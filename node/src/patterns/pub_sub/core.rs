@@ -134,6 +134,8 @@ pub struct Received {
     pub number: u64,
     /// Who published it.
     pub publisher: PeerId,
+    /// The neighbour that handed it to this node; this node itself, if it published it.
+    pub from: PeerId,
     /// The message.
     pub publication: Publication,
     held: Held,
@@ -150,7 +152,7 @@ pub(super) struct ReplayWindow {
 
 impl ReplayWindow {
     /// Numbers and keeps a message.
-    pub(super) fn push(&mut self, publisher: PeerId, publication: Publication) -> Arc<Received> {
+    pub(super) fn push(&mut self, publisher: PeerId, from: PeerId, publication: Publication) -> Arc<Received> {
         self.next += 1;
         let bytes = publication.message.data.len() + 512;
         self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -161,6 +163,7 @@ impl ReplayWindow {
         let received = Arc::new(Received {
             number: self.next,
             publisher,
+            from,
             publication,
             held,
         });

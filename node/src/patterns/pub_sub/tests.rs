@@ -44,7 +44,7 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let mut window = ReplayWindow::default();
     let peer = PeerId::random();
     for n in 0..REPLAY_MESSAGES_MAX + 10 {
-        window.push(peer, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
+        window.push(peer, peer, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
     }
     let (all, lost) = window.after(0, &"a.*".parse().unwrap());
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
@@ -53,10 +53,10 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let (none, lost) = window.after(u64::MAX, &">".parse().unwrap());
     assert_eq!((none.len(), lost), (0, 0));
     let slow: Vec<_> = (0..20)
-        .map(|_| window.push(peer, publication("c", &vec![0; 1 << 20])))
+        .map(|_| window.push(peer, peer, publication("c", &vec![0; 1 << 20])))
         .collect();
     assert!(window.held_bytes() >= 20 << 20, "also what only a subscriber holds");
-    drop(slow);
+    drop((slow, all, recent));
     assert!(window.held_bytes() <= 8 << 20);
     assert!(window.after(0, &"c".parse().unwrap()).0.len() <= 8);
 }

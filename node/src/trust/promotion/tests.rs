@@ -188,8 +188,13 @@ async fn a_capability_is_handed_on_as_deep_as_it_was_given() {
     assert!(b.grant(to(&c), call, request(1)).await.is_err(), "no deeper");
     let handed_on = b.grant(to(&c), call, request(0)).await.unwrap().token;
     assert!(
-        a.check(&c.local_peer(), Verb::Call, &subject("greet"), &[handed_on.clone()])
-            .allowed
+        a.check(
+            &c.local_peer(),
+            Verb::Call,
+            &subject("greet"),
+            std::slice::from_ref(&handed_on)
+        )
+        .allowed
     );
     c.keep(handed_on).await.unwrap();
     assert!(c.grant(to(&a), call, request(0)).await.is_err(), "the end of it");

@@ -1,0 +1,540 @@
+//! The conductor: what is done to the mesh, when, in order of time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use weft_node::tasks::Tasks;
+use weft_protocol::{PeerId, Subject};
+
+use super::sample::Sampler;
+use crate::{
+    attack::Behaviour,
+    chaos::{self, Step},
+    disk::SimDisk,
+    fleet::{Fleet, Plan},
+    network::{HostId, HostSet, Links, Network, Rule, Wall, ns},
+    oracle::Oracle,
+    report::Sample,
+    run::{Cancel, Progress, RunError, Watch},
+    scenario::{
+        AttackKind, Dial, Latency, Nat, Scenario, Version, WorkloadKind,
+        cities::{CITIES, city, one_way},
+    },
+    topology::{self, Graph},
+    virtual_os::split_mix,
+    workload::{self, Ledger},
+};
+
+/// Samples of a run, at most.
+const SAMPLES: u32 = 60;
+/// Between two samples, at least.
+const SAMPLE_EVERY_MIN: Duration = Duration::from_secs(1);
+/// Before a covert attack begins, attackers behave.
+const ATTACKERS_EARLIER: Duration = Duration::from_secs(10);
+/// What an older version says of itself.
+const PREVIOUS_AGENT: &str = "weft/0.0.1";
+
+/// Something to do.
+enum Deed {
+    Step(Step),
+    Send(usize),
+    Hostile(usize, bool),
+    Sample,
+}
+
+/// See the module.
+pub(super) struct World<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) seed: u64,
+    watch: &'a dyn Watch,
+    cancel: &'a Cancel,
+    pub(super) network: Arc<Network>,
+    pub(super) fleet: Fleet,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) graph: Graph,
+    pub(super) faults: chaos::Plan,
+    pub(super) behaviours: Vec<Arc<Behaviour>>,
+    pub(super) samples: Vec<Sample>,
+    pub(super) notes: Vec<String>,
+    pub(super) ended_early: Option<String>,
+    /// When the mesh was last seen in parts.
+    pub(super) apart_ns: Option<u64>,
+    /// The last look at it found one mesh.
+    pub(super) whole_at_end: bool,
+    /// The share of honest nodes' gossip neighbours that attack, when it was last looked at.
+    pub(super) attacker_share: f64,
+    sampler: Sampler,
+    deeds: Vec<(u64, Deed)>,
+    walls: BTreeMap<u64, u64>,
+    tasks: Tasks,
+    dice: u64,
+    /// By workload: who sends, and who receives.
+    senders: Vec<Vec<HostId>>,
+    receivers: Vec<Vec<HostId>>,
+    subjects: BTreeMap<usize, Subject>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        seed: u64,
+        watch: &'a dyn Watch,
+        cancel: &'a Cancel,
+    ) -> Result<World<'a>, RunError> {
+        let nodes = scenario.nodes();
+        let graph = topology::make(
+            &scenario.topology.kind,
+            nodes,
+            scenario.topology.seed.unwrap_or(seed),
+            Path::new(""),
+        )
+        .map_err(|error| RunError::Failed(error.to_string()))?;
+        let groups = scenario.group_of_node();
+        let attackers: usize = scenario.attacks.iter().map(|attack| attack.attackers).sum();
+        let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
+        nats.resize(nodes + attackers, Nat::None);
+        let network = Network::new(seed, &nats, links(scenario, seed, &groups));
+        let mut dice = seed ^ 0x5EED_0F11;
+        let (plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
+        if scenario.topology.dial == Dial::Edges {
+            network.restrict_to(edges);
+        }
+        let faults = chaos::plan(scenario, seed);
+        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans)
+            .map_err(|error| RunError::Failed(error.to_string()))?;
+        let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
+        let hosts = |group: &Option<String>| -> Vec<HostId> {
+            let nodes = scenario.nodes_of(group.as_deref());
+            nodes.into_iter().map(|node| node as HostId).collect()
+        };
+        let receivers: Vec<Vec<HostId>> = scenario.workloads.iter().map(|w| hosts(&w.to)).collect();
+        let senders = scenario.workloads.iter().map(|w| {
+            let mut senders = hosts(&w.from);
+            senders.truncate(w.senders);
+            senders
+        });
+        let of_workload = scenario.workloads.iter().zip(&receivers).map(|(workload, receivers)| {
+            let is_publish = matches!(workload.kind, WorkloadKind::Publish { .. });
+            (
+                workload.name.clone(),
+                is_publish,
+                receivers.iter().copied().collect::<BTreeSet<u32>>(),
+            )
+        });
+        let sizes = scenario.workloads.iter().map(|workload| workload.size).collect();
+        let ledger = Ledger::new(Oracle::new(of_workload), Arc::clone(&network), &peers, seed, sizes);
+        let mut subjects = BTreeMap::new();
+        for (index, workload) in scenario.workloads.iter().enumerate() {
+            if let WorkloadKind::Publish { subject } = &workload.kind {
+                let subject = subject
+                    .parse()
+                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
+                subjects.insert(index, subject);
+            }
+        }
+        let mut world = World {
+            scenario,
+            seed,
+            watch,
+            cancel,
+            sampler: Sampler::new(&peers, nodes, subjects.values().next()),
+            network,
+            fleet,
+            ledger,
+            graph,
+            faults,
+            behaviours,
+            samples: Vec::new(),
+            notes: Vec::new(),
+            ended_early: None,
+            apart_ns: None,
+            whole_at_end: false,
+            attacker_share: 0.0,
+            deeds: Vec::new(),
+            walls: BTreeMap::new(),
+            tasks: Tasks::new(),
+            dice,
+            senders: senders.collect(),
+            receivers,
+            subjects,
+        };
+        world.lay_out();
+        Ok(world)
+    }
+
+    /// Everything that is to be done, in order of time.
+    fn lay_out(&mut self) {
+        let scenario = self.scenario;
+        let mut deeds: Vec<(u64, Deed)> = Vec::new();
+        let held: BTreeSet<HostId> = self.faults.held_back.iter().copied().collect();
+        let mut first = 0;
+        for group in &scenario.fleet {
+            for index in 0..group.count {
+                let host = (first + index) as HostId;
+                let at = group.start + group.start_over.mul_f64(index as f64 / group.count.max(1) as f64);
+                if !held.contains(&host) {
+                    deeds.push((ns(at), Deed::Step(Step::Start(host))));
+                }
+            }
+            first += group.count;
+        }
+        for (index, attack) in scenario.attacks.iter().enumerate() {
+            let start = match attack.kind {
+                AttackKind::ColdBoot => Duration::ZERO,
+                AttackKind::CovertFlash => attack.at.saturating_sub(ATTACKERS_EARLIER),
+                _ => attack.at,
+            };
+            for host in first..first + attack.attackers {
+                deeds.push((ns(start), Deed::Step(Step::Start(host as HostId))));
+            }
+            first += attack.attackers;
+            deeds.push((ns(attack.at), Deed::Hostile(index, true)));
+            deeds.push((ns(attack.until), Deed::Hostile(index, false)));
+        }
+        for (index, workload) in scenario.workloads.iter().enumerate() {
+            for item in 0..workload.planned() {
+                let at = workload.start + Duration::from_secs_f64(item as f64 / workload.per_second);
+                deeds.push((ns(at), Deed::Send(index)));
+            }
+        }
+        let steps = std::mem::take(&mut self.faults.steps);
+        deeds.extend(steps.iter().map(|(at_ns, step)| (*at_ns, Deed::Step(step.clone()))));
+        self.faults.steps = steps;
+        let every = (scenario.duration / SAMPLES).max(SAMPLE_EVERY_MIN);
+        let mut at = every;
+        while at <= scenario.duration {
+            deeds.push((ns(at), Deed::Sample));
+            at += every;
+        }
+        // Of one time: as they were added, starts first.
+        deeds.sort_by_key(|(at_ns, _)| *at_ns);
+        self.deeds = deeds;
+    }
+
+    /// Does everything, until the end.
+    pub(super) async fn run(&mut self) {
+        let origin = Instant::now();
+        self.tasks.spawn("network", Arc::clone(&self.network).run());
+        for (at_ns, deed) in std::mem::take(&mut self.deeds) {
+            tokio::time::sleep_until(origin + Duration::from_nanos(at_ns)).await;
+            if self.cancel.is_cancelled() {
+                let at = Duration::from_nanos(self.network.now_ns()).as_secs_f64();
+                self.ended_early = Some(format!("told to stop after {at:.1} virtual seconds"));
+                return;
+            }
+            match deed {
+                Deed::Step(step) => self.step(step).await,
+                Deed::Send(workload) => self.send(workload),
+                Deed::Hostile(attack, hostile) => self.behaviours[attack].set_hostile(hostile),
+                Deed::Sample => self.sample().await,
+            }
+        }
+        tokio::time::sleep_until(origin + self.scenario.duration).await;
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Start(host) => self.start(host).await,
+            Step::Kill(host) => {
+                self.down(host);
+                self.fleet.kill(host).await;
+            }
+            Step::PowerCut(host) => {
+                self.down(host);
+                self.fleet.power_cut(host, SimDisk::power_cut).await;
+            }
+            Step::TornWrite(host, seed) => {
+                self.down(host);
+                self.fleet.power_cut(host, |disk| disk.torn_write(seed)).await;
+            }
+            Step::BitFlip(host, seed) => {
+                self.down(host);
+                let mut flipped = None;
+                let flip = |disk: &SimDisk| {
+                    disk.power_cut();
+                    flipped = disk.flip_bit(seed);
+                };
+                self.fleet.power_cut(host, flip).await;
+                let what = flipped.unwrap_or_else(|| "nothing: the disk is empty".to_owned());
+                self.notes.push(format!("node {host}: flipped {what}"));
+            }
+            Step::Islands(number, parts) => self.wall(number, Wall::Islands(parts)),
+            Step::Apart(number, hosts) => self.wall(number, Wall::Apart(HostSet::of(hosts))),
+            Step::OneWay(number, from, to) => {
+                self.wall(number, Wall::OneWay(HostSet::of(from), HostSet::of(to)));
+            }
+            Step::Pause(number, hosts) => self.wall(number, Wall::Paused(HostSet::of(hosts))),
+            Step::Join(number) => {
+                if let Some(wall) = self.walls.remove(&number) {
+                    self.network.remove_wall(wall);
+                }
+            }
+            Step::Degrade(number, hosts, link) => {
+                let degraded = self.network.degrade_links(hosts, link);
+                self.walls.insert(number, degraded);
+            }
+            Step::Restore(number) => {
+                if let Some(degraded) = self.walls.remove(&number) {
+                    self.network.restore_links(degraded);
+                }
+            }
+            Step::Skew(host, by_ms) => self.fleet.clock(host).jump(by_ms),
+            Step::Full(host, full) => self.fleet.disk(host).fill_up(full),
+            Step::Lie(host, lies) => self.fleet.disk(host).lie_about_syncs(lies),
+        }
+    }
+
+    fn wall(&mut self, number: u64, wall: Wall) {
+        let wall = self.network.add_wall(wall);
+        self.walls.insert(number, wall);
+    }
+
+    fn down(&mut self, host: HostId) {
+        if self.fleet.running(host).is_some() {
+            self.ledger.oracle().down(host, self.network.now_ns());
+        }
+    }
+
+    async fn start(&mut self, host: HostId) {
+        if self.fleet.running(host).is_some() {
+            return;
+        }
+        let running = match self.fleet.start(host).await {
+            Ok(running) => running.clone(),
+            Err(error) => {
+                self.notes.push(format!("node {host} did not start: {error}"));
+                return;
+            }
+        };
+        if self.fleet.has_forgotten(host) {
+            // Whether its disk was sound is for the check to weigh.
+            self.ledger
+                .oracle()
+                .broken(format!("node {host} forgot that it is a member"));
+        }
+        if (host as usize) < self.scenario.nodes() {
+            self.ledger.oracle().up(host, self.network.now_ns());
+            let receives = |index: &usize| self.receivers[*index].binary_search(&host).is_ok();
+            let subjects = self
+                .subjects
+                .clone()
+                .into_iter()
+                .filter(|(index, _)| receives(index))
+                .collect();
+            workload::subscribe(&self.ledger, host, &running, &subjects);
+            let mut served = BTreeSet::new();
+            for (index, workload) in self.scenario.workloads.iter().enumerate() {
+                if let WorkloadKind::Call { service, .. } = &workload.kind
+                    && receives(&index)
+                    && served.insert(service)
+                {
+                    workload::serve(&self.ledger, host, &running, service.clone());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, index: usize) {
+        let up = |hosts: &[HostId], but: Option<HostId>| -> Vec<HostId> {
+            let running = |host: &HostId| self.fleet.running(*host).is_some() && Some(*host) != but;
+            hosts.iter().copied().filter(running).collect()
+        };
+        let senders = up(&self.senders[index], None);
+        let Some(sender) = pick(&senders, &mut self.dice) else {
+            return;
+        };
+        let Some(running) = self.fleet.running(sender).cloned() else {
+            return;
+        };
+        let ledger = Arc::clone(&self.ledger);
+        match &self.scenario.workloads[index].kind {
+            WorkloadKind::Publish { .. } => {
+                let Some(subject) = self.subjects.get(&index).cloned() else {
+                    return;
+                };
+                let application = running.application.clone();
+                application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
+            }
+            WorkloadKind::Call { service, timeout } => {
+                let servers = up(&self.receivers[index], Some(sender));
+                let Some(server) = pick(&servers, &mut self.dice) else {
+                    return;
+                };
+                let server = self.fleet.peer(server);
+                let call = workload::call(
+                    ledger,
+                    sender,
+                    running.clone(),
+                    index,
+                    service.clone(),
+                    server,
+                    *timeout,
+                );
+                running.application.spawn("caller", call);
+            }
+        }
+    }
+
+    async fn sample(&mut self) {
+        let (sent, delivered) = self.ledger.oracle().totals();
+        let now_ns = self.network.now_ns();
+        let look = self
+            .sampler
+            .look(&self.fleet, &self.network, now_ns, sent, delivered)
+            .await;
+        self.whole_at_end = look.sample.components <= 1;
+        self.attacker_share = look.attacker_share;
+        if !self.whole_at_end {
+            self.apart_ns = Some(now_ns);
+        }
+        self.watch.progress(Progress {
+            virtual_time: Duration::from_nanos(now_ns),
+            nodes_up: look.sample.nodes_up as usize,
+            sent,
+            delivered,
+        });
+        self.samples.push(look.sample);
+    }
+}
+
+/// One of them; none of none.
+fn pick(hosts: &[HostId], dice: &mut u64) -> Option<HostId> {
+    let index = split_mix(dice).checked_rem(hosts.len() as u64)?;
+    hosts.get(index as usize).copied()
+}
+
+/// The links between the nodes of a scenario, whose groups are given by number.
+pub(crate) fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
+    let number = |name: &Option<String>| {
+        let name = name.as_ref()?;
+        scenario
+            .fleet
+            .iter()
+            .position(|group| group.name == *name)
+            .map(|group| group as u16)
+    };
+    let mut rules = Vec::new();
+    for between in &scenario.links.between {
+        let (from, to) = (number(&between.from), number(&between.to));
+        let link = between.link.clone();
+        if between.both {
+            rules.push(Rule {
+                from: to,
+                to: from,
+                link: link.clone(),
+            });
+        }
+        rules.push(Rule { from, to, link });
+    }
+    let mut links = Links::new(seed, scenario.links.default.clone())
+        .with_rules(groups.iter().map(|group| *group as u16).collect(), rules);
+    let all = std::iter::once(&scenario.links.default).chain(scenario.links.between.iter().map(|b| &b.link));
+    if all.into_iter().any(|link| link.latency == Latency::Cities) {
+        let round_trips: Vec<Vec<Duration>> = (0..CITIES.len())
+            .map(|from| (0..CITIES.len()).map(|to| one_way(from, to) * 2).collect())
+            .collect();
+        links = links.with_cities(
+            cities(scenario).into_iter().map(|city| city as u16).collect(),
+            &round_trips,
+        );
+    }
+    links
+}
+
+/// The city of each node: its group's in turn, or all there are.
+pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
+    let mut all = Vec::new();
+    for group in &scenario.fleet {
+        let own: Vec<usize> = group.cities.iter().filter_map(|name| city(name)).collect();
+        let own = if own.is_empty() {
+            (0..CITIES.len()).collect()
+        } else {
+            own
+        };
+        all.extend((0..group.count).map(|index| own[index % own.len()]));
+    }
+    all
+}
+
+/// Beyond so many nodes each node of an open mesh remembers [`REMEMBERED`] of the others, and not all: together they would
+/// remember the square of their number.
+const SMALL_MESH: usize = 300;
+const REMEMBERED: usize = 32;
+
+fn directory_max(scenario: &Scenario, config: &BTreeMap<String, String>) -> Option<usize> {
+    let configured = config.get("trust.directory_max").and_then(|text| text.parse().ok());
+    configured.or((scenario.open && scenario.nodes() > SMALL_MESH).then_some(REMEMBERED))
+}
+
+type Plans = (Vec<Plan>, Vec<Arc<Behaviour>>, Vec<(HostId, HostId)>);
+
+/// What each host is to be: the fleet's nodes, then the attackers of each attack.
+fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: &mut u64) -> Result<Plans, RunError> {
+    let nodes = scenario.nodes();
+    let mut edges: Vec<(HostId, HostId)> = graph.edges().collect();
+    let mut plans: Vec<Plan> = (0..nodes)
+        .map(|node| {
+            let group = &scenario.fleet[groups[node]];
+            Plan {
+                name: format!("{}-{node}", group.name),
+                role: group.role.clone(),
+                config: group.config.clone(),
+                neighbours: Vec::new(),
+                connection_target: graph.neighbours(node as u32).len().max(1),
+                agent: (group.version == Version::Previous).then(|| PREVIOUS_AGENT.to_owned()),
+                scoring: scenario.scoring,
+                directory_max: directory_max(scenario, &group.config),
+                clock_skew_ms: group.clock_skew_ms,
+                attacks: None,
+            }
+        })
+        .collect();
+    for (a, b) in &edges {
+        // One of the two dials, so that they do not cross; each about as often as the other. Nobody can dial into a NAT.
+        let behind = |host: HostId| scenario.fleet[groups[host as usize]].nat != Nat::None;
+        let a_dials = if behind(*a) == behind(*b) {
+            (a ^ b) & 1 == 0
+        } else {
+            behind(*a)
+        };
+        let (from, to) = if a_dials { (*a, *b) } else { (*b, *a) };
+        plans[from as usize].neighbours.push(to);
+    }
+    let mut behaviours = Vec::new();
+    for (index, attack) in scenario.attacks.iter().enumerate() {
+        let victim = attack
+            .victim
+            .map(|victim| crate::fleet::peer_of(seed, victim as HostId));
+        let behaviour = Behaviour::new(attack.kind, victim, seed ^ index as u64);
+        for number in 0..attack.attackers {
+            let host = plans.len() as HostId;
+            let mut neighbours = BTreeSet::new();
+            if let Some(victim) = attack.victim.filter(|_| attack.kind == AttackKind::Eclipse) {
+                neighbours.insert(victim as HostId);
+            }
+            while neighbours.len() < attack.connections.min(nodes) {
+                neighbours.insert((split_mix(dice) % nodes as u64) as HostId);
+            }
+            edges.extend(neighbours.iter().map(|other| (host, *other)));
+            plans.push(Plan {
+                name: format!("attacker-{index}-{number}"),
+                role: None,
+                config: BTreeMap::new(),
+                connection_target: neighbours.len(),
+                neighbours: neighbours.into_iter().collect(),
+                agent: None,
+                scoring: false,
+                directory_max: directory_max(scenario, &BTreeMap::new()),
+                clock_skew_ms: 0,
+                attacks: Some(Arc::clone(&behaviour)),
+            });
+        }
+        behaviours.push(behaviour);
+    }
+    Ok((plans, behaviours, edges))
+}
