@@ -34,7 +34,7 @@ const CROWDED: usize = 24;
 /// A peer that takes longer is taken for gone.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// A peer that takes longer is doubted: what hangs on it, such as a place at a relay, is looked for elsewhere too.
-const DOUBT_AFTER: Duration = Duration::from_secs(3);
+const DOUBT_AFTER: Duration = Duration::from_secs(2);
 /// Catching up with a peer that knows more may take longer.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Changes of the directory are pushed to so many of the connected members; with as many each, all hear of them in a
