@@ -87,7 +87,8 @@ impl Search<'_> {
 
     /// Fewer nodes in each group, or in the only one.
     fn fewer_nodes(&mut self) {
-        self.lessen(&["fleet", "nodes"], 1);
+        // One node alone is no mesh, and fails in its own ways.
+        self.lessen(&["fleet", "nodes"], 2);
         let groups: Vec<String> = match self.best.get("fleet").and_then(Value::as_table) {
             Some(fleet) => fleet
                 .iter()

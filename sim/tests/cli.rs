@@ -267,3 +267,117 @@ fn completions_and_manual_pages_are_generated() {
     ok(folder.path(), &["man", "pages"]);
     assert!(folder.path().join("pages/weft-sim-run.1").is_file());
 }
+
+/// Whether a process listens for SIGINT: until then it would end at once.
+fn listens(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = caught
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    mask & (1 << (rustix::process::Signal::INT.as_raw() - 1)) != 0
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_report_so_far() {
+    let folder = folder();
+    let text = "duration = \"7d\"\n[fleet]\nnodes = 4\n[topology]\nkind = \"ring\"\n";
+    write(folder.path(), "long.toml", text);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weft-sim"))
+        .args(["run", "long.toml", "--json", "--quiet"])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !listens(child.id()) {
+        assert!(std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["ended_early"].is_string(), "{report}");
+    assert!(report["virtual_seconds"].as_f64().unwrap() < 604_800.0);
+}
+
+#[test]
+fn one_seed_has_one_trace_and_a_sweep_names_the_command_of_a_failing_seed() {
+    let folder = folder();
+    write(
+        folder.path(),
+        "fails.toml",
+        "duration = \"20s\"\nquiet = \"5s\"\n[fleet]\nnodes = 4\n[topology]\nkind = \"clique\"\n[[fault]]\nkind = \"partition\"\nat = \"2s\"\nnodes = [1]\n\
+         [[fault]]\nkind = \"pause\"\nat = \"3s\"\nfor = \"1s\"\n[[workload]]\nkind = \"publish\"\nstart = \"4s\"\nrate = \"2/s\"\n\
+         [[check]]\nkind = \"delivery-ratio\"\nmin = 1.0\n",
+    );
+    let hash = |seed: &str| {
+        let output = weft_sim(
+            folder.path(),
+            &["run", "fails.toml", "--seed", seed, "--json", "--quiet"],
+        );
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["trace_hash"].as_str().unwrap().to_owned()
+    };
+    let first = hash("7");
+    assert_eq!(first, hash("7"));
+    assert_ne!(first, hash("8"));
+    let output = weft_sim(folder.path(), &["run", "fails.toml", "--seeds", "7..8"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("0 of 2 seeds passed") && said.contains("\n    weft-sim run fails.toml --seed 7\n"),
+        "{said}"
+    );
+    // Replayed from its report, it is the same; shrunk, it is smaller and fails still.
+    let output = weft_sim(
+        folder.path(),
+        &["run", "fails.toml", "--seed", "7", "--json", "--quiet"],
+    );
+    std::fs::write(folder.path().join("r.json"), &output.stdout).unwrap();
+    let replayed: Value = serde_json::from_str(&ok(folder.path(), &["replay", "r.json", "--json", "--quiet"])).unwrap();
+    assert_eq!(
+        (&replayed["same_trace"], &replayed["trace_hash_now"]),
+        (&true.into(), &Value::from(first))
+    );
+    ok(
+        folder.path(),
+        &["shrink", "fails.toml", "--seed", "7", "--out", "small.toml", "--quiet"],
+    );
+    let small = std::fs::read_to_string(folder.path().join("small.toml")).unwrap();
+    assert!(small.contains("partition") && !small.contains("pause"), "{small}");
+    let output = weft_sim(folder.path(), &["run", "small.toml", "--quiet"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+}
+
+#[test]
+fn without_root_mode_hosts_is_denied() {
+    use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
+
+    let folder = folder();
+    let mut command = if rustix::process::geteuid().is_root() {
+        // Where somebody without rights can reach it.
+        let program = folder.path().join("weft-sim");
+        std::fs::copy(env!("CARGO_BIN_EXE_weft-sim"), &program).unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(program);
+        command.uid(65_534).gid(65_534);
+        command
+    } else {
+        Command::new(env!("CARGO_BIN_EXE_weft-sim"))
+    };
+    let output = command
+        .args(["run", "hello", "--mode", "hosts", "--quiet"])
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).trim()),
+        (
+            Some(4),
+            "weft-sim: mode hosts makes network namespaces, which needs root: run it as root, or with --mode processes"
+        )
+    );
+}

@@ -404,7 +404,7 @@ pub fn gossip(key: &Keypair, seqno: u64, topic: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// A length-delimited field of a protobuf message.
-fn field(into: &mut Vec<u8>, number: u8, value: &[u8]) {
+pub fn field(into: &mut Vec<u8>, number: u8, value: &[u8]) {
     into.push(number << 3 | 2);
     into.extend(frame::encode(value));
 }

@@ -16,6 +16,7 @@ pub mod command;
 pub mod http;
 pub mod mesh;
 pub mod node;
+pub mod pressure;
 pub mod terminal;
 pub mod wait;
 

@@ -300,18 +300,23 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Large requests being read at once, of all peers.
 const READING_MAX: usize = 32;
+/// The same with those that wait for their turn, each of which fills its stream's window at most.
+const READING_AND_WAITING_MAX: usize = 160;
 
 /// Requests and answers as frames of bytes; their meaning is the door-keeper's.
 #[derive(Debug, Clone)]
 pub(crate) struct DirectCodec {
     /// Places for requests that are not small. Who finds none is not read from, until there is one.
     reading: Arc<Semaphore>,
+    /// Places to wait for one. Who finds none is cut.
+    waiting: Arc<Semaphore>,
 }
 
 impl Default for DirectCodec {
     fn default() -> Self {
         DirectCodec {
             reading: Arc::new(Semaphore::new(READING_MAX)),
+            waiting: Arc::new(Semaphore::new(READING_AND_WAITING_MAX)),
         }
     }
 }
@@ -331,10 +336,11 @@ impl request_response::Codec for DirectCodec {
                 .await
                 .map_err(io_error)?;
             let length = length.ok_or(io::ErrorKind::UnexpectedEof)?;
-            let _place = match length > SMALL_BYTES {
-                true => Some(self.reading.acquire().await.map_err(io::Error::other)?),
-                false => None,
-            };
+            if length <= SMALL_BYTES {
+                return frames::read_body(io, length).await.map_err(io_error);
+            }
+            let _waiting = self.waiting.try_acquire().map_err(io::Error::other)?;
+            let _reading = self.reading.acquire().await.map_err(io::Error::other)?;
             frames::read_body(io, length).await.map_err(io_error)
         })
         .await

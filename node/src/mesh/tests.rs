@@ -330,7 +330,11 @@ async fn protocols_offered_to_a_stranger(address: &weft_protocol::Multiaddr) -> 
     )];
     let behaviour = Stranger {
         identify: libp2p::identify::Behaviour::new(libp2p::identify::Config::new("/x".into(), key.public())),
-        direct: request_response::Behaviour::with_codec(super::behaviour::DirectCodec, direct, Default::default()),
+        direct: request_response::Behaviour::with_codec(
+            super::behaviour::DirectCodec::default(),
+            direct,
+            Default::default(),
+        ),
     };
     let config = swarm::Config::with_tokio_executor();
     let mut swarm = Swarm::new(network.transport, behaviour, key.public().to_peer_id(), config);

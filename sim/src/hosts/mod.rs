@@ -181,6 +181,10 @@ impl Ground for Hosts {
         })
     }
 
+    fn admit(&mut self, node: usize, on: bool) {
+        self.emulator.change(|wan| wan.admit(node as u32, on));
+    }
+
     fn traffic(&self) -> Option<Vec<(u64, u64)>> {
         Some(self.emulator.change(|wan| wan.traffic()))
     }

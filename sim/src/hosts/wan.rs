@@ -51,6 +51,8 @@ pub(super) struct Wan {
     walls: BTreeMap<u64, Wall>,
     /// The pairs that have a link, the smaller first; none: all have.
     edges: Option<HashSet<(HostId, HostId)>>,
+    /// Hosts that reach the founder, host 0, whether or not they have a link: until they are in.
+    admitted: HashSet<HostId>,
     queue: BinaryHeap<Reverse<Packet>>,
     /// When the last packet of each directed link arrives.
     last_ns: HashMap<(HostId, HostId), u64>,
@@ -68,6 +70,7 @@ impl Wan {
             links,
             walls: BTreeMap::new(),
             edges: None,
+            admitted: HashSet::new(),
             queue: BinaryHeap::new(),
             last_ns: HashMap::new(),
             bytes: 0,
@@ -82,6 +85,15 @@ impl Wan {
     /// From now on only these pairs have a link.
     pub(super) fn restrict_to(&mut self, edges: impl Iterator<Item = (HostId, HostId)>) {
         self.edges = Some(edges.collect());
+    }
+
+    /// Lets a host reach the founder for a while, or no longer.
+    pub(super) fn admit(&mut self, host: HostId, on: bool) {
+        if on {
+            self.admitted.insert(host);
+        } else {
+            self.admitted.remove(&host);
+        }
     }
 
     pub(super) fn add_wall(&mut self, number: u64, wall: Wall) {
@@ -111,11 +123,10 @@ impl Wan {
     }
 
     fn passes(&self, from: HostId, to: HostId) -> bool {
-        let linked = self
-            .edges
-            .as_ref()
-            .is_none_or(|edges| edges.contains(&(from.min(to), from.max(to))));
-        linked && !self.walls.values().any(|wall| wall.stops(from, to))
+        let (low, high) = (from.min(to), from.max(to));
+        let linked = self.edges.as_ref().is_none_or(|edges| edges.contains(&(low, high)));
+        let comes_in = low == 0 && self.admitted.contains(&high);
+        (linked || comes_in) && !self.walls.values().any(|wall| wall.stops(from, to))
     }
 
     /// Takes a packet from a host.

@@ -86,6 +86,22 @@ impl Api {
         Some(peers.into_iter().map(|peer| peer.peer_id).collect())
     }
 
+    /// A ticket for so many nodes of a role.
+    pub(super) async fn invite(&self, role: &str, uses: usize) -> Result<String, RunError> {
+        let fail = |why: String| RunError::Failed(format!("the founder gives no ticket for the role {role}: {why}"));
+        let request = self
+            .client
+            .post("http://localhost/v1/invites")
+            .header("content-type", "application/json")
+            .timeout(ASK_TIME_MAX)
+            .body(serde_json::json!({ "ttl_s": 7 * 86_400, "uses": uses, "role": role, "labels": {} }).to_string());
+        let answer = request.send().await.map_err(|error| fail(error.to_string()))?;
+        let bytes = answer.bytes().await.map_err(|error| fail(error.to_string()))?;
+        let invite: Value = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+        let ticket = invite.get("ticket").and_then(Value::as_str);
+        ticket.map(str::to_owned).ok_or_else(|| fail(invite.to_string()))
+    }
+
     /// Publishes a message.
     pub(super) async fn publish(&self, subject: &str, key: String, body: String) -> Outcome {
         let request = self

@@ -36,6 +36,8 @@ const READY_LOOK: Duration = Duration::from_millis(100);
 /// Samples of a run, about.
 const SAMPLES: u32 = 60;
 const SAMPLE_EVERY_MIN: Duration = Duration::from_secs(1);
+/// The role of those of whom the scenario says none, as `weft invite` gives it.
+const ROLE_DEFAULT: &str = "member";
 /// Requests under way at once.
 const SENDING_MAX: usize = 1024;
 /// How often it is looked whether to stop, and whether a process died.
@@ -147,7 +149,7 @@ fn nodes(scenario: &Scenario, graph: &Graph, ground: &dyn Ground, binary: &Path,
                 )
             };
             let variables = group.config.iter().map(variable).collect();
-            let args = arguments(number, &group.name, graph, ground);
+            let args = arguments(number, &group.name, scenario.open, graph, ground);
             let mut node = Node::new(number, folder.join(number.to_string()), program, args, variables);
             node.services = scenario
                 .workloads
@@ -163,8 +165,8 @@ fn nodes(scenario: &Scenario, graph: &Graph, ground: &dyn Ground, binary: &Path,
         .collect()
 }
 
-/// `weft run` of a node. The mesh is an open one, so that a node gets in by any neighbour and not only by the founder.
-fn arguments(number: usize, group: &str, graph: &Graph, ground: &dyn Ground) -> Vec<String> {
+/// `weft run` of a node. In a private mesh the ticket comes to it, once there is one.
+fn arguments(number: usize, group: &str, open: bool, graph: &Graph, ground: &dyn Ground) -> Vec<String> {
     let mut args: Vec<String> = ["--no-mdns", "--api", "127.0.0.1:0", "--log", "warn", "--name"]
         .map(str::to_owned)
         .into();
@@ -173,7 +175,7 @@ fn arguments(number: usize, group: &str, graph: &Graph, ground: &dyn Ground) -> 
         args.extend(["--listen".to_owned(), address]);
     }
     if number == 0 {
-        args.push("--open".to_owned());
+        args.extend(open.then(|| "--open".to_owned()));
         return args;
     }
     args.push("--insecure-bootstrap".to_owned());
@@ -234,6 +236,7 @@ impl Run<'_> {
         // The founder is there before all others, or there would be no mesh to join.
         let mut waiting: Vec<usize> = (1..self.nodes.len()).filter(at_once).rev().collect();
         let mut starting = vec![(0, Instant::now())];
+        let mut invited = false;
         self.nodes[0].start(self.ground)?;
         while !starting.is_empty() {
             if cancel.is_cancelled() {
@@ -254,8 +257,13 @@ impl Run<'_> {
                 still.push((number, since));
             }
             starting = still;
-            while starting.len() < STARTING_MAX && self.nodes[0].peer_id.is_some() {
+            if self.nodes[0].peer_id.is_some() && !invited {
+                self.invite().await?;
+                invited = true;
+            }
+            while starting.len() < STARTING_MAX && invited {
                 let Some(number) = waiting.pop() else { break };
+                self.ground.admit(number, true);
                 self.nodes[number].start(self.ground)?;
                 starting.push((number, Instant::now()));
             }
@@ -264,6 +272,27 @@ impl Run<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Gives every node a ticket of its group's role, where the mesh is private.
+    async fn invite(&mut self) -> Result<(), RunError> {
+        if self.scenario.open {
+            return Ok(());
+        }
+        let founder = self.nodes[0].api()?;
+        for group in &self.scenario.fleet {
+            let role = group.role.as_deref().unwrap_or(ROLE_DEFAULT);
+            let ticket = founder.invite(role, group.count).await?;
+            for number in self
+                .scenario
+                .nodes_of(Some(&group.name))
+                .into_iter()
+                .filter(|number| *number > 0)
+            {
+                self.nodes[number].add_args(["--join".to_owned(), ticket.clone()]);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a node that was started is ready; then its id is known, and it serves.
@@ -304,6 +333,7 @@ impl Run<'_> {
             }
         }
         self.subscribers.insert(number, tasks);
+        self.ground.admit(number, false);
         Ok(())
     }
 
@@ -370,6 +400,9 @@ impl Run<'_> {
     }
 
     fn start(&mut self, number: usize) -> Result<(), RunError> {
+        if self.nodes[number].boot == 0 {
+            self.ground.admit(number, true);
+        }
         self.nodes[number].start(self.ground)?;
         // It counts as up from when it is ready; that is looked after.
         self.findings.coming.insert(number);

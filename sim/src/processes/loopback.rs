@@ -1,6 +1,10 @@
 //! Processes on loopback: each node has an address of its own in 127.0.0.0/8, so that all can have the same port.
 
-use std::{net::TcpListener, path::Path, process::Command};
+use std::{
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::Command,
+};
 
 use super::Ground;
 use crate::{
@@ -10,12 +14,16 @@ use crate::{
     scenario::{Dial, Scenario},
 };
 
-/// The port of every node.
-const PORT: u16 = 7400;
+/// Ports that are looked at: below those the system gives out by itself, and not the node's own, which another node of this
+/// machine may listen on at every address.
+const PORTS: std::ops::Range<u32> = 10_000..30_000;
+/// Places that are looked at.
+const TRIES: u32 = 200;
 
 /// Nodes at 127.NETWORK.x.y.
 pub(crate) struct Loopback {
     network: u8,
+    port: u16,
 }
 
 impl Loopback {
@@ -24,14 +32,18 @@ impl Loopback {
         if nodes > 60_000 {
             return Err(RunError::Unsupported("loopback has room for 60000 nodes".into()));
         }
-        // Another run on this machine has, most likely, another number; and if not, its first node says so.
-        let first = std::process::id() % 200;
-        (0..200)
+        // Another run on this machine looks elsewhere first.
+        let first = std::process::id();
+        (0..TRIES)
             .map(|off| Self {
                 network: 20 + ((first + off) % 200) as u8,
+                port: (PORTS.start + (first + off).wrapping_mul(37) % PORTS.len() as u32) as u16,
             })
-            .find(|candidate| TcpListener::bind((candidate.ip(0), PORT)).is_ok())
-            .ok_or_else(|| RunError::Failed(format!("port {PORT} is taken on every loopback address tried")))
+            .find(|place| {
+                let address = (place.ip(0), place.port);
+                TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+            })
+            .ok_or_else(|| RunError::Failed(format!("no port is free on loopback: {TRIES} were tried")))
     }
 
     fn ip(&self, node: usize) -> std::net::Ipv4Addr {
@@ -51,8 +63,8 @@ impl Ground for Loopback {
     }
 
     fn listen(&self, node: usize) -> Vec<String> {
-        let ip = self.ip(node);
-        vec![format!("/ip4/{ip}/tcp/{PORT}"), format!("/ip4/{ip}/udp/{PORT}/quic-v1")]
+        let (ip, port) = (self.ip(node), self.port);
+        vec![format!("/ip4/{ip}/tcp/{port}"), format!("/ip4/{ip}/udp/{port}/quic-v1")]
     }
 
     fn dial(&self, node: usize) -> Vec<String> {
@@ -86,7 +98,10 @@ mod tests {
 
     #[test]
     fn every_node_has_an_address_of_its_own() {
-        let loopback = Loopback { network: 20 };
+        let loopback = Loopback {
+            network: 20,
+            port: 10_000,
+        };
         let all: std::collections::BTreeSet<_> = (0..60_000).map(|node| loopback.ip(node)).collect();
         assert_eq!(all.len(), 60_000);
         assert!(all.iter().all(|ip| !matches!(ip.octets()[3], 0 | 255)));

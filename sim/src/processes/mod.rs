@@ -52,6 +52,9 @@ pub(crate) trait Ground {
     /// What the system says.
     fn apply(&mut self, step: &Step) -> std::io::Result<()>;
 
+    /// A node is about to come in by the founder, or is in.
+    fn admit(&mut self, _: usize, _on: bool) {}
+
     /// Bytes sent and received by each node, where that is known.
     fn traffic(&self) -> Option<Vec<(u64, u64)>>;
 
@@ -92,6 +95,32 @@ pub(crate) fn refuse(scenario: &Scenario, mode: Mode) -> Result<(), RunError> {
             VIRTUAL,
         );
     }
+    if mode == Mode::Processes
+        && let Some(group) = scenario.fleet.iter().find(|group| group.nat != Nat::None)
+    {
+        return needs(
+            &format!("NAT (group {})", group.name),
+            "--mode hosts has it, and --mode virtual",
+        );
+    }
+    if scenario.open
+        && let Some(group) = scenario.fleet.iter().find(|group| group.role.is_some())
+    {
+        return needs(
+            &format!("roles in an open mesh (role of the group {})", group.name),
+            "leave out open, or the roles",
+        );
+    }
+    if let Some(first) = scenario
+        .fleet
+        .first()
+        .filter(|group| !matches!(group.nat, Nat::None | Nat::FullCone))
+    {
+        return needs(
+            &format!("way to a founder behind NAT (group {}, where node 0 is)", first.name),
+            "put a group without NAT first",
+        );
+    }
     for fault in &scenario.faults {
         let kind = fault.kind.as_str();
         match &fault.kind {
@@ -111,11 +140,5 @@ pub(crate) fn refuse(scenario: &Scenario, mode: Mode) -> Result<(), RunError> {
             _ => {}
         }
     }
-    match scenario.fleet.iter().find(|group| group.nat != Nat::None) {
-        Some(group) if mode == Mode::Processes => needs(
-            &format!("NAT (group {})", group.name),
-            "--mode hosts has it, and --mode virtual",
-        ),
-        _ => Ok(()),
-    }
+    Ok(())
 }

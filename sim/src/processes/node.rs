@@ -58,6 +58,11 @@ impl Node {
         }
     }
 
+    /// Adds arguments for its starts from now on.
+    pub(super) fn add_args(&mut self, args: [String; 2]) {
+        self.args.extend(args);
+    }
+
     /// Its door for applications.
     pub(super) fn api(&self) -> Result<Api, RunError> {
         Api::new(&self.data_dir().join("api.sock"))

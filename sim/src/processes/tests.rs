@@ -41,6 +41,23 @@ fn what_a_mode_cannot_do_is_refused_with_what_can() {
 }
 
 #[test]
+fn the_founder_must_be_reachable_and_an_open_mesh_has_no_roles() {
+    assert_eq!(
+        refusal("nat = \"symmetric\"\n", Mode::Hosts),
+        "mode hosts has no way to a founder behind NAT (group a, where node 0 is): put a group without NAT first"
+    );
+    let open = format!(
+        "open = true\n{}",
+        "duration = \"60s\"\n[fleet.a]\ncount = 4\nrole = \"worker\"\n"
+    );
+    let refused = refuse(&parse("x", &open).unwrap(), Mode::Processes).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "mode processes has no roles in an open mesh (role of the group a): leave out open, or the roles"
+    );
+}
+
+#[test]
 fn a_link_that_one_side_sees_is_a_link() {
     let mut neighbours: HashMap<u32, Vec<u32>> = HashMap::from([(0, vec![1]), (1, vec![]), (2, vec![9]), (3, vec![2])]);
     assert_eq!(components(&neighbours), 2);

@@ -224,6 +224,10 @@ pub(super) fn side_by_side(reports: &[Report]) -> Vec<(String, Vec<String>)> {
         row("took", &|r| seconds(r.wall_seconds)),
         row("processor time", &|r| seconds(r.cpu_seconds)),
         row("memory", &|r| bytes(r.rss_bytes_peak as f64)),
+        row("sent a node", &|r| match r.bytes_sent.iter().sum::<u64>() {
+            0 => "-".to_owned(),
+            sum => bytes(sum as f64 / r.nodes.max(1) as f64),
+        }),
         row("deliveries", &|r| count(r.propagation.count)),
         row("delivery, median", &|r| percentile(&r.propagation, 50.0)),
         row("delivery, 90 %", &|r| percentile(&r.propagation, 90.0)),

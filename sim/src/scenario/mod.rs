@@ -40,7 +40,12 @@ pub struct Loaded {
 /// [`ScenarioError`], which lists everything that is wrong.
 pub fn load(named: &str) -> Result<Loaded, ScenarioError> {
     let path = Path::new(named);
-    let (text, folder) = match std::fs::File::open(path) {
+    // A folder that happens to be named like a shipped scenario is no scenario.
+    let opened = match path.is_dir() {
+        true => Err(std::io::ErrorKind::NotFound.into()),
+        false => std::fs::File::open(path),
+    };
+    let (text, folder) = match opened {
         Ok(file) => (read(named, file)?, path.parent()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match shipped_text(named) {
             Some(text) => (text.to_owned(), None),

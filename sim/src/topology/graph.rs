@@ -107,7 +107,7 @@ impl Graph {
         };
         for root in 0..self.nodes() as u32 {
             if search.order[root as usize] == 0 {
-                search.from_root(root);
+                search.search(root);
             }
         }
         search.found.into_iter().collect()
@@ -130,7 +130,7 @@ impl Search<'_> {
         self.low[node as usize] = self.clock;
     }
 
-    fn from_root(&mut self, root: u32) {
+    fn search(&mut self, root: u32) {
         let graph = self.graph;
         self.enter(root);
         let mut root_children = 0;

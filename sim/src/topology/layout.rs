@@ -119,39 +119,58 @@ fn forces(graph: &Graph, seed: u64) -> Vec<Place> {
     places
 }
 
-/// What near nodes do to each other. Far ones, beyond a few natural distances, are let be: cells keep it linear.
+/// How nodes push each other away. Of many, only near ones count, the less the farther: cells keep it linear.
 fn repulsion(places: &[Place], side: f64) -> Vec<Place> {
-    const REACH: f64 = 3.0;
+    /// Up to this many nodes every pair is looked at.
+    const PAIRS_NODES_MAX: usize = 1_500;
+    /// In natural distances.
+    const REACH: f64 = 5.0;
+    let mut push = vec![(0.0, 0.0); places.len()];
+    if places.len() <= PAIRS_NODES_MAX {
+        for (node, place) in places.iter().enumerate() {
+            for other in places {
+                add(&mut push[node], away(*place, *other, f64::INFINITY));
+            }
+        }
+        return push;
+    }
     let cells = ((side / REACH).ceil() as usize).clamp(1, 400);
-    let (low_x, high_x) = span(places.iter().map(|p| p.0));
-    let (low_y, high_y) = span(places.iter().map(|p| p.1));
-    let cell = |value: f64, low: f64, high: f64| {
-        (((value - low) / (high - low).max(1e-9) * cells as f64) as usize).min(cells - 1)
-    };
+    let (low_x, _) = span(places.iter().map(|p| p.0));
+    let (low_y, _) = span(places.iter().map(|p| p.1));
+    let cell = |value: f64, low: f64| (((value - low) / REACH) as usize).min(cells - 1);
     let mut members = vec![Vec::new(); cells * cells];
-    let at: Vec<(usize, usize)> = places
-        .iter()
-        .map(|place| (cell(place.0, low_x, high_x), cell(place.1, low_y, high_y)))
-        .collect();
-    for (node, (column, row)) in at.iter().enumerate() {
+    let at = |place: &Place| (cell(place.0, low_x), cell(place.1, low_y));
+    for (node, place) in places.iter().enumerate() {
+        let (column, row) = at(place);
         members[row * cells + column].push(node);
     }
-    let mut push = vec![(0.0, 0.0); places.len()];
-    for (node, (column, row)) in at.iter().enumerate() {
+    for (node, place) in places.iter().enumerate() {
+        let (column, row) = at(place);
         for near_row in row.saturating_sub(1)..=(row + 1).min(cells - 1) {
             for near_column in column.saturating_sub(1)..=(column + 1).min(cells - 1) {
                 for other in &members[near_row * cells + near_column] {
-                    if *other != node {
-                        let (dx, dy) = (places[node].0 - places[*other].0, places[node].1 - places[*other].1);
-                        let square = (dx * dx + dy * dy).max(1e-4);
-                        push[node].0 += dx / square;
-                        push[node].1 += dy / square;
-                    }
+                    add(&mut push[node], away(*place, places[*other], REACH));
                 }
             }
         }
     }
     push
+}
+
+fn add(sum: &mut Place, force: Place) {
+    sum.0 += force.0;
+    sum.1 += force.1;
+}
+
+/// The push away from another, which fades to nothing at the reach: an edge there would be seen in the picture.
+fn away(place: Place, other: Place, reach: f64) -> Place {
+    let (dx, dy) = (place.0 - other.0, place.1 - other.1);
+    let square = (dx * dx + dy * dy).max(1e-4);
+    let left = 1.0 - square.sqrt() / reach;
+    if left <= 0.0 {
+        return (0.0, 0.0);
+    }
+    (dx / square * left, dy / square * left)
 }
 
 /// Each node where two far ends see it: by its distance from one and from another (pivots), with a little noise so that no two

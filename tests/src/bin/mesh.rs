@@ -1,6 +1,6 @@
-//! Figures of the mesh: start, join, fifty nodes, an idle node. Each is printed with its limit and their ratio.
+//! Figures of the mesh: start, join, fifty nodes, an idle node, memory under pressure. Each is printed with its limit and their ratio.
 //!
-//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|fifty]…`, with `WEFT_BIN` naming the binary
+//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|r9|fifty]…`, with `WEFT_BIN` naming the binary
 //! to measure (a release build, for figures that mean something). Not part of the timed tests: a busy machine makes the
 //! times longer, so compare the ratios of one run with each other.
 
@@ -8,7 +8,11 @@
 
 use std::time::{Duration, Instant};
 
-use weft_tests::{Mesh, Node, command, until_within};
+use weft_tests::{
+    Mesh, Node, command,
+    pressure::{Pressure, exert},
+    until_within,
+};
 
 /// Repetitions of what is short; the median counts.
 const ROUNDS: usize = 7;
@@ -30,6 +34,9 @@ fn main() {
     }
     if is_wanted("idle") {
         idle();
+    }
+    if is_wanted("r9") {
+        pressure();
     }
     if is_wanted("fifty") {
         fifty();
@@ -89,6 +96,23 @@ fn idle() {
         node.rss_bytes() as f64 / f64::from(1 << 20),
         40.0,
     );
+}
+
+/// Memory under five kinds of pressure, and what honest peers and applications get of the node meanwhile.
+fn pressure() {
+    for pressure in Pressure::ALL {
+        let figure = exert(pressure);
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        report(
+            &format!("under pressure, RSS (MiB): {pressure:?}"),
+            mib(figure.rss_bytes),
+            mib(figure.limit_bytes),
+        );
+        let part = |(good, bad): (usize, usize)| (bad as f64, ((good + bad) as f64).max(1.0));
+        let ((unanswered, calls), (failed, requests)) = (part(figure.calls), part(figure.requests));
+        report("  calls of an honest member, not answered", unanswered, calls);
+        report("  requests of an application, not answered", failed, requests);
+    }
 }
 
 /// Fifty processes, one mesh: each is connected to each.

@@ -5,8 +5,10 @@
 mod api;
 mod config;
 mod identity;
+mod pressure;
 mod quickstart;
 mod resilience;
+mod simulator;
 mod trace;
 mod trust;
 mod wire;

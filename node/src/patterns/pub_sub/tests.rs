@@ -56,7 +56,7 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
         .map(|_| window.push(peer, peer, publication("c", &vec![0; 1 << 20])))
         .collect();
     assert!(window.held_bytes() >= 20 << 20, "also what only a subscriber holds");
-    drop(slow);
+    drop((slow, all, recent));
     assert!(window.held_bytes() <= 8 << 20);
     assert!(window.after(0, &"c".parse().unwrap()).0.len() <= 8);
 }

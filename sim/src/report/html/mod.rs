@@ -306,6 +306,7 @@ fn write_time(html: &mut String, report: &Report) -> fmt::Result {
     if report.series.is_empty() {
         return writeln!(html, "<p>No samples were taken.</p>");
     }
+    let known = report.series.iter().any(|sample| sample.mesh_degree.2 > 0);
     let degree = chart(
         "Gossip neighbours over time",
         "neighbours",
@@ -315,12 +316,10 @@ fn write_time(html: &mut String, report: &Report) -> fmt::Result {
             line("fewest", &|s| f64::from(s.mesh_degree.0)),
         ],
     );
-    card(
-        html,
-        "Mesh degree",
-        "Gossip neighbours of a node; faults are shaded.",
-        &degree,
-    )?;
+    if known {
+        let words = "Gossip neighbours of a node; faults are shaded.";
+        card(html, "Mesh degree", words, &degree)?;
+    }
     let connections = chart(
         "Connections over time",
         "connections",

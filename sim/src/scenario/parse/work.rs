@@ -211,9 +211,12 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
 
 /// The workload a check names; all that it fits where it names none.
 fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads: &[Workload]) -> Vec<Option<usize>> {
-    let fits = |workload: &Workload| match (&workload.kind, wanted) {
-        (WorkloadKind::Publish { .. }, Some("call")) | (WorkloadKind::Call { .. }, Some("publish")) => false,
-        _ => true,
+    let fits = |workload: &Workload| {
+        let kind = match workload.kind {
+            WorkloadKind::Publish { .. } => "publish",
+            WorkloadKind::Call { .. } => "call",
+        };
+        wanted.is_none_or(|wanted| wanted == kind)
     };
     let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
     match keys.opt::<String>("workload") {
