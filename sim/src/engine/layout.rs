@@ -21,8 +21,8 @@ use crate::{
 /// What an older version says of itself.
 const PREVIOUS_AGENT: &str = "weft/0.0.1";
 
-/// The links between the hosts.
-pub(super) fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
+/// The links between the nodes of a scenario, whose groups are given by number.
+pub(crate) fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
     let number = |name: &Option<String>| {
         let name = name.as_ref()?;
         scenario
@@ -105,7 +105,11 @@ pub(super) fn honest(scenario: &Scenario, graph: &Graph, groups: &[usize]) -> Ve
     for (a, b) in graph.edges() {
         // One of the two dials, so that they do not cross; each about as often as the other. Nobody can dial into a NAT.
         let behind = |host: HostId| scenario.fleet[groups[host as usize]].nat != Nat::None;
-        let a_dials = if behind(a) == behind(b) { (a ^ b) & 1 == 0 } else { behind(a) };
+        let a_dials = if behind(a) == behind(b) {
+            (a ^ b) & 1 == 0
+        } else {
+            behind(a)
+        };
         let (from, to) = if a_dials { (a, b) } else { (b, a) };
         plans[from as usize].neighbours.push(to);
     }

@@ -20,8 +20,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+pub(crate) use layout::links;
 use world::World;
-pub(crate) use world::links;
 
 use crate::{
     report::Report,

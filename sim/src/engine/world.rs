@@ -12,7 +12,7 @@ use weft_node::tasks::Tasks;
 use weft_protocol::{PeerId, Subject};
 
 use super::{
-    layout::{hostile, honest, links},
+    layout::{honest, hostile, links},
     sample::Sampler,
 };
 use crate::{
@@ -99,7 +99,9 @@ impl Parts {
             parts.senders.push(senders);
             parts.receivers.push(hosts(&workload.to));
             if let WorkloadKind::Publish { subject } = &workload.kind {
-                let parsed = subject.parse().map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
+                let parsed = subject
+                    .parse()
+                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
                 parts.subjects.insert(index, parsed);
             }
         }
@@ -125,8 +127,8 @@ impl<'a> World<'a> {
         let failed = |error: &dyn std::fmt::Display| RunError::Failed(error.to_string());
         let (nodes, groups) = (scenario.nodes(), scenario.group_of_node());
         let own_seed = scenario.topology.seed.unwrap_or(seed);
-        let graph = topology::make(&scenario.topology.kind, nodes, own_seed, Path::new(""))
-            .map_err(|error| failed(&error))?;
+        let graph =
+            topology::make(&scenario.topology.kind, nodes, own_seed, Path::new("")).map_err(|error| failed(&error))?;
         let attackers: usize = scenario.attacks.iter().map(|attack| attack.attackers).sum();
         let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
         nats.resize(nodes + attackers, Nat::None);
@@ -325,6 +327,7 @@ impl<'a> World<'a> {
             self.ledger.oracle().up(host, self.network.now_ns());
             let receives = |index: &usize| self.parts.receivers[*index].binary_search(&host).is_ok();
             let subjects = self
+                .parts
                 .subjects
                 .clone()
                 .into_iter()
@@ -411,6 +414,3 @@ fn pick(hosts: &[HostId], dice: &mut u64) -> Option<HostId> {
     let index = split_mix(dice).checked_rem(hosts.len() as u64)?;
     hosts.get(index as usize).copied()
 }
-
-/// The links between the nodes of a scenario, whose groups are given by number.
-pub(crate)
