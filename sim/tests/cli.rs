@@ -287,7 +287,7 @@ fn a_value_of_a_scenario_is_changed_from_the_command_line() {
             "run",
             "hello",
             "--set",
-            "fleet.nodes=9",
+            "fleet.nodes=12",
             "--set",
             "duration=20s",
             "--set",
@@ -301,9 +301,9 @@ fn a_value_of_a_scenario_is_changed_from_the_command_line() {
         ],
     ))
     .unwrap();
-    assert_eq!((&report["nodes"], &report["scenario"]), (&9.into(), &"tiny".into()));
+    assert_eq!((&report["nodes"], &report["scenario"]), (&12.into(), &"tiny".into()));
     // What was changed is in the report, so that it can be replayed.
-    assert!(report["source"].as_str().unwrap().contains("nodes = 9"), "{report}");
+    assert!(report["source"].as_str().unwrap().contains("nodes = 12"), "{report}");
     let (code, words) = refused(folder.path(), &["run", "hello", "--set", "fleet.nods=9"]);
     assert!(
         code == 2 && words.contains("hello (as changed)") && words.contains("nods"),

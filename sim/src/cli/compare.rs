@@ -13,9 +13,7 @@ use super::{
     run::{self, ModeArg},
     which::Which,
 };
-use crate::{
-    report::{self, Mode, Report},
-};
+use crate::report::{self, Mode, Report};
 
 /// Run a scenario in virtual time and with real processes, and put both side by side
 #[derive(Debug, Args)]
@@ -62,9 +60,7 @@ pub(crate) fn execute(out: &Out, args: &CompareArgs) -> Result<(), CliError> {
     // The real one first: what it cannot do is refused at once.
     let processes = run::one(out, &loaded, seed, real, args.weft.as_deref(), &cancel)?;
     out.say("in virtual time …");
-    let simulated = Run::start(&loaded, seed, Mode::Virtual)?
-        .wait()?
-        .into_report()?;
+    let simulated = Run::start(&loaded, seed, Mode::Virtual)?.wait()?.into_report()?;
     let both = [simulated, processes];
     if let Some(path) = &args.report {
         write_file(path, &report::page(&both))?;

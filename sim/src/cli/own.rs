@@ -23,7 +23,11 @@ pub(crate) fn command(loaded: &Loaded, seed: u64, mode: Mode) -> String {
         Mode::Virtual => String::new(),
         other => format!(" --mode {}", other.as_str()),
     };
-    let sets: String = loaded.sets.iter().map(|set| format!(" --set {}", quoted(set))).collect();
+    let sets: String = loaded
+        .sets
+        .iter()
+        .map(|set| format!(" --set {}", quoted(set)))
+        .collect();
     format!("weft-sim run {} --seed {seed}{mode}{sets}", quoted(&loaded.named))
 }
 

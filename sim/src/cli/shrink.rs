@@ -53,9 +53,7 @@ struct Shrunk<'a> {
 pub(crate) fn execute(out: &Out, args: &ShrinkArgs) -> Result<(), CliError> {
     let loaded = args.which.load()?;
     let seed = args.seed.unwrap_or(loaded.scenario.seed);
-    let first = Run::start(&loaded, seed, Mode::Virtual)?
-        .wait()?
-        .into_report()?;
+    let first = Run::start(&loaded, seed, Mode::Virtual)?.wait()?.into_report()?;
     let wanted = failing(&first);
     if wanted.is_empty() {
         return Err(CliError::Usage(format!(

@@ -55,9 +55,7 @@ fn step<'v>(at: &'v mut Value, key: &str) -> Result<&'v mut Value, String> {
             let entry = key.parse::<usize>().ok().and_then(|index| entries.get_mut(index));
             entry.ok_or_else(|| format!("names the entry {key} of a list that has {count}, counted from 0"))
         }
-        Value::Table(table) => Ok(table
-            .entry(key)
-            .or_insert_with(|| Value::Table(Table::new()))),
+        Value::Table(table) => Ok(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
         _ => Err(format!("goes on with {key} where there is a plain value")),
     }
 }
@@ -76,7 +74,14 @@ mod tests {
 
     #[test]
     fn values_are_changed_and_added() {
-        let table = changed(&["fleet.nodes=300", "fault.0.at=3s", "scoring = false", "topology.kind=ring", "seed=\"7\""]).unwrap();
+        let table = changed(&[
+            "fleet.nodes=300",
+            "fault.0.at=3s",
+            "scoring = false",
+            "topology.kind=ring",
+            "seed=\"7\"",
+        ])
+        .unwrap();
         assert_eq!(table["fleet"]["nodes"].as_integer(), Some(300));
         assert_eq!(table["fault"][0]["at"].as_str(), Some("3s"));
         assert_eq!(table["scoring"].as_bool(), Some(false));
