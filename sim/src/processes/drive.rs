@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use super::{
-    Ground,
+    Ground, folder,
     load::{self, Ledger},
     node::Node,
     outcome::{Findings, report},
@@ -84,10 +84,8 @@ pub(crate) fn drive(
         .enable_all()
         .build()
         .map_err(|error| RunError::io("cannot start the runtime", error))?;
-    let folder = tempfile::Builder::new()
-        .prefix("weft-sim.")
-        .tempdir()
-        .map_err(|error| RunError::io("cannot make a folder for the nodes", error))?;
+    folder::sweep();
+    let folder = folder::make().map_err(|error| RunError::io("cannot make a folder for the nodes", error))?;
     let graph = topology::make(
         &scenario.topology.kind,
         scenario.nodes(),

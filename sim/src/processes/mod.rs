@@ -12,6 +12,7 @@
 mod api;
 mod binary;
 mod drive;
+mod folder;
 mod load;
 mod loopback;
 mod node;
@@ -29,7 +30,7 @@ use crate::{
     chaos::Step,
     report::{Mode, Report},
     run::{Cancel, RunError, Watch},
-    scenario::{Attack, FaultKind, Nat, Scenario},
+    scenario::{Attack, CheckKind, FaultKind, Nat, Scenario},
 };
 
 /// Where the processes of a run stand: what is between them.
@@ -120,6 +121,20 @@ pub(crate) fn refuse(scenario: &Scenario, mode: Mode) -> Result<(), RunError> {
             &format!("way to a founder behind NAT (group {}, where node 0 is)", first.name),
             "put a group without NAT first",
         );
+    }
+    for check in &scenario.checks {
+        match check.kind {
+            CheckKind::BytesPerNode { .. } if mode == Mode::Processes => {
+                return needs(
+                    "count of a node's bytes (check bytes-per-node)",
+                    "--mode hosts has it, and --mode virtual",
+                );
+            }
+            CheckKind::DuplicateRatio { .. } => {
+                return needs("count of duplicates (check duplicate-ratio)", VIRTUAL);
+            }
+            _ => {}
+        }
     }
     for fault in &scenario.faults {
         let kind = fault.kind.as_str();
