@@ -178,10 +178,11 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, len: size_t, flags: c_ui
         // SAFETY: the caller's promise is what the system call needs.
         return unsafe { libc::syscall(libc::SYS_getrandom, buffer, len, flags) as ssize_t };
     }
-    count(|reads| reads.entropy += 1);
     if buffer.is_null() || len == 0 {
+        // Asked once in a process, to see whether there is such a function.
         return 0;
     }
+    count(|reads| reads.entropy += 1);
     // SAFETY: the caller's promise.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), len) };
     for chunk in bytes.chunks_mut(8) {

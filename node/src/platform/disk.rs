@@ -11,6 +11,7 @@
 //! and has switches for the faults a real disk shows once in a year.
 
 mod memory;
+mod pages;
 mod real;
 
 use std::fmt::Debug;

@@ -7,6 +7,7 @@
 //! jumps to the next thing to do whenever nobody has anything to do; on that the unreal network and the nodes; and a
 //! conductor, [`world`], who starts, breaks and asks as the scenario says.
 
+mod layout;
 mod outcome;
 mod sample;
 mod world;
@@ -19,8 +20,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+pub(crate) use layout::links;
 use world::World;
-pub(crate) use world::links;
 
 use crate::{
     report::Report,

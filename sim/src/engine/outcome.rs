@@ -1,6 +1,6 @@
 //! From what happened to the report.
 
-use super::world::{World, cities};
+use super::{layout::cities, world::World};
 use crate::{
     check::{self, Evidence},
     network::{HostId, ns},

@@ -11,20 +11,20 @@ use tokio::time::Instant;
 use weft_node::tasks::Tasks;
 use weft_protocol::{PeerId, Subject};
 
-use super::sample::Sampler;
+use super::{
+    layout::{honest, hostile, links},
+    sample::Sampler,
+};
 use crate::{
     attack::Behaviour,
     chaos::{self, Step},
     disk::SimDisk,
-    fleet::{Fleet, Plan},
-    network::{HostId, HostSet, Links, Network, Rule, Wall, ns},
+    fleet::Fleet,
+    network::{HostId, HostSet, Network, Wall, ns},
     oracle::Oracle,
     report::Sample,
     run::{Cancel, Progress, RunError, Watch},
-    scenario::{
-        AttackKind, Dial, Latency, Nat, Scenario, Version, WorkloadKind,
-        cities::{CITIES, city, one_way},
-    },
+    scenario::{AttackKind, Dial, Nat, Scenario, WorkloadKind},
     topology::{self, Graph},
     virtual_os::split_mix,
     workload::{self, Ledger},
@@ -36,8 +36,6 @@ const SAMPLES: u32 = 60;
 const SAMPLE_EVERY_MIN: Duration = Duration::from_secs(1);
 /// Before a covert attack begins, attackers behave.
 const ATTACKERS_EARLIER: Duration = Duration::from_secs(10);
-/// What an older version says of itself.
-const PREVIOUS_AGENT: &str = "weft/0.0.1";
 
 /// Something to do.
 enum Deed {
@@ -73,10 +71,50 @@ pub(super) struct World<'a> {
     walls: BTreeMap<u64, u64>,
     tasks: Tasks,
     dice: u64,
-    /// By workload: who sends, and who receives.
+    parts: Parts,
+}
+
+/// Who takes part in which workload, by the workload's number.
+struct Parts {
     senders: Vec<Vec<HostId>>,
     receivers: Vec<Vec<HostId>>,
+    /// Of those that publish.
     subjects: BTreeMap<usize, Subject>,
+}
+
+impl Parts {
+    fn new(scenario: &Scenario) -> Result<Parts, RunError> {
+        let hosts = |group: &Option<String>| -> Vec<HostId> {
+            let nodes = scenario.nodes_of(group.as_deref());
+            nodes.into_iter().map(|node| node as HostId).collect()
+        };
+        let mut parts = Parts {
+            senders: Vec::new(),
+            receivers: Vec::new(),
+            subjects: BTreeMap::new(),
+        };
+        for (index, workload) in scenario.workloads.iter().enumerate() {
+            let mut senders = hosts(&workload.from);
+            senders.truncate(workload.senders);
+            parts.senders.push(senders);
+            parts.receivers.push(hosts(&workload.to));
+            if let WorkloadKind::Publish { subject } = &workload.kind {
+                let parsed = subject
+                    .parse()
+                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
+                parts.subjects.insert(index, parsed);
+            }
+        }
+        Ok(parts)
+    }
+
+    fn oracle(&self, scenario: &Scenario) -> Oracle {
+        let workloads = scenario.workloads.iter().zip(&self.receivers).enumerate();
+        Oracle::new(workloads.map(|(index, (workload, receivers))| {
+            let is_publish = self.subjects.contains_key(&index);
+            (workload.name.clone(), is_publish, receivers.iter().copied().collect())
+        }))
+    }
 }
 
 impl<'a> World<'a> {
@@ -86,68 +124,38 @@ impl<'a> World<'a> {
         watch: &'a dyn Watch,
         cancel: &'a Cancel,
     ) -> Result<World<'a>, RunError> {
-        let nodes = scenario.nodes();
-        let graph = topology::make(
-            &scenario.topology.kind,
-            nodes,
-            scenario.topology.seed.unwrap_or(seed),
-            Path::new(""),
-        )
-        .map_err(|error| RunError::Failed(error.to_string()))?;
-        let groups = scenario.group_of_node();
+        let failed = |error: &dyn std::fmt::Display| RunError::Failed(error.to_string());
+        let (nodes, groups) = (scenario.nodes(), scenario.group_of_node());
+        let own_seed = scenario.topology.seed.unwrap_or(seed);
+        let graph =
+            topology::make(&scenario.topology.kind, nodes, own_seed, Path::new("")).map_err(|error| failed(&error))?;
         let attackers: usize = scenario.attacks.iter().map(|attack| attack.attackers).sum();
         let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
         nats.resize(nodes + attackers, Nat::None);
         let network = Network::new(seed, &nats, links(scenario, seed, &groups));
         let mut dice = seed ^ 0x5EED_0F11;
-        let (plans, behaviours, edges) = plans(scenario, seed, &graph, &groups, &mut dice)?;
+        let mut plans = honest(scenario, &graph, &groups);
+        let mut edges: Vec<(HostId, HostId)> = graph.edges().collect();
+        let behaviours = hostile(scenario, seed, &mut plans, &mut edges, &mut dice);
         if scenario.topology.dial == Dial::Edges {
             network.restrict_to(edges);
         }
-        let faults = chaos::plan(scenario, seed);
-        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans)
-            .map_err(|error| RunError::Failed(error.to_string()))?;
+        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans).map_err(|error| failed(&error))?;
         let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
-        let hosts = |group: &Option<String>| -> Vec<HostId> {
-            let nodes = scenario.nodes_of(group.as_deref());
-            nodes.into_iter().map(|node| node as HostId).collect()
-        };
-        let receivers: Vec<Vec<HostId>> = scenario.workloads.iter().map(|w| hosts(&w.to)).collect();
-        let senders = scenario.workloads.iter().map(|w| {
-            let mut senders = hosts(&w.from);
-            senders.truncate(w.senders);
-            senders
-        });
-        let of_workload = scenario.workloads.iter().zip(&receivers).map(|(workload, receivers)| {
-            let is_publish = matches!(workload.kind, WorkloadKind::Publish { .. });
-            (
-                workload.name.clone(),
-                is_publish,
-                receivers.iter().copied().collect::<BTreeSet<u32>>(),
-            )
-        });
+        let parts = Parts::new(scenario)?;
         let sizes = scenario.workloads.iter().map(|workload| workload.size).collect();
-        let ledger = Ledger::new(Oracle::new(of_workload), Arc::clone(&network), &peers, seed, sizes);
-        let mut subjects = BTreeMap::new();
-        for (index, workload) in scenario.workloads.iter().enumerate() {
-            if let WorkloadKind::Publish { subject } = &workload.kind {
-                let subject = subject
-                    .parse()
-                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
-                subjects.insert(index, subject);
-            }
-        }
+        let ledger = Ledger::new(parts.oracle(scenario), Arc::clone(&network), &peers, seed, sizes);
         let mut world = World {
             scenario,
             seed,
             watch,
             cancel,
-            sampler: Sampler::new(&peers, nodes, subjects.values().next()),
+            sampler: Sampler::new(&peers, nodes, parts.subjects.values().next()),
             network,
             fleet,
             ledger,
             graph,
-            faults,
+            faults: chaos::plan(scenario, seed),
             behaviours,
             samples: Vec::new(),
             notes: Vec::new(),
@@ -159,9 +167,7 @@ impl<'a> World<'a> {
             walls: BTreeMap::new(),
             tasks: Tasks::new(),
             dice,
-            senders: senders.collect(),
-            receivers,
-            subjects,
+            parts,
         };
         world.lay_out();
         Ok(world)
@@ -319,8 +325,9 @@ impl<'a> World<'a> {
         }
         if (host as usize) < self.scenario.nodes() {
             self.ledger.oracle().up(host, self.network.now_ns());
-            let receives = |index: &usize| self.receivers[*index].binary_search(&host).is_ok();
+            let receives = |index: &usize| self.parts.receivers[*index].binary_search(&host).is_ok();
             let subjects = self
+                .parts
                 .subjects
                 .clone()
                 .into_iter()
@@ -344,7 +351,7 @@ impl<'a> World<'a> {
             let running = |host: &HostId| self.fleet.running(*host).is_some() && Some(*host) != but;
             hosts.iter().copied().filter(running).collect()
         };
-        let senders = up(&self.senders[index], None);
+        let senders = up(&self.parts.senders[index], None);
         let Some(sender) = pick(&senders, &mut self.dice) else {
             return;
         };
@@ -354,14 +361,14 @@ impl<'a> World<'a> {
         let ledger = Arc::clone(&self.ledger);
         match &self.scenario.workloads[index].kind {
             WorkloadKind::Publish { .. } => {
-                let Some(subject) = self.subjects.get(&index).cloned() else {
+                let Some(subject) = self.parts.subjects.get(&index).cloned() else {
                     return;
                 };
                 let application = running.application.clone();
                 application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
             }
             WorkloadKind::Call { service, timeout } => {
-                let servers = up(&self.receivers[index], Some(sender));
+                let servers = up(&self.parts.receivers[index], Some(sender));
                 let Some(server) = pick(&servers, &mut self.dice) else {
                     return;
                 };
@@ -406,135 +413,4 @@ impl<'a> World<'a> {
 fn pick(hosts: &[HostId], dice: &mut u64) -> Option<HostId> {
     let index = split_mix(dice).checked_rem(hosts.len() as u64)?;
     hosts.get(index as usize).copied()
-}
-
-/// The links between the nodes of a scenario, whose groups are given by number.
-pub(crate) fn links(scenario: &Scenario, seed: u64, groups: &[usize]) -> Links {
-    let number = |name: &Option<String>| {
-        let name = name.as_ref()?;
-        scenario
-            .fleet
-            .iter()
-            .position(|group| group.name == *name)
-            .map(|group| group as u16)
-    };
-    let mut rules = Vec::new();
-    for between in &scenario.links.between {
-        let (from, to) = (number(&between.from), number(&between.to));
-        let link = between.link.clone();
-        if between.both {
-            rules.push(Rule {
-                from: to,
-                to: from,
-                link: link.clone(),
-            });
-        }
-        rules.push(Rule { from, to, link });
-    }
-    let mut links = Links::new(seed, scenario.links.default.clone())
-        .with_rules(groups.iter().map(|group| *group as u16).collect(), rules);
-    let all = std::iter::once(&scenario.links.default).chain(scenario.links.between.iter().map(|b| &b.link));
-    if all.into_iter().any(|link| link.latency == Latency::Cities) {
-        let round_trips: Vec<Vec<Duration>> = (0..CITIES.len())
-            .map(|from| (0..CITIES.len()).map(|to| one_way(from, to) * 2).collect())
-            .collect();
-        links = links.with_cities(
-            cities(scenario).into_iter().map(|city| city as u16).collect(),
-            &round_trips,
-        );
-    }
-    links
-}
-
-/// The city of each node: its group's in turn, or all there are.
-pub(super) fn cities(scenario: &Scenario) -> Vec<usize> {
-    let mut all = Vec::new();
-    for group in &scenario.fleet {
-        let own: Vec<usize> = group.cities.iter().filter_map(|name| city(name)).collect();
-        let own = if own.is_empty() {
-            (0..CITIES.len()).collect()
-        } else {
-            own
-        };
-        all.extend((0..group.count).map(|index| own[index % own.len()]));
-    }
-    all
-}
-
-/// Beyond so many nodes each node of an open mesh remembers [`REMEMBERED`] of the others, and not all: together they would
-/// remember the square of their number.
-const SMALL_MESH: usize = 300;
-const REMEMBERED: usize = 32;
-
-fn directory_max(scenario: &Scenario, config: &BTreeMap<String, String>) -> Option<usize> {
-    let configured = config.get("trust.directory_max").and_then(|text| text.parse().ok());
-    configured.or((scenario.open && scenario.nodes() > SMALL_MESH).then_some(REMEMBERED))
-}
-
-type Plans = (Vec<Plan>, Vec<Arc<Behaviour>>, Vec<(HostId, HostId)>);
-
-/// What each host is to be: the fleet's nodes, then the attackers of each attack.
-fn plans(scenario: &Scenario, seed: u64, graph: &Graph, groups: &[usize], dice: &mut u64) -> Result<Plans, RunError> {
-    let nodes = scenario.nodes();
-    let mut edges: Vec<(HostId, HostId)> = graph.edges().collect();
-    let mut plans: Vec<Plan> = (0..nodes)
-        .map(|node| {
-            let group = &scenario.fleet[groups[node]];
-            Plan {
-                name: format!("{}-{node}", group.name),
-                role: group.role.clone(),
-                config: group.config.clone(),
-                neighbours: Vec::new(),
-                connection_target: graph.neighbours(node as u32).len().max(1),
-                agent: (group.version == Version::Previous).then(|| PREVIOUS_AGENT.to_owned()),
-                scoring: scenario.scoring,
-                directory_max: directory_max(scenario, &group.config),
-                clock_skew_ms: group.clock_skew_ms,
-                attacks: None,
-            }
-        })
-        .collect();
-    for (a, b) in &edges {
-        // One of the two dials, so that they do not cross; each about as often as the other. Nobody can dial into a NAT.
-        let behind = |host: HostId| scenario.fleet[groups[host as usize]].nat != Nat::None;
-        let a_dials = if behind(*a) == behind(*b) {
-            (a ^ b) & 1 == 0
-        } else {
-            behind(*a)
-        };
-        let (from, to) = if a_dials { (*a, *b) } else { (*b, *a) };
-        plans[from as usize].neighbours.push(to);
-    }
-    let mut behaviours = Vec::new();
-    for (index, attack) in scenario.attacks.iter().enumerate() {
-        let victim = attack
-            .victim
-            .map(|victim| crate::fleet::peer_of(seed, victim as HostId));
-        let behaviour = Behaviour::new(attack.kind, victim, seed ^ index as u64);
-        for number in 0..attack.attackers {
-            let host = plans.len() as HostId;
-            let mut neighbours = BTreeSet::new();
-            if let Some(victim) = attack.victim.filter(|_| attack.kind == AttackKind::Eclipse) {
-                neighbours.insert(victim as HostId);
-            }
-            while neighbours.len() < attack.connections.min(nodes) {
-                neighbours.insert((split_mix(dice) % nodes as u64) as HostId);
-            }
-            edges.extend(neighbours.iter().map(|other| (host, *other)));
-            plans.push(Plan {
-                name: format!("attacker-{index}-{number}"),
-                role: None,
-                config: BTreeMap::new(),
-                connection_target: neighbours.len(),
-                neighbours: neighbours.into_iter().collect(),
-                agent: None,
-                scoring: false,
-                directory_max: directory_max(scenario, &BTreeMap::new()),
-                clock_skew_ms: 0,
-                attacks: Some(Arc::clone(&behaviour)),
-            });
-        }
-        behaviours.push(behaviour);
-    }
-    Ok((plans, behaviours, edges))
 }

@@ -4,6 +4,7 @@
 //! last sync over; `sync_dir` does the same for names. [`MemoryDisk::crash`] throws away what was not carried over. The
 //! model is stricter than ext4 (a new file's name needs its folder synced), so what passes here passes there.
 
+use super::pages::Pages;
 use super::{Disk, DiskFile, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,9 +41,11 @@ struct Pictures<T> {
 
 #[derive(Debug, Default)]
 struct Contents {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
+    seen: Pages,
+    durable: Pages,
     unsynced: Vec<Change>,
+    /// A failed sync has dropped changes: what is seen is not what was durable with the unsynced changes.
+    diverged: bool,
     locked: bool,
 }
 
@@ -119,16 +122,14 @@ impl MemoryDisk {
         let contents = inner.contents_of(path)?;
         let offset = to_index(offset_bytes)?;
         for picture in [&mut contents.seen, &mut contents.durable] {
-            if let Some(byte) = picture.get_mut(offset) {
-                *byte ^= 1 << (bit % 8);
-            }
+            picture.flip_bit(offset, bit);
         }
         Ok(())
     }
 
     /// The bytes of a file as seen now.
     pub fn contents(&self, path: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.lock().contents_of(path)?.seen.clone())
+        Ok(self.lock().contents_of(path)?.seen.to_vec())
     }
 
     /// Puts bytes in a file's place, durably; makes the file when it is not there.
@@ -140,8 +141,9 @@ impl MemoryDisk {
         };
         inner.names.durable.insert(path.to_path_buf(), id);
         let contents = inner.files.entry(id).or_default();
-        contents.seen = data.to_vec();
-        contents.durable = data.to_vec();
+        contents.seen = Pages::from(data);
+        contents.durable = contents.seen.clone();
+        contents.diverged = false;
         contents.unsynced.clear();
         Ok(())
     }
@@ -221,6 +223,7 @@ impl Inner {
                 contents.harden(change, &mut sector, &mut survives);
             }
             contents.seen = contents.durable.clone();
+            contents.diverged = false;
             contents.locked = false;
         }
         let (names, dirs) = (&mut self.names, &mut self.dirs);
@@ -240,6 +243,12 @@ impl Inner {
 
 impl Contents {
     fn carry_over(&mut self) {
+        if !self.diverged {
+            // The same as below, and the two pictures share their pages.
+            self.unsynced = Vec::new();
+            self.durable = self.seen.clone();
+            return;
+        }
         for change in std::mem::take(&mut self.unsynced) {
             self.harden(change, &mut 0, &mut |_| true);
         }
@@ -249,7 +258,7 @@ impl Contents {
         match change {
             Change::Resized { len } => {
                 if survives(*sector) {
-                    self.durable.resize(len, 0);
+                    self.durable.resize(len);
                 }
                 *sector += 1;
             }
@@ -259,7 +268,7 @@ impl Contents {
                     let start = offset + done;
                     let count = (SECTOR_BYTES - start % SECTOR_BYTES).min(data.len() - done);
                     if survives(*sector) {
-                        put(&mut self.durable, start, &data[done..done + count]);
+                        self.durable.write(&data[done..done + count], start);
                     }
                     *sector += 1;
                     done += count;
@@ -473,10 +482,7 @@ impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         let mut inner = self.live()?;
         let seen = &inner.files.entry(self.id).or_default().seen;
-        let start = to_index(offset_bytes)?.min(seen.len());
-        let count = buffer.len().min(seen.len() - start);
-        buffer[..count].copy_from_slice(&seen[start..start + count]);
-        Ok(count)
+        Ok(seen.read(buffer, to_index(offset_bytes)?))
     }
 
     fn write_at(&self, data: &[u8], offset_bytes: u64) -> io::Result<()> {
@@ -500,7 +506,7 @@ impl DiskFile for MemoryFile {
             inner.faults.writes_to_fail -= 1;
         }
         let contents = inner.files.entry(self.id).or_default();
-        put(&mut contents.seen, offset, &data[..kept]);
+        contents.seen.write(&data[..kept], offset);
         contents.unsynced.push(Change::Written {
             offset,
             data: data[..kept].to_vec(),
@@ -529,7 +535,7 @@ impl DiskFile for MemoryFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let contents = inner.files.entry(self.id).or_default();
-        contents.seen.resize(len, 0);
+        contents.seen.resize(len);
         contents.unsynced.push(Change::Resized { len });
         Ok(())
     }
@@ -540,7 +546,9 @@ impl DiskFile for MemoryFile {
         if fails {
             inner.faults.syncs_to_fail -= 1;
             // As Linux does: the pages are marked clean although they never reached the disk.
-            inner.files.entry(self.id).or_default().unsynced.clear();
+            let contents = inner.files.entry(self.id).or_default();
+            contents.unsynced.clear();
+            contents.diverged = true;
             return Err(io::Error::other("injected sync failure"));
         }
         inner.syncs += 1;
@@ -558,17 +566,6 @@ impl Drop for MemoryFile {
             }
         }
     }
-}
-
-fn put(picture: &mut Vec<u8>, offset: usize, data: &[u8]) {
-    if data.is_empty() {
-        return;
-    }
-    let end = offset + data.len();
-    if picture.len() < end {
-        picture.resize(end, 0);
-    }
-    picture[offset..end].copy_from_slice(data);
 }
 
 fn is_root(path: &Path) -> bool {
