@@ -86,7 +86,10 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let signals = Signals::listen()?;
     let doors = doors::open(&node, &data_dir, config, sources, &telemetry, &name).await?;
     wait_for_listeners(&node).await;
-    banner::print(&node, &doors, &data_dir).await;
+    banner::print(&node, &doors, &data_dir, ticket.is_some()).await;
+    if node.trust().mesh().is_none() {
+        node.tasks().spawn("joined", banner::say_joined(node.trust().clone()));
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let outcome = until_told_to_stop(&doors, signals).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

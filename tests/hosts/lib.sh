@@ -23,6 +23,9 @@ seconds_since() {
     printf '%d.%02d' $((ms / 1000)) $((ms % 1000 / 10))
 }
 
+# of_limit MEASURED LIMIT: both in seconds, with their ratio.
+of_limit() { awk -v m="$1" -v l="$2" 'BEGIN { printf "%s s of %s s (ratio %.2f)", m, l, m / l }'; }
+
 # until_true SECONDS COMMAND…: repeats the command until it succeeds; fails when the time is over.
 until_true() {
     local end=$(($(now_ms) + $1 * 1000))

@@ -64,7 +64,11 @@ async fn show(session: &Session, client: &Client, watch: bool) -> Result<(), Cli
 
 fn row(peer: &Value, terminal: bool) -> Vec<String> {
     let id = view::text(peer, "peer_id");
-    let connection = view::list(peer, "connections").first();
+    let connections = view::list(peer, "connections");
+    let preferred = connections
+        .iter()
+        .find(|connection| view::flag(connection, "preferred"));
+    let connection = preferred.or(connections.first());
     let transport = connection
         .map(|connection| view::text(connection, "transport"))
         .unwrap_or_default();
@@ -93,7 +97,11 @@ fn row(peer: &Value, terminal: bool) -> Vec<String> {
             view::text(peer, "rtt_ms")
         },
         via,
-        address.unwrap_or_else(listed),
+        // The id stands in a column of its own.
+        address
+            .unwrap_or_else(listed)
+            .trim_end_matches(&format!("/p2p/{}", view::text(peer, "peer_id")))
+            .to_owned(),
         if terminal {
             view::text(peer, "roles")
         } else {

@@ -98,9 +98,10 @@ fn show(out: &Out, status: &Value) -> Result<(), CliError> {
     row(
         "peers",
         format!(
-            "{} connected, {} members",
+            "{} connected, {} member{}",
             or_zero(&safe("peers")),
-            or_zero(&safe("members"))
+            or_zero(&safe("members")),
+            if safe("members") == "1" { "" } else { "s" }
         ),
     );
     for (index, address) in view::list(status, "listen").iter().enumerate() {

@@ -146,7 +146,7 @@ section! {
 section! {
     /// Logs and traces. Traces are exported as the OTEL_* environment variables say.
     "telemetry" TelemetryConfig {
-        /// What is logged, such as "info" or "info,weft_node::mesh=debug".
+        /// What is logged, such as "info" or "info,weft_node::mesh=debug". With "info", libraries tell only of trouble.
         Live log: String = "info".into();
         /// How log lines look: "text" or "json".
         Restart log_format: LogFormat = LogFormat::Text;

@@ -9,19 +9,55 @@ use super::doors::Doors;
 use crate::{
     data_dir::DataDir,
     node::Node,
-    trust::{InviteOptions, MeshKind, Standing},
+    trust::{InviteOptions, MeshKind, Standing, Trust},
 };
 
 /// How long the ticket on the screen can be used.
 const TICKET_TTL_MS: u64 = 3_600_000;
 
-pub(super) async fn print(node: &Node, doors: &Doors, data_dir: &DataDir) {
-    let text = compose(node, doors, data_dir).await;
+/// Addresses shown at most; `weft status` has all.
+const ADDRESSES_SHOWN: usize = 6;
+
+pub(super) async fn print(node: &Node, doors: &Doors, data_dir: &DataDir, has_ticket: bool) {
+    say(&compose(node, doors, data_dir, has_ticket).await);
+}
+
+/// Says that the node has come into a mesh, once it has.
+pub(super) async fn say_joined(trust: Trust) {
+    let began = tokio::time::Instant::now();
+    let mut standing = trust.watch_standing();
+    let mut waits = false;
+    loop {
+        let now = standing.borrow_and_update().clone();
+        match now {
+            Standing::Member(mesh) => {
+                let took = began.elapsed().as_secs_f64();
+                return say(&format!(
+                    "\njoined {} after {took:.1} s; `weft peers` shows with whom\n",
+                    mesh.id
+                ));
+            }
+            Standing::Pending(mesh) if !waits => {
+                waits = true;
+                let peer = trust.local_peer();
+                say(&format!(
+                    "\nwaiting to be let into {mesh}: on a member, weft member approve {peer}\n"
+                ));
+            }
+            _ => {}
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn say(text: &str) {
     // A closed standard error is no reason to stop.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir) -> String {
+async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir, has_ticket: bool) -> String {
     let trust = node.trust();
     let peer = trust.local_peer();
     let dir = if std::env::var_os("WEFT_DATA_DIR").is_some() || is_default(data_dir) {
@@ -35,8 +71,9 @@ async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir) -> String {
         doors.app.info.name
     );
     let state = node.mesh().state();
-    for address in &state.listen {
-        text.push_str(&format!("  listening  {address}/p2p/{peer}\n"));
+    for (index, line) in listening(&state.listen).into_iter().enumerate() {
+        let title = if index == 0 { "listening" } else { "" };
+        text.push_str(&format!("  {title:<9}  {line}\n"));
     }
     text.push_str(&format!(
         "  local API  {}  (token in {}/api.token)\n",
@@ -61,8 +98,9 @@ async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir) -> String {
             }
         }
         Standing::Pending(mesh) => text.push_str(&format!("  waiting    to be let into {mesh}: on a member, weft member approve {peer}\n")),
+        Standing::Outside if has_ticket => text.push_str("  joining    a mesh, with the ticket\n"),
         Standing::Outside => text.push_str(&format!(
-            "  joining    a mesh; if it is private and there is no ticket, a member lets this node in with\n             weft member approve {peer}\n"
+            "  joining    a mesh; if it is private, a member lets this node in with\n             weft member approve {peer}\n"
         )),
     }
     text.push_str(&format!(
@@ -89,22 +127,38 @@ async fn ticket_lines(node: &Node, dir: &str) -> String {
     }
 }
 
+/// The addresses that are of use to others, the likeliest first; where there are none, all.
+fn listening(listen: &[Multiaddr]) -> Vec<String> {
+    let mut useful: Vec<&Multiaddr> = listen.iter().filter(|a| rank(a) < RANK_LOCAL).collect();
+    if useful.is_empty() {
+        useful = listen.iter().collect();
+    }
+    useful.sort_by_key(|a| rank(a));
+    let mut lines: Vec<String> = useful.iter().take(ADDRESSES_SHOWN).map(ToString::to_string).collect();
+    if listen.len() > lines.len() {
+        lines.push(format!("and {} more: weft status", listen.len() - lines.len()));
+    }
+    lines
+}
+
+/// From here on, only this machine or its link gets there.
+const RANK_LOCAL: i32 = 100;
+
+/// The lower, the likelier a stranger gets through there.
+fn rank(address: &Multiaddr) -> i32 {
+    let part = |part| match part {
+        Protocol::Ip4(ip) if ip.is_loopback() => RANK_LOCAL + 10,
+        Protocol::Ip6(ip) if ip.is_loopback() || ip.is_unicast_link_local() => RANK_LOCAL + 20,
+        Protocol::Ip6(_) => 10,
+        Protocol::QuicV1 => -2,
+        Protocol::Ws(_) => 1,
+        _ => 0,
+    };
+    address.iter().map(part).sum()
+}
+
 /// What a stranger most probably reaches: a public address, else one of the local network, QUIC first.
 fn best_address<'a>(listen: &'a [Multiaddr], external: &'a [Multiaddr]) -> Option<&'a Multiaddr> {
-    let rank = |address: &Multiaddr| {
-        let mut rank = 0;
-        for part in address {
-            rank += match part {
-                Protocol::Ip4(ip) if ip.is_loopback() => 100,
-                Protocol::Ip6(ip) if ip.is_loopback() => 110,
-                Protocol::Ip6(_) => 10,
-                Protocol::QuicV1 => -2,
-                Protocol::Ws(_) => 1,
-                _ => 0,
-            };
-        }
-        rank
-    };
     external
         .iter()
         .min_by_key(|a| rank(a))

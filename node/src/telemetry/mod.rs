@@ -126,8 +126,15 @@ pub fn init(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
     Ok(guard)
 }
 
+/// What libraries say at `info` and `warn` of their ordinary work; whoever wants it names them.
+const QUIET: &str = "libp2p_swarm=warn,libp2p_mdns=warn,libp2p_kad=error,yamux=error";
+
 fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
+    let quieter = match filter.trim() {
+        text if text == "info" || text.starts_with("info,") => format!("{QUIET},{text}"),
+        text => text.to_owned(),
+    };
+    EnvFilter::try_new(&quieter).map_err(|error| TelemetryError::Filter {
         filter: filter.into(),
         reason: error.to_string(),
     })

@@ -114,7 +114,7 @@ fn much_data_flows_through_a_small_window() {
         let network = network(&[Nat::None; 2], plain(10));
         echo(&network, 1);
         let mut stream = dial(&network, 0, 1).await.unwrap();
-        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let (mut reader, mut writer) = (&mut stream).split();
         let send = async {
             writer.write_all(&data).await.unwrap();

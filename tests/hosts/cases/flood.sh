@@ -65,7 +65,7 @@ case_flood() {
     made="$(tail -n 1 "$work/evil/made")"
     kill "$flooder" 2>/dev/null
     local figure
-    figure="$joins/12 joined within 5 s, slowest $((slowest / 1000)).$(printf %03d $((slowest % 1000))) s; $made idle connections; memory of the node $before -> $after MiB"
+    figure="$joins/12 joined within 5 s, slowest $(of_limit "$((slowest / 1000)).$(printf %03d $((slowest % 1000)))" 5); $made idle connections; memory of the node $before -> $after MiB"
     [ "$joins" = 12 ] && ok "$figure" || fail "$figure"
 }
 

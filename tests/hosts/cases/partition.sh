@@ -64,5 +64,5 @@ case_partition() {
         fail "healed in $short s after 20 s, $long s after 60 s, $flapped s after flapping; promised: 10 s"
         return
     fi
-    ok "healed in $short s after 20 s, $long s after 60 s, $flapped s after flapping"
+    ok "healed in $(of_limit "$short" 10) after 20 s, $(of_limit "$long" 10) after 60 s, $(of_limit "$flapped" 10) after flapping"
 }

@@ -42,5 +42,5 @@ case_relay_loss() {
         fail "place at the third relay only after $third s (promised: 10 s); last failed call at $unreachable s"
         return
     fi
-    ok "$lost died: place at a third relay after $third s; last failed call at $unreachable s"
+    ok "$lost died: place at a third relay after $(of_limit "$third" 10); last failed call at $unreachable s"
 }

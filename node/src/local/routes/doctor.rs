@@ -301,7 +301,12 @@ fn clock(app: &App) -> Check {
         return Check::new("clock", Verdict::Skip, "nobody to compare with");
     };
     let ahead = skews.iter().filter(|s| s.abs() > SKEW_WARN_MS).count();
-    let summary = format!("at most {worst} ms from {} members", skews.len());
+    let others = if skews.len() == 1 {
+        "other member"
+    } else {
+        "other members"
+    };
+    let summary = format!("at most {worst} ms from {} {others}", skews.len());
     let here = ahead * 2 > skews.len();
     let advice = if here {
         "this machine's clock is off: set it by NTP"
