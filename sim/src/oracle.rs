@@ -350,13 +350,12 @@ impl Oracle {
     }
 }
 
+/// When something arrived, who sent it, and which of his items it is.
+type Arrived = (u64, u32, usize);
+
 /// Arrivals at one start of a node that were there before, and those that came after a later one of the same sender.
 fn repeated(log: &Log) -> (u64, u64) {
-    /// A node, and which start of it.
-    type Receiver = (u32, u32);
-    /// When it came, from whom, and which item of the workload it is.
-    type Arrived = (u64, u32, usize);
-    let mut by_receiver: BTreeMap<Receiver, Vec<Arrived>> = BTreeMap::new();
+    let mut by_receiver: BTreeMap<(u32, u32), Vec<Arrived>> = BTreeMap::new();
     for (index, item) in log.items.iter().enumerate() {
         for arrival in &item.arrivals {
             let place = by_receiver.entry((arrival.node, arrival.boot)).or_default();

@@ -279,6 +279,39 @@ fn listens(pid: u32) -> bool {
 }
 
 #[test]
+fn a_value_of_a_scenario_is_changed_from_the_command_line() {
+    let folder = folder();
+    let report: Value = serde_json::from_str(&ok(
+        folder.path(),
+        &[
+            "run",
+            "hello",
+            "--set",
+            "fleet.nodes=12",
+            "--set",
+            "duration=20s",
+            "--set",
+            "name=tiny",
+            "--set",
+            "workload.1.start=6s",
+            "--set",
+            "workload.0.start=5s",
+            "--json",
+            "--quiet",
+        ],
+    ))
+    .unwrap();
+    assert_eq!((&report["nodes"], &report["scenario"]), (&12.into(), &"tiny".into()));
+    // What was changed is in the report, so that it can be replayed.
+    assert!(report["source"].as_str().unwrap().contains("nodes = 12"), "{report}");
+    let (code, words) = refused(folder.path(), &["run", "hello", "--set", "fleet.nods=9"]);
+    assert!(
+        code == 2 && words.contains("hello (as changed)") && words.contains("nods"),
+        "{words}"
+    );
+}
+
+#[test]
 fn an_interrupted_run_ends_with_the_report_so_far() {
     let folder = folder();
     let text = "duration = \"7d\"\n[fleet]\nnodes = 4\n[topology]\nkind = \"ring\"\n";

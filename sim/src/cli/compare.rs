@@ -11,11 +11,9 @@ use super::{
     out::{Out, write_file},
     own::Run,
     run::{self, ModeArg},
+    which::Which,
 };
-use crate::{
-    report::{self, Mode, Report},
-    scenario,
-};
+use crate::report::{self, Mode, Report};
 
 /// Run a scenario in virtual time and with real processes, and put both side by side
 #[derive(Debug, Args)]
@@ -23,9 +21,8 @@ use crate::{
   weft-sim compare small.toml --report both.html
   weft-sim compare small.toml --with hosts      needs root; has the links of the scenario")]
 pub(crate) struct CompareArgs {
-    /// A scenario's file, or the name of one that comes with the program
-    #[arg(value_name = "FILE")]
-    scenario: String,
+    #[command(flatten)]
+    which: Which,
     /// With what it is compared
     #[arg(long, value_enum, default_value = "processes", value_name = "MODE")]
     with: ModeArg,
@@ -49,7 +46,7 @@ struct Compared<'a> {
 
 /// Runs both and shows them.
 pub(crate) fn execute(out: &Out, args: &CompareArgs) -> Result<(), CliError> {
-    let loaded = scenario::load(&args.scenario)?;
+    let loaded = args.which.load()?;
     let real = Mode::from(args.with);
     if real == Mode::Virtual {
         return Err(CliError::Usage(
@@ -63,9 +60,7 @@ pub(crate) fn execute(out: &Out, args: &CompareArgs) -> Result<(), CliError> {
     // The real one first: what it cannot do is refused at once.
     let processes = run::one(out, &loaded, seed, real, args.weft.as_deref(), &cancel)?;
     out.say("in virtual time …");
-    let simulated = Run::start(&loaded.named.clone().into(), seed, Mode::Virtual)?
-        .wait()?
-        .into_report()?;
+    let simulated = Run::start(&loaded, seed, Mode::Virtual)?.wait()?.into_report()?;
     let both = [simulated, processes];
     if let Some(path) = &args.report {
         write_file(path, &report::page(&both))?;

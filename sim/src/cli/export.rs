@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::{
     CliError,
     out::{Out, write_file},
+    which::Which,
 };
-use crate::{export, scenario};
+use crate::export;
 
 /// For which engine
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,9 +30,8 @@ pub(crate) struct ExportArgs {
     /// The engine
     #[arg(value_enum, value_name = "ENGINE")]
     engine: Engine,
-    /// A scenario's file, or the name of one that comes with the program
-    #[arg(value_name = "FILE")]
-    scenario: String,
+    #[command(flatten)]
+    which: Which,
     /// Folder, made when it does not exist
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     out: PathBuf,
@@ -51,7 +51,7 @@ struct Exported {
 
 /// Writes the files.
 pub(crate) fn execute(out: &Out, args: &ExportArgs) -> Result<(), CliError> {
-    let loaded = scenario::load(&args.scenario)?;
+    let loaded = args.which.load()?;
     let seed = args.seed.unwrap_or(loaded.scenario.seed);
     let files = match args.engine {
         Engine::Shadow => export::shadow(&loaded.scenario, seed)?,

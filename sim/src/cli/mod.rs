@@ -19,6 +19,7 @@ mod seeds;
 mod shrink;
 mod sweep;
 mod topology;
+mod which;
 
 use std::{ffi::OsString, process::ExitCode};
 

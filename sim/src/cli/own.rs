@@ -3,30 +3,37 @@
 //! libp2p counts its connections process-wide, so that a second run in one process would leave another trace.
 
 use std::{
-    ffi::OsString,
     io::Read as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use super::CliError;
-use crate::report::{Mode, Report};
+use crate::{
+    report::{Mode, Report},
+    scenario::Loaded,
+};
 
 /// The largest report that is read.
 const REPORT_BYTES_MAX: u64 = 512 << 20;
 
 /// The command that runs something again.
-pub(crate) fn command(named: &str, seed: u64, mode: Mode) -> String {
+pub(crate) fn command(loaded: &Loaded, seed: u64, mode: Mode) -> String {
     let mode = match mode {
         Mode::Virtual => String::new(),
         other => format!(" --mode {}", other.as_str()),
     };
-    format!("weft-sim run {} --seed {seed}{mode}", quoted(named))
+    let sets: String = loaded
+        .sets
+        .iter()
+        .map(|set| format!(" --set {}", quoted(set)))
+        .collect();
+    format!("weft-sim run {} --seed {seed}{mode}{sets}", quoted(&loaded.named))
 }
 
 /// For a shell.
 fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+:@%".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+:@%=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
     } else {
@@ -51,11 +58,12 @@ pub(crate) struct Ended {
 
 impl Run {
     /// Starts `weft-sim run SCENARIO --seed SEED --mode MODE --json`.
-    pub(crate) fn start(scenario: &OsString, seed: u64, mode: Mode) -> Result<Self, CliError> {
+    pub(crate) fn start(loaded: &Loaded, seed: u64, mode: Mode) -> Result<Self, CliError> {
         let program = program()?;
         let child = Command::new(&program)
             .arg("run")
-            .arg(scenario)
+            .arg(&loaded.named)
+            .args(loaded.sets.iter().flat_map(|set| ["--set", set]))
             .args([
                 "--seed",
                 &seed.to_string(),
@@ -119,10 +127,13 @@ mod tests {
 
     #[test]
     fn the_command_can_be_pasted() {
-        assert_eq!(command("hello", 7, Mode::Virtual), "weft-sim run hello --seed 7");
+        let mut loaded = crate::scenario::load("hello", &[]).unwrap();
+        assert_eq!(command(&loaded, 7, Mode::Virtual), "weft-sim run hello --seed 7");
+        loaded.named = "my scenario's.toml".into();
+        loaded.sets = vec!["fleet.nodes=9".into(), "name=a b".into()];
         assert_eq!(
-            command("my scenario's.toml", 7, Mode::Hosts),
-            "weft-sim run 'my scenario'\\''s.toml' --seed 7 --mode hosts"
+            command(&loaded, 7, Mode::Hosts),
+            "weft-sim run 'my scenario'\\''s.toml' --seed 7 --mode hosts --set fleet.nodes=9 --set 'name=a b'"
         );
     }
 }

@@ -55,6 +55,7 @@ pub(crate) fn execute(out: &Out, args: &ReplayArgs) -> Result<(), CliError> {
     let loaded = Loaded {
         scenario: scenario::parse(name, &then.source)?,
         named: name.to_owned(),
+        sets: Vec::new(),
     };
     let now = run::one(out, &loaded, then.seed, Mode::Virtual, None, &on_interrupt())?;
     let (hash_then, hash_now) = (

@@ -12,6 +12,7 @@ use super::{
     progress::Line,
     seeds::{Seeds, seeds},
     sweep,
+    which::Which,
 };
 use crate::{
     engine, hosts, processes,
@@ -51,9 +52,8 @@ impl From<ModeArg> for Mode {
   weft-sim run hello --mode processes
   weft-sim run hello --json | jq -r .trace_hash")]
 pub(crate) struct RunArgs {
-    /// A scenario's file, or the name of one that comes with the program
-    #[arg(value_name = "FILE")]
-    scenario: String,
+    #[command(flatten)]
+    which: Which,
     /// The seed, instead of the scenario's
     #[arg(long, value_name = "N", conflicts_with = "seeds")]
     seed: Option<u64>,
@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
 
 /// Runs it and shows the report.
 pub(crate) fn execute(out: &Out, args: RunArgs) -> Result<(), CliError> {
-    let loaded = scenario::load(&args.scenario)?;
+    let loaded = args.which.load()?;
     let mode = Mode::from(args.mode);
     fits(&loaded, mode)?;
     if let Some(seeds) = args.seeds {
@@ -135,7 +135,7 @@ fn verdict(out: &Out, loaded: &Loaded, report: &Report) -> Result<(), CliError> 
     }
     out.say(&format!(
         "run it again: {}",
-        own::command(&loaded.named, report.seed, report.mode)
+        own::command(loaded, report.seed, report.mode)
     ));
     Err(CliError::Exit(1))
 }

@@ -11,10 +11,11 @@ use super::{
     interrupt::on_interrupt,
     out::{Out, write_file},
     own::{self, Run},
+    which::Which,
 };
 use crate::{
     report::{Mode, Report},
-    scenario::{self, Loaded, TopologyKind},
+    scenario::{self, Loaded, ScenarioError, TopologyKind},
     shrink,
 };
 
@@ -24,9 +25,8 @@ use crate::{
   weft-sim shrink my.toml --seed 42 --out small.toml
   weft-sim run small.toml --seed 42")]
 pub(crate) struct ShrinkArgs {
-    /// A scenario's file, or the name of one that comes with the program
-    #[arg(value_name = "FILE")]
-    scenario: String,
+    #[command(flatten)]
+    which: Which,
     /// The seed with which it fails, instead of the scenario's
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -51,11 +51,9 @@ struct Shrunk<'a> {
 
 /// Shrinks it and says how to run what is left.
 pub(crate) fn execute(out: &Out, args: &ShrinkArgs) -> Result<(), CliError> {
-    let loaded = scenario::load(&args.scenario)?;
+    let loaded = args.which.load()?;
     let seed = args.seed.unwrap_or(loaded.scenario.seed);
-    let first = Run::start(&loaded.named.clone().into(), seed, Mode::Virtual)?
-        .wait()?
-        .into_report()?;
+    let first = Run::start(&loaded, seed, Mode::Virtual)?.wait()?.into_report()?;
     let wanted = failing(&first);
     if wanted.is_empty() {
         return Err(CliError::Usage(format!(
@@ -96,11 +94,12 @@ fn finish(
     seed: u64,
 ) -> Result<(), CliError> {
     let text = text_of(small)?;
-    let shrunk = scenario::parse("small.toml", &text)?;
     let named = args
         .out
         .as_ref()
         .map_or("small.toml".into(), |path| path.display().to_string());
+    let left = of_text(named, &text)?;
+    let shrunk = &left.scenario;
     if let Some(path) = &args.out {
         write_file(path, &text)?;
     }
@@ -110,7 +109,7 @@ fn finish(
         loaded.scenario.nodes(),
         shrunk.faults.len(),
         loaded.scenario.faults.len(),
-        own::command(&named, seed, Mode::Virtual)
+        own::command(&left, seed, Mode::Virtual)
     ));
     if out.json {
         return out.document(&Shrunk {
@@ -151,14 +150,23 @@ fn text_of(table: &Table) -> Result<String, CliError> {
     toml::to_string(table).map_err(|error| CliError::Failed(format!("cannot write the smaller scenario: {error}")))
 }
 
+/// A scenario of a file that has this text, or is about to.
+fn of_text(named: String, text: &str) -> Result<Loaded, ScenarioError> {
+    Ok(Loaded {
+        scenario: scenario::parse(&named, text)?,
+        named,
+        sets: Vec::new(),
+    })
+}
+
 /// Whether the candidate can be, runs, and fails in one of the checks that failed before.
 fn still_fails(candidate: &Table, file: &std::path::Path, seed: u64, wanted: &[String]) -> Result<bool, CliError> {
     let text = text_of(candidate)?;
-    if scenario::parse("candidate", &text).is_err() {
+    let Ok(candidate) = of_text(file.display().to_string(), &text) else {
         return Ok(false);
-    }
+    };
     write_file(file, &text)?;
-    let ended = Run::start(&file.as_os_str().to_owned(), seed, Mode::Virtual)?.wait()?;
+    let ended = Run::start(&candidate, seed, Mode::Virtual)?.wait()?;
     Ok(ended
         .report
         .is_some_and(|report| failing(&report).iter().any(|name| wanted.contains(name))))

@@ -138,8 +138,8 @@ fn run_all(
 }
 
 fn run_one(loaded: &Loaded, mode: Mode, seed: u64) -> Result<Seeded, CliError> {
-    let ended = Run::start(&loaded.named.clone().into(), seed, mode)?.wait()?;
-    let command = own::command(&loaded.named, seed, mode);
+    let ended = Run::start(loaded, seed, mode)?.wait()?;
+    let command = own::command(loaded, seed, mode);
     Ok(match ended.report {
         Some(report) => Seeded {
             seed,

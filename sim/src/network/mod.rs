@@ -111,7 +111,7 @@ impl Event {
         (self.at_ns, self.sequence)
     }
 
-    fn source_host(&self) -> HostId {
+    fn sending_host(&self) -> HostId {
         self.connection.hosts[1 - self.to]
     }
 
@@ -391,7 +391,7 @@ impl Network {
                 let Some(Reverse(event)) = inner.events.pop() else {
                     return;
                 };
-                let (from, to) = (event.source_host(), event.to_host());
+                let (from, to) = (event.sending_host(), event.to_host());
                 if inner.walls.values().any(|wall| wall.stops(from, to)) {
                     inner.held.push(event);
                     continue;

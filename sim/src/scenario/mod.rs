@@ -11,6 +11,7 @@ mod field;
 mod fit;
 mod parse;
 mod reader;
+mod set;
 mod shipped;
 #[cfg(test)]
 mod tests;
@@ -32,13 +33,15 @@ pub struct Loaded {
     pub scenario: Scenario,
     /// As the user named it: a file, or a shipped one.
     pub named: String,
+    /// What was changed in it: `KEY=VALUE`.
+    pub sets: Vec<String>,
 }
 
-/// Reads a scenario from a file, or a shipped one by its name.
+/// Reads a scenario from a file, or a shipped one by its name, and makes some changes in it.
 ///
 /// # Errors
 /// [`ScenarioError`], which lists everything that is wrong.
-pub fn load(named: &str) -> Result<Loaded, ScenarioError> {
+pub fn load(named: &str, sets: &[String]) -> Result<Loaded, ScenarioError> {
     let path = Path::new(named);
     // A folder that happens to be named like a shipped scenario is no scenario.
     let opened = match path.is_dir() {
@@ -53,7 +56,11 @@ pub fn load(named: &str) -> Result<Loaded, ScenarioError> {
         },
         Err(error) => return Err(ScenarioError::Unreadable(format!("cannot read {named}: {error}"))),
     };
-    let mut scenario = parse(named, &text)?;
+    let mut scenario = match sets {
+        [] => parse(named, &text)?,
+        // Lines are those of the changed document.
+        sets => parse(&format!("{named} (as changed)"), &set::change(named, &text, sets)?)?,
+    };
     if let (TopologyKind::File { path }, Some(folder)) = (&mut scenario.topology.kind, folder) {
         // Paths in a scenario start from its own folder.
         *path = folder.join(path.as_str()).to_string_lossy().into_owned();
@@ -61,6 +68,7 @@ pub fn load(named: &str) -> Result<Loaded, ScenarioError> {
     Ok(Loaded {
         scenario,
         named: named.to_owned(),
+        sets: sets.to_owned(),
     })
 }
 

@@ -48,11 +48,11 @@ fn every_shipped_scenario_is_right_and_its_topology_can_be_made() {
         crate::topology::make(&scenario.topology.kind, scenario.nodes(), 1, Path::new("")).unwrap();
         // By its name and by its path, both without a file.
         assert_eq!(
-            load(shipped.name).unwrap().scenario,
-            load(&format!("scenarios/{}.toml", shipped.name)).unwrap().scenario
+            load(shipped.name, &[]).unwrap().scenario,
+            load(&format!("scenarios/{}.toml", shipped.name), &[]).unwrap().scenario
         );
     }
-    let error = load("helo").unwrap_err();
+    let error = load("helo", &[]).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert_eq!(
         error.to_string(),
