@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::{Distribution, Tally};
 
-/// A node that has just started is no receiver for so long: it has to be found first.
+/// A node that was started again sends and receives in vain for so long: it has to catch up and be found first.
 pub const SETTLE_NS: u64 = 10_000_000_000;
 /// A node that stops so soon after a message was sent need not have had it.
 pub const ARRIVE_NS: u64 = 10_000_000_000;
@@ -206,19 +206,23 @@ impl Oracle {
         self.logs.get_mut(workload)?.items.get_mut(item)
     }
 
-    /// Whether a message was to arrive at a node: it ran long enough before and after.
+    /// Whether a message was to arrive at a node: sender and receiver had found the others, and the receiver went on to run.
     pub fn is_due(&self, log: &Log, item: &Item, node: u32) -> bool {
         node != item.sender
             && item.outcome == Outcome::Acknowledged
             && log.receivers.contains(&node)
-            && self.up.get(&node).is_some_and(|uptime| {
-                uptime.iter().any(|(from, until)| {
-                    // At the very start everybody is new.
-                    let settled =
-                        *from == 0 || from + SETTLE_NS <= item.at_ns || uptime.len() == 1 && *from <= item.at_ns;
-                    settled && until.is_none_or(|until| until >= item.at_ns + ARRIVE_NS)
-                })
-            })
+            && self.is_settled(item.sender, item.at_ns, item.at_ns)
+            && self.is_settled(node, item.at_ns, item.at_ns + ARRIVE_NS)
+    }
+
+    /// Whether a node runs from well before one time until another.
+    fn is_settled(&self, node: u32, at_ns: u64, until_ns: u64) -> bool {
+        let uptime = self.up.get(&node).map(Vec::as_slice).unwrap_or_default();
+        uptime.iter().enumerate().any(|(start, (from, end))| {
+            // At its first start it has nothing to catch up with.
+            let settled = from + SETTLE_NS <= at_ns || (start == 0 && *from <= at_ns);
+            settled && end.is_none_or(|end| end >= until_ns)
+        })
     }
 
     /// Messages due and delivered, of those and at those nodes that `counts` picks.
@@ -234,6 +238,36 @@ impl Oracle {
             }
         }
         (due, delivered)
+    }
+
+    /// The first few messages that did not reach everybody they were due at, in words.
+    pub fn missing(&self, most: usize) -> Vec<String> {
+        let mut missing = Vec::new();
+        for log in self.logs.iter().filter(|log| log.is_publish) {
+            for (index, item) in log.items.iter().enumerate() {
+                let came: BTreeSet<u32> = item.arrivals.iter().map(|arrival| arrival.node).collect();
+                let not = log
+                    .receivers
+                    .iter()
+                    .filter(|node| !came.contains(node) && self.is_due(log, item, **node));
+                let not: Vec<String> = not.map(u32::to_string).collect();
+                if not.is_empty() {
+                    continue;
+                }
+                let (at_s, name) = (item.at_ns as f64 / 1e9, &log.name);
+                let shown = not.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+                missing.push(format!(
+                    "{name} {index}, sent by node {} at {at_s:.1} s, did not reach {} nodes: {shown}{}",
+                    item.sender,
+                    not.len(),
+                    if not.len() > 10 { ", …" } else { "" }
+                ));
+                if missing.len() == most {
+                    return missing;
+                }
+            }
+        }
+        missing
     }
 
     /// What became of a workload.

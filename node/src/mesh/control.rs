@@ -35,6 +35,8 @@ const CROWDED: usize = 24;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// A peer that takes longer is doubted: what hangs on it, such as a place at a relay, is looked for elsewhere too.
 const DOUBT_AFTER: Duration = Duration::from_secs(2);
+/// The same when another connection to the peer has come: it may have restarted, and left this one behind.
+const REPLY_TIMEOUT_SUPERSEDED: Duration = Duration::from_secs(3);
 /// Catching up with a peer that knows more may take longer.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Changes of the directory are pushed to so many of the connected members; with as many each, all hear of them in a
@@ -88,9 +90,13 @@ pub(crate) async fn ask(
     let mut tokens = trust.watch_tokens();
     let mut delivered = Delivered::default();
     let mut pushed = 0;
+    let mut comings = peers.watch();
+    let connections = || peers.get(&peer).map_or(0, |info| info.connections.len());
+    let mut known_connections = connections();
+    let mut patience = REPLY_TIMEOUT;
     loop {
         let doubted = || peers.doubt(&peer, connection);
-        let probe = timeout(REPLY_TIMEOUT, doubting(doubted, probe(trust, &mut stream)))
+        let probe = timeout(patience, doubting(doubted, probe(trust, &mut stream)))
             .await
             .map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
@@ -108,9 +114,18 @@ pub(crate) async fn ask(
             PROBE_EVERY
         };
         let next = Instant::now() + pause;
+        patience = REPLY_TIMEOUT;
         loop {
             tokio::select! {
                 biased;
+                changed = comings.changed() => {
+                    if changed.is_err() { return Ok(()); }
+                    let before = std::mem::replace(&mut known_connections, connections());
+                    if known_connections > before {
+                        patience = REPLY_TIMEOUT_SUPERSEDED;
+                        break;
+                    }
+                }
                 changed = revocations.changed() => {
                     if changed.is_err() { return Ok(()); }
                     doubting(doubted, push_revocations(trust, &mut stream)).await?;

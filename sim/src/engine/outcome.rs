@@ -10,6 +10,9 @@ use crate::{
     topology,
 };
 
+/// Messages that did not arrive, in the notes.
+const MISSING_SHOWN: usize = 8;
+
 impl World<'_> {
     /// The report of a run that has ended.
     pub(super) fn report(&mut self) -> Report {
@@ -48,6 +51,7 @@ impl World<'_> {
             source: self.scenario.source.clone(),
             ..Report::default()
         };
+        report.notes.extend(oracle.missing(MISSING_SHOWN));
         let faults_end_ns = self.faults.ends_ns();
         let whole_ns = match (self.whole_at_end, self.apart_ns) {
             (false, _) => None,

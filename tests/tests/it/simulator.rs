@@ -8,7 +8,11 @@ use weft_tests::command;
 /// The simulator, where the program under test lies.
 fn simulator() -> PathBuf {
     let path = command::binary().with_file_name("weft-sim");
-    assert!(path.is_file(), "no {}: build it with `cargo build -p weft-sim`", path.display());
+    assert!(
+        path.is_file(),
+        "no {}: build it with `cargo build -p weft-sim`",
+        path.display()
+    );
     path
 }
 
@@ -56,7 +60,16 @@ fn a_scenario_runs_with_processes_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("small.toml"), SCENARIO).unwrap();
     let output = std::process::Command::new(simulator())
-        .args(["run", "small.toml", "--mode", "processes", "--json", "--quiet", "--report", "small.html"])
+        .args([
+            "run",
+            "small.toml",
+            "--mode",
+            "processes",
+            "--json",
+            "--quiet",
+            "--report",
+            "small.html",
+        ])
         .current_dir(folder.path())
         .env("WEFT_BIN", command::binary())
         .env("TMPDIR", folder.path())
@@ -71,10 +84,20 @@ fn a_scenario_runs_with_processes_and_leaves_nothing_behind() {
     assert_eq!(tally(0, "impossible") + tally(1, "impossible"), 0, "{report}");
     assert_eq!(report["faults"].as_array().unwrap().len(), 2);
     assert!(report["rss_bytes_peak"].as_u64().unwrap() > 4 << 20);
-    assert!(report["checks"].as_array().unwrap().iter().all(|check| check["passed"] == true), "{report}");
+    assert!(
+        report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|check| check["passed"] == true),
+        "{report}"
+    );
     assert!(output.status.success(), "{said}");
     // Nothing is left: no folder, no process that works in one.
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 2, "{left:?}");
     let folder = folder.path().display().to_string();
     let running = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {

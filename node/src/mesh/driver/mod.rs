@@ -6,6 +6,7 @@
 mod carriers;
 mod commands;
 mod connections;
+mod deaf;
 mod events;
 mod outside;
 mod reach;
@@ -136,6 +137,7 @@ pub(super) struct Driver {
     settle_by: Instant,
     requests: HashMap<OutboundRequestId, Waiting>,
     topics: HashMap<TopicHash, mpsc::Sender<Gossip>>,
+    deaf: deaf::Deaf,
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,
     unknown: VecDeque<(Instant, Gossip, TopicHash)>,
@@ -252,6 +254,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         settle_by: now + SETTLE_TIMEOUT,
         requests: HashMap::new(),
         topics: HashMap::new(),
+        deaf: deaf::Deaf::default(),
         wanted_topics: Vec::new(),
         unknown: VecDeque::new(),
         intake,
@@ -337,6 +340,7 @@ impl Driver {
             self.learn_addresses();
             self.prefer_best();
             self.carriers_tick(now);
+            self.reconnect_deaf(now);
             self.dial_doubted(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());

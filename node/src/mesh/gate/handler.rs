@@ -27,7 +27,8 @@ const HELD_STREAMS_MAX: usize = 1024;
 
 /// A connection handler that denies every protocol until it is opened.
 pub(crate) struct GateHandler<H: ConnectionHandler> {
-    inner: Option<H>,
+    /// Boxed: the task of each connection holds the handler several times over while it begins.
+    inner: Option<Box<H>>,
     remote_ready: bool,
     /// Outbound streams the inner handler asked for before the remote was ready.
     held: VecDeque<SubstreamProtocol<H::OutboundProtocol, H::OutboundOpenInfo>>,
@@ -113,7 +114,7 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
         match event {
             GateCommand::Open(handler, done) => {
-                self.inner = Some(*handler);
+                self.inner = Some(handler);
                 if !self.remote_protocols.is_empty() {
                     let protocols = std::mem::take(&mut self.remote_protocols);
                     self.replay.push_back(ProtocolSupport::Removed(protocols.clone()));
