@@ -142,6 +142,8 @@ impl Kind for DataDirError {
             Self::NoHome => Some("name one with --data-dir DIR or WEFT_DATA_DIR".into()),
             Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted:o} {}", shell_quote(path))),
             Self::WrongOwner { path, user, .. } => Some(format!("chown {user} {}", shell_quote(path))),
+            Self::Full(_) => Some("make room on that disk, or choose a --data-dir on another".into()),
+            Self::ReadOnly { .. } => Some("choose a --data-dir that this user can write".into()),
             Self::Symlink { target, .. } => Some(format!("name {} itself", target.display())),
             Self::InUse { path, .. } => Some(format!(
                 "stop that process, or give this node its own folder instead of {}",

@@ -20,7 +20,8 @@ pub(crate) struct CompletionsArgs {
 
 /// Write the manual pages into a folder
 #[derive(Debug, Args)]
-#[command(hide = true)]
+#[command(after_help = "Examples:
+  weft man ~/.local/share/man/man1")]
 pub(crate) struct ManArgs {
     /// Folder, made when it does not exist
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]

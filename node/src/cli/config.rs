@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{
     CliError, Session,
@@ -78,9 +78,30 @@ async fn show(session: &Session, args: &ShowArgs) -> Result<(), CliError> {
         }
     };
     if session.out.json {
-        return session.out.json_line(&json!({ "toml": text }));
+        return session.out.json_line(&as_json(&text)?);
     }
     session.out.bytes(text.as_bytes())
+}
+
+/// The values by section and key, and where those come from that are no defaults.
+fn as_json(text: &str) -> Result<Value, CliError> {
+    let not_toml = |error: toml::de::Error| CliError::Protocol(format!("the configuration is not TOML: {error}"));
+    let mut values: Value = toml::from_str(text).map_err(not_toml)?;
+    let (mut section, mut origin) = (String::new(), None);
+    let mut origins = Map::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some(from) = line.strip_prefix("# from ") {
+            origin = Some(from.to_owned());
+        } else if let (Some((key, _)), Some(from)) = (line.split_once(" = "), origin.take()) {
+            origins.insert(format!("{section}.{key}"), json!(from));
+        }
+    }
+    if let Some(values) = values.as_object_mut() {
+        values.insert("origins".to_owned(), Value::Object(origins));
+    }
+    Ok(values)
 }
 
 async fn in_effect(session: &Session) -> Result<String, CliError> {
@@ -104,6 +125,13 @@ fn validate(session: &Session, args: ValidateArgs) -> Result<(), CliError> {
     };
     match Config::load(&sources) {
         Ok(_) if session.out.json => session.out.json_line(&json!({ "valid": true, "errors": [] })),
+        Ok(_) if !named.exists() => {
+            session.out.say(&format!(
+                "there is no {}: the defaults hold",
+                escape(&named.to_string_lossy())
+            ));
+            Ok(())
+        }
         Ok(_) => {
             let good = session.out.paint_talk(Tone::Good, "good");
             session

@@ -103,7 +103,10 @@ impl CliError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoNode { dir } => Some(format!("start one with `weft run --data-dir {}`", dir.display())),
+            Self::NoNode { dir } => Some(match crate::data_dir::resolve_for_process(None) {
+                Ok(default) if default == *dir => "start one with `weft run`".to_owned(),
+                _ => format!("start one with `weft run --data-dir {}`", dir.display()),
+            }),
             Self::Api(problem) => problem.hint.clone(),
             Self::Node(error) => error.hint().map(str::to_owned),
             Self::Lost(_) => Some("the node may have stopped; look with `weft status`".to_owned()),

@@ -33,7 +33,7 @@ fn listen_default() -> Vec<Multiaddr> {
 section! {
     /// The node itself.
     "node" NodeConfig {
-        /// The name other nodes see; lower-case letters, digits, `-`, `_` and `.`, at most 64 bytes. Not set: the host's name.
+        /// The name other nodes see; lower-case letters, digits, `-`, `_` and `.`, at most 64 bytes. Not set: `node-` and the end of its id.
         Restart name: Option<String> = None;
     }
 }

@@ -143,13 +143,27 @@ impl StoreError {
             StoreError::Full { .. } => ErrorKind::Busy,
             StoreError::Failed { .. } => ErrorKind::Internal,
             StoreError::Corrupt { .. } => ErrorKind::Corrupt,
-            StoreError::Conflict { .. } | StoreError::InUse { .. } => ErrorKind::Conflict,
-            StoreError::Truncated { .. } | StoreError::NoSuchLog { .. } => ErrorKind::NotFound,
-            StoreError::Invalid { .. }
+            StoreError::Conflict { .. }
+            | StoreError::InUse { .. }
             | StoreError::TooNew { .. }
             | StoreError::TooOld { .. }
-            | StoreError::WrongOwner { .. } => ErrorKind::Invalid,
+            | StoreError::WrongOwner { .. } => ErrorKind::Conflict,
+            StoreError::Truncated { .. } | StoreError::NoSuchLog { .. } => ErrorKind::NotFound,
+            StoreError::Invalid { .. } => ErrorKind::Invalid,
             StoreError::Closed => ErrorKind::Closed,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            StoreError::Full { .. } => Some(
+                "make room on that disk, or choose a --data-dir on another; what was acknowledged is safe".to_owned(),
+            ),
+            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Some("choose a --data-dir on a file system that can be written".to_owned())
+            }
+            _ => None,
         }
     }
 

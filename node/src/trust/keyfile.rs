@@ -95,8 +95,8 @@ impl Kind for KeyFileError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::File(error) => error.kind(),
-            Self::NotAKey { .. } | Self::Version { .. } | Self::WrongType { .. } => ErrorKind::Invalid,
-            Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::Version { .. } => ErrorKind::Conflict,
+            Self::NotAKey { .. } | Self::WrongType { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::PassphraseNeeded { .. } | Self::WrongPassphrase { .. } => ErrorKind::Denied,
             Self::Encrypt { .. } => ErrorKind::Internal,
         }
@@ -108,7 +108,10 @@ impl Kind for KeyFileError {
             Self::PassphraseNeeded { .. } => {
                 Some("put it into a file that WEFT_PASSPHRASE_FILE names, or run on a terminal".into())
             }
-            Self::Damaged { .. } => Some("restore the file from a backup made by `weft id export`".into()),
+            Self::Version { .. } => Some("use a newer program".into()),
+            Self::NotAKey { .. } | Self::WrongType { .. } | Self::Damaged { .. } => {
+                Some("restore the file from a backup made by `weft id export`".into())
+            }
             _ => None,
         }
     }

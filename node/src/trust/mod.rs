@@ -369,6 +369,10 @@ impl crate::error::Kind for crate::store::StoreError {
     fn kind(&self) -> crate::error::ErrorKind {
         crate::store::StoreError::kind(self)
     }
+
+    fn hint(&self) -> Option<String> {
+        crate::store::StoreError::hint(self)
+    }
 }
 
 impl crate::error::Kind for weft_protocol::DecodeError {

@@ -100,6 +100,10 @@ fn the_defaults_are_a_good_configuration() {
         "{shown}"
     );
     assert!(shown.contains("2MiB") || shown.contains("2097152"), "{shown}");
+    let values = started.run(&["config", "show", "--json"]).json();
+    assert_eq!(values["node"]["name"], "alpha", "{values}");
+    assert_eq!(values["origins"]["node.name"], "flag --name", "{values}");
+    assert_eq!(values["mesh"]["mdns"], false, "{values}");
 }
 
 #[test]
@@ -215,6 +219,7 @@ fn a_store_of_a_newer_version_is_refused_and_left_alone() {
     let good = fs::read(&format).unwrap();
     fs::write(&format, "weft-store 99\n").unwrap();
     let outcome = refused(&node, &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.describe());
     assert!(
         outcome.stderr.contains("99") && outcome.stderr.contains("newer"),
         "{}",

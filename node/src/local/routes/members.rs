@@ -258,6 +258,9 @@ pub(super) async fn invite(
     State(app): State<App>,
     JsonBody(request): JsonBody<InviteRequest>,
 ) -> Answer<(StatusCode, Json<Invite>)> {
+    if let Some(role) = &request.role {
+        weft_protocol::name::check_role(role).map_err(NodeError::from)?;
+    }
     let options = InviteOptions {
         ttl_ms: millis(request.ttl_s)?,
         uses: request.uses,

@@ -332,7 +332,9 @@ pub(super) struct Joined {
 /// Join a mesh with a ticket
 #[utoipa::path(post, path = "/v1/join", request_body = JoinRequest, responses((status = 200, body = Joined)))]
 pub(super) async fn join(State(app): State<App>, JsonBody(request): JsonBody<JoinRequest>) -> Answer<Json<Joined>> {
-    let ticket = Ticket::from_text(&request.ticket).map_err(NodeError::from)?;
+    let ticket = Ticket::from_text(&request.ticket).map_err(|e| {
+        NodeError::from(e).with_hint("copy the whole ticket, from weft1 to its end, as `weft invite` printed it")
+    })?;
     let trust = app.node.trust();
     ticket
         .check_time(trust.now_ms())

@@ -85,7 +85,7 @@ fn a_newer_directory_is_refused_and_left_alone() {
     disk.replace(&in_dir("FORMAT"), b"weft-store 2\n").unwrap();
     let files = disk.files();
     let refused = run(open_memory(&disk)).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
     let text = refused.to_string();
     assert!(text.contains("version 2") && text.contains("up to version 1"), "{text}");
     assert_eq!(disk.files(), files);

@@ -102,7 +102,7 @@ fn a_damaged_file_is_an_error_and_stays_as_it_is() {
             // Case and the sort of white space carry nothing.
             Ok((found, _)) => assert!(same(&found), "another key from {:?}", String::from_utf8_lossy(&bytes)),
             Err(error) => assert!(
-                matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid),
+                matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict),
                 "{error}"
             ),
         }
