@@ -117,6 +117,12 @@ fn left_out(scenario: &Scenario, kills: bool) -> Vec<String> {
             check.name
         )
     }));
+    if !scenario.open {
+        left.push(
+            "certificates and roles: the mesh is an open one, so that every node gets in by a neighbour's address"
+                .into(),
+        );
+    }
     if scenario.topology.dial == Dial::Edges {
         left.push(
             "that nodes reach each other only along the edges: here the edges are whom a node knows at the start"

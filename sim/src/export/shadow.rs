@@ -171,22 +171,7 @@ fn write_host(yaml: &mut String, plan: &Plan<'_>, node: usize) -> std::fmt::Resu
         name(node),
         address(node)
     )?;
-    let mut args = format!(
-        "--data-dir ../../../data/{} run --name {} --no-mdns --log info --listen /ip4/{}/tcp/7400 --external /ip4/{}/tcp/7400",
-        name(node),
-        name(node),
-        address(node),
-        address(node)
-    );
-    if node == 0 {
-        args.push_str(" --open");
-    } else {
-        args.push_str(" --insecure-bootstrap");
-    }
-    for way in plan.ways_in(node) {
-        write!(args, " --bootstrap /ip4/{}/tcp/7400", address(way))?;
-    }
-    writeln!(yaml, "    - path: weft\n      args: {args}")?;
+    writeln!(yaml, "    - path: weft\n      args: {}", arguments(plan, node))?;
     let variables: Vec<String> = group
         .config
         .iter()
@@ -200,20 +185,13 @@ fn write_host(yaml: &mut String, plan: &Plan<'_>, node: usize) -> std::fmt::Resu
     }
     // A node joins only whom it finds: the founder has a moment's start.
     let start = offset.as_millis() + if node == 0 { 0 } else { 1000 };
-    writeln!(
-        yaml,
-        "      start_time: {start} ms\n      expected_final_state: running"
-    )?;
-    for fault in &plan.scenario.faults {
-        if let (FaultKind::Kill { restart: None }, When::At(at)) = (&fault.kind, fault.when)
-            && fault.target.nodes.contains(&node)
-        {
-            writeln!(
-                yaml,
-                "      shutdown_time: {} ms\n      shutdown_signal: SIGKILL",
-                at.as_millis()
-            )?;
-        }
+    writeln!(yaml, "      start_time: {start} ms")?;
+    match killed_at(plan.scenario, node) {
+        Some(ms) => writeln!(
+            yaml,
+            "      shutdown_time: {ms} ms\n      shutdown_signal: SIGKILL\n      expected_final_state: {{signaled: SIGKILL}}"
+        )?,
+        None => writeln!(yaml, "      expected_final_state: running")?,
     }
     if load_script(plan, node, "weft").is_some() {
         writeln!(
@@ -223,6 +201,34 @@ fn write_host(yaml: &mut String, plan: &Plan<'_>, node: usize) -> std::fmt::Resu
         )?;
     }
     Ok(())
+}
+
+/// When a node is killed for good, in milliseconds.
+fn killed_at(scenario: &Scenario, node: usize) -> Option<u128> {
+    scenario
+        .faults
+        .iter()
+        .find_map(|fault| match (&fault.kind, fault.when) {
+            (FaultKind::Kill { restart: None }, When::At(at)) if fault.target.nodes.contains(&node) => {
+                Some(at.as_millis())
+            }
+            _ => None,
+        })
+}
+
+/// `weft run` of a node.
+fn arguments(plan: &Plan<'_>, node: usize) -> String {
+    let (name, own) = (name(node), address(node));
+    let way_in = if node == 0 { "--open" } else { "--insecure-bootstrap" };
+    let ways: String = plan
+        .ways_in(node)
+        .into_iter()
+        .map(|way| format!(" --bootstrap /ip4/{}/tcp/7400", address(way)))
+        .collect();
+    format!(
+        "--data-dir ../../../data/{name} run --name {name} --no-mdns --log info --listen /ip4/{own}/tcp/7400 \
+         --external /ip4/{own}/tcp/7400 {way_in}{ways}"
+    )
 }
 
 fn readme(scenario: &Scenario) -> String {

@@ -3,17 +3,14 @@
 //! Time begins when those nodes that start at once are ready: starting a hundred processes takes a machine its time, which is not
 //! the mesh's. One runtime on the calling thread does it all: the processes do the work.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use super::{
     Ground,
+    fleet::{nodes, oracle},
+    folder,
     load::{self, Ledger},
     node::Node,
     outcome::{Findings, report},
@@ -21,10 +18,9 @@ use super::{
 };
 use crate::{
     chaos::{self, Step},
-    oracle::Oracle,
     report::{Report, Sample},
     run::{Cancel, Progress, RunError, Watch},
-    scenario::{Scenario, Version, WorkloadKind},
+    scenario::{Scenario, WorkloadKind},
     topology::{self, Graph},
 };
 
@@ -84,10 +80,8 @@ pub(crate) fn drive(
         .enable_all()
         .build()
         .map_err(|error| RunError::io("cannot start the runtime", error))?;
-    let folder = tempfile::Builder::new()
-        .prefix("weft-sim.")
-        .tempdir()
-        .map_err(|error| RunError::io("cannot make a folder for the nodes", error))?;
+    folder::sweep();
+    let folder = folder::make().map_err(|error| RunError::io("cannot make a folder for the nodes", error))?;
     let graph = topology::make(
         &scenario.topology.kind,
         scenario.nodes(),
@@ -117,77 +111,6 @@ pub(crate) fn drive(
     drop(run);
     drop(runtime);
     report
-}
-
-/// An oracle for the scenario's workloads.
-fn oracle(scenario: &Scenario) -> Oracle {
-    Oracle::new(scenario.workloads.iter().map(|workload| {
-        let receivers: BTreeSet<u32> = scenario
-            .nodes_of(workload.to.as_deref())
-            .iter()
-            .map(|n| *n as u32)
-            .collect();
-        let is_publish = matches!(workload.kind, WorkloadKind::Publish { .. });
-        (workload.name.clone(), is_publish, receivers)
-    }))
-}
-
-/// The nodes, not started.
-fn nodes(scenario: &Scenario, graph: &Graph, ground: &dyn Ground, binary: &Path, folder: &Path) -> Vec<Node> {
-    let group_of = scenario.group_of_node();
-    (0..scenario.nodes())
-        .map(|number| {
-            let group = &scenario.fleet[group_of[number]];
-            let program = match &group.version {
-                Version::Binary(path) => std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
-                Version::Current | Version::Previous => binary.to_owned(),
-            };
-            let variable = |(key, value): (&String, &String)| {
-                (
-                    format!("WEFT__{}", key.to_uppercase().replace('.', "__")),
-                    value.clone(),
-                )
-            };
-            let variables = group.config.iter().map(variable).collect();
-            let args = arguments(number, &group.name, scenario.open, graph, ground);
-            let mut node = Node::new(number, folder.join(number.to_string()), program, args, variables);
-            node.services = scenario
-                .workloads
-                .iter()
-                .filter(|workload| scenario.nodes_of(workload.to.as_deref()).contains(&number))
-                .filter_map(|workload| match &workload.kind {
-                    WorkloadKind::Call { service, .. } => Some(service.clone()),
-                    WorkloadKind::Publish { .. } => None,
-                })
-                .collect();
-            node
-        })
-        .collect()
-}
-
-/// `weft run` of a node. In a private mesh the ticket comes to it, once there is one.
-fn arguments(number: usize, group: &str, open: bool, graph: &Graph, ground: &dyn Ground) -> Vec<String> {
-    let mut args: Vec<String> = ["--no-mdns", "--api", "127.0.0.1:0", "--log", "warn", "--name"]
-        .map(str::to_owned)
-        .into();
-    args.push(format!("{group}-{number}"));
-    for address in ground.listen(number) {
-        args.extend(["--listen".to_owned(), address]);
-    }
-    if number == 0 {
-        args.extend(open.then(|| "--open".to_owned()));
-        return args;
-    }
-    args.push("--insecure-bootstrap".to_owned());
-    let neighbours = graph.neighbours(number as u32).iter().map(|next| *next as usize);
-    let mut ways: Vec<String> = neighbours.flat_map(|next| ground.dial(next)).collect();
-    if ways.is_empty() {
-        ways = ground.dial(0);
-    }
-    for address in ways {
-        args.extend(["--bootstrap".to_owned(), address]);
-    }
-    args
 }
 
 impl Run<'_> {

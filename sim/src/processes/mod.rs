@@ -12,10 +12,13 @@
 mod api;
 mod binary;
 mod drive;
+mod fleet;
+mod folder;
 mod load;
 mod loopback;
 mod node;
 mod outcome;
+mod refuse;
 mod sample;
 #[cfg(test)]
 mod tests;
@@ -24,12 +27,13 @@ use std::{path::Path, process::Command, sync::Arc};
 
 pub(crate) use binary::find as find_binary;
 pub(crate) use drive::drive;
+pub(crate) use refuse::refuse;
 
 use crate::{
     chaos::Step,
     report::{Mode, Report},
     run::{Cancel, RunError, Watch},
-    scenario::{Attack, FaultKind, Nat, Scenario},
+    scenario::Scenario,
 };
 
 /// Where the processes of a run stand: what is between them.
@@ -77,68 +81,4 @@ pub fn run(
     let binary = find_binary(weft)?;
     let mut ground = loopback::Loopback::new(scenario.nodes())?;
     drive(scenario, seed, &binary, &mut ground, watch, cancel)
-}
-
-/// Refuses what no process can be made to do from outside.
-pub(crate) fn refuse(scenario: &Scenario, mode: Mode) -> Result<(), RunError> {
-    let needs = |what: &str, instead: &str| {
-        let name = mode.as_str();
-        Err(RunError::Unsupported(format!("mode {name} has no {what}: {instead}")))
-    };
-    const VIRTUAL: &str = "run it in virtual time (--mode virtual)";
-    if let Some(Attack { kind, .. }) = scenario.attacks.first() {
-        return needs(&format!("attackers (attack {})", kind.as_str()), VIRTUAL);
-    }
-    if let Some(group) = scenario.fleet.iter().find(|group| group.clock_skew_ms != 0) {
-        return needs(
-            &format!("calendars of its own (clock_skew of the group {})", group.name),
-            VIRTUAL,
-        );
-    }
-    if mode == Mode::Processes
-        && let Some(group) = scenario.fleet.iter().find(|group| group.nat != Nat::None)
-    {
-        return needs(
-            &format!("NAT (group {})", group.name),
-            "--mode hosts has it, and --mode virtual",
-        );
-    }
-    if scenario.open
-        && let Some(group) = scenario.fleet.iter().find(|group| group.role.is_some())
-    {
-        return needs(
-            &format!("roles in an open mesh (role of the group {})", group.name),
-            "leave out open, or the roles",
-        );
-    }
-    if let Some(first) = scenario
-        .fleet
-        .first()
-        .filter(|group| !matches!(group.nat, Nat::None | Nat::FullCone))
-    {
-        return needs(
-            &format!("way to a founder behind NAT (group {}, where node 0 is)", first.name),
-            "put a group without NAT first",
-        );
-    }
-    for fault in &scenario.faults {
-        let kind = fault.kind.as_str();
-        match &fault.kind {
-            FaultKind::Skew { .. }
-            | FaultKind::DiskFull
-            | FaultKind::LostFsync
-            | FaultKind::TornWrite
-            | FaultKind::BitFlip => return needs(&format!("faults of the kind {kind}"), VIRTUAL),
-            FaultKind::Partition | FaultKind::Islands { .. } | FaultKind::Cut { .. } | FaultKind::Degrade { .. }
-                if mode == Mode::Processes =>
-            {
-                return needs(
-                    &format!("links to break (fault {kind})"),
-                    "--mode hosts has them, and --mode virtual",
-                );
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

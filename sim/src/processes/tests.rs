@@ -41,6 +41,20 @@ fn what_a_mode_cannot_do_is_refused_with_what_can() {
 }
 
 #[test]
+fn a_check_of_what_is_not_measured_is_refused() {
+    let bytes = "[[check]]\nkind = \"bytes-per-node\"\nmax = 9\n";
+    assert_eq!(
+        refusal(bytes, Mode::Processes),
+        "mode processes has no count of a node's bytes (check bytes-per-node): --mode hosts has it, and --mode virtual"
+    );
+    assert_eq!(refusal(bytes, Mode::Hosts), "fine");
+    assert_eq!(
+        refusal("[[check]]\nkind = \"duplicate-ratio\"\nmax = 9\n", Mode::Hosts),
+        "mode hosts has no count of duplicates (check duplicate-ratio): run it in virtual time (--mode virtual)"
+    );
+}
+
+#[test]
 fn the_founder_must_be_reachable_and_an_open_mesh_has_no_roles() {
     assert_eq!(
         refusal("nat = \"symmetric\"\n", Mode::Hosts),

@@ -49,7 +49,6 @@ pub fn draw(drawing: &Drawing<'_>) -> String {
 }
 
 fn write_into(svg: &mut String, drawing: &Drawing<'_>) -> std::fmt::Result {
-    let nodes = drawing.places.len();
     let legend = legend(drawing);
     let height = SIZE + 24.0 * legend.len() as f64;
     writeln!(
@@ -58,73 +57,78 @@ fn write_into(svg: &mut String, drawing: &Drawing<'_>) -> std::fmt::Result {
          <title>{}</title>\n<style>{STYLE}</style>",
         escape(drawing.title)
     )?;
-    let at = |node: u32| {
-        let (x, y) = drawing.places.get(node as usize).copied().unwrap_or((0.5, 0.5));
-        let scale = SIZE - 2.0 * MARGIN;
-        (MARGIN + x * scale, MARGIN + y * scale)
-    };
-    let shown = drawing.edges.len().min(EDGES_DRAWN_MAX);
-    if shown > 0 {
-        // Many edges fade, so that few nodes behind them are still seen.
-        let opacity = (60.0 / (shown as f64).sqrt()).clamp(0.12, 0.8);
-        let width = if shown > 2_000 { 0.5 } else { 1.0 };
-        write!(
-            svg,
-            "<path class=\"e\" stroke-opacity=\"{opacity:.2}\" stroke-width=\"{width}\" d=\""
-        )?;
-        for (a, b) in drawing.edges.iter().take(shown) {
-            let ((ax, ay), (bx, by)) = (at(*a), at(*b));
-            write!(svg, "M{ax:.1} {ay:.1}L{bx:.1} {by:.1}")?;
-        }
-        writeln!(svg, "\"/>")?;
-    }
-    let radius = (140.0 / (nodes.max(1) as f64).sqrt()).clamp(1.8, 9.0);
-    for node in 0..nodes as u32 {
-        let (x, y) = at(node);
-        let group = drawing.group_of.get(node as usize).copied().unwrap_or(0);
-        let name = drawing.groups.get(group).map_or("", String::as_str);
-        let class = if drawing.attackers.contains(&node) {
-            "bad".to_owned()
-        } else {
-            format!("g{}", group % 6)
-        };
-        write!(
-            svg,
-            "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\">"
-        )?;
-        writeln!(svg, "<title>{node} {}</title></circle>", escape(name))?;
-        if nodes <= LABELS_NODES_MAX {
-            let lift = radius + 3.0;
-            writeln!(
-                svg,
-                "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"10\">{node}</text>",
-                y - lift
-            )?;
-        }
-    }
-    for node in drawing.cut_vertices {
-        let (x, y) = at(*node);
-        writeln!(
-            svg,
-            "<circle class=\"cut\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{:.1}\"/>",
-            radius + 2.5
-        )?;
-    }
+    write_edges(svg, drawing)?;
+    write_nodes(svg, drawing)?;
     for (row, (class, text)) in legend.iter().enumerate() {
         let y = SIZE + 4.0 + 24.0 * row as f64;
         let mark = match *class {
             "" => String::new(),
             class => format!("<circle class=\"{class}\" cx=\"{MARGIN}\" cy=\"{y}\" r=\"6\"/>"),
         };
-        writeln!(
-            svg,
-            "{mark}<text x=\"{}\" y=\"{}\">{}</text>",
-            MARGIN + 14.0,
-            y + 4.0,
-            escape(text)
-        )?;
+        let (x, y, text) = (MARGIN + 14.0, y + 4.0, escape(text));
+        writeln!(svg, "{mark}<text x=\"{x}\" y=\"{y}\">{text}</text>")?;
     }
     svg.push_str("</svg>\n");
+    Ok(())
+}
+
+/// Where a node is in the picture.
+fn at(drawing: &Drawing<'_>, node: u32) -> Place {
+    let (x, y) = drawing.places.get(node as usize).copied().unwrap_or((0.5, 0.5));
+    let scale = SIZE - 2.0 * MARGIN;
+    (MARGIN + x * scale, MARGIN + y * scale)
+}
+
+fn write_edges(svg: &mut String, drawing: &Drawing<'_>) -> std::fmt::Result {
+    let shown = drawing.edges.len().min(EDGES_DRAWN_MAX);
+    if shown == 0 {
+        return Ok(());
+    }
+    // Many edges fade, so that few nodes behind them are still seen.
+    let opacity = (60.0 / (shown as f64).sqrt()).clamp(0.12, 0.8);
+    let width = if shown > 2_000 { 0.5 } else { 1.0 };
+    write!(
+        svg,
+        "<path class=\"e\" stroke-opacity=\"{opacity:.2}\" stroke-width=\"{width}\" d=\""
+    )?;
+    for (a, b) in drawing.edges.iter().take(shown) {
+        let ((ax, ay), (bx, by)) = (at(drawing, *a), at(drawing, *b));
+        write!(svg, "M{ax:.1} {ay:.1}L{bx:.1} {by:.1}")?;
+    }
+    writeln!(svg, "\"/>")
+}
+
+fn write_nodes(svg: &mut String, drawing: &Drawing<'_>) -> std::fmt::Result {
+    let nodes = drawing.places.len();
+    let radius = (140.0 / (nodes.max(1) as f64).sqrt()).clamp(1.8, 9.0);
+    for node in 0..nodes as u32 {
+        let (x, y) = at(drawing, node);
+        let group = drawing.group_of.get(node as usize).copied().unwrap_or(0);
+        let name = escape(drawing.groups.get(group).map_or("", String::as_str));
+        let class = match drawing.attackers.contains(&node) {
+            true => "bad".to_owned(),
+            false => format!("g{}", group % 6),
+        };
+        write!(
+            svg,
+            "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\">"
+        )?;
+        writeln!(svg, "<title>{node} {name}</title></circle>")?;
+        if nodes <= LABELS_NODES_MAX {
+            let y = y - radius - 3.0;
+            writeln!(
+                svg,
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" font-size=\"10\">{node}</text>"
+            )?;
+        }
+    }
+    for node in drawing.cut_vertices {
+        let ((x, y), radius) = (at(drawing, *node), radius + 2.5);
+        writeln!(
+            svg,
+            "<circle class=\"cut\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"/>"
+        )?;
+    }
     Ok(())
 }
 

@@ -282,77 +282,70 @@ fn cdf(curves: Vec<Line>) -> String {
     })
 }
 
+/// A quantity over time.
+type Of<'a> = &'a dyn Fn(&super::Sample) -> f64;
+
 fn write_time(html: &mut String, report: &Report) -> fmt::Result {
-    let spans: Vec<(f64, f64, String)> = report
-        .faults
-        .iter()
-        .map(|fault| (fault.from, fault.until, fault.what.clone()))
-        .collect();
-    let line = |name: &str, of: &dyn Fn(&super::Sample) -> f64| Line {
-        name: name.to_owned(),
-        points: report.series.iter().map(|sample| (sample.at, of(sample))).collect(),
-    };
-    let chart = |title: &str, y: &str, lines_of: Vec<Line>| {
-        lines(&Chart {
-            title: title.to_owned(),
-            x: "seconds".into(),
-            y: y.to_owned(),
-            lines: lines_of,
-            spans: spans.clone(),
-            x_end: report.virtual_seconds,
-            y_end: 1.0,
-        })
-    };
     if report.series.is_empty() {
         return writeln!(html, "<p>No samples were taken.</p>");
     }
-    let known = report.series.iter().any(|sample| sample.mesh_degree.2 > 0);
-    let degree = chart(
-        "Gossip neighbours over time",
-        "neighbours",
-        vec![
-            line("average", &|s| s.mesh_degree.1),
-            line("most", &|s| f64::from(s.mesh_degree.2)),
-            line("fewest", &|s| f64::from(s.mesh_degree.0)),
-        ],
-    );
-    if known {
-        let words = "Gossip neighbours of a node; faults are shaded.";
-        card(html, "Mesh degree", words, &degree)?;
+    if report.series.iter().any(|sample| sample.mesh_degree.2 > 0) {
+        let of: [(&str, Of<'_>); 3] = [
+            ("average", &|s| s.mesh_degree.1),
+            ("most", &|s| f64::from(s.mesh_degree.2)),
+            ("fewest", &|s| f64::from(s.mesh_degree.0)),
+        ];
+        let picture = over_time(report, "neighbours", &of);
+        card(
+            html,
+            "Mesh degree",
+            "Gossip neighbours of a node; faults are shaded.",
+            &picture,
+        )?;
     }
-    let connections = chart(
-        "Connections over time",
-        "connections",
-        vec![
-            line("average", &|s| s.connections.1),
-            line("most", &|s| f64::from(s.connections.2)),
-            line("fewest", &|s| f64::from(s.connections.0)),
-        ],
-    );
-    card(html, "Connections", "Members a node is connected with.", &connections)?;
-    let up = chart(
-        "Nodes and parts over time",
-        "nodes, parts",
-        vec![
-            line("nodes that run", &|s| f64::from(s.nodes_up)),
-            line("parts that do not reach each other", &|s| f64::from(s.components)),
-        ],
-    );
-    card(
-        html,
-        "Nodes",
-        "Nodes that run, and the parts the mesh is in: one is whole.",
-        &up,
-    )?;
-    let traffic = chart(
-        "Deliveries over time",
-        "a second",
-        vec![Line {
-            name: "deliveries".into(),
-            points: rates(report),
-        }],
-    );
-    card(html, "Deliveries", "Deliveries and answers a second.", &traffic)
+    let of: [(&str, Of<'_>); 3] = [
+        ("average", &|s| s.connections.1),
+        ("most", &|s| f64::from(s.connections.2)),
+        ("fewest", &|s| f64::from(s.connections.0)),
+    ];
+    let picture = over_time(report, "connections", &of);
+    card(html, "Connections", "Members a node is connected with.", &picture)?;
+    let of: [(&str, Of<'_>); 2] = [
+        ("nodes that run", &|s| f64::from(s.nodes_up)),
+        ("parts that do not reach each other", &|s| f64::from(s.components)),
+    ];
+    let words = "Nodes that run, and the parts the mesh is in: one is whole.";
+    card(html, "Nodes", words, &over_time(report, "nodes, parts", &of))?;
+    let deliveries = Line {
+        name: "deliveries".into(),
+        points: rates(report),
+    };
+    let picture = lines(&time_axis(report, "a second", vec![deliveries]));
+    card(html, "Deliveries", "Deliveries and answers a second.", &picture)
+}
+
+fn over_time(report: &Report, y: &str, of: &[(&str, Of<'_>)]) -> String {
+    let line = |(name, of): &(&str, Of<'_>)| Line {
+        name: (*name).to_owned(),
+        points: report.series.iter().map(|sample| (sample.at, of(sample))).collect(),
+    };
+    lines(&time_axis(report, y, of.iter().map(line).collect()))
+}
+
+/// A chart over the run's time, its faults shaded.
+fn time_axis(report: &Report, y: &str, lines: Vec<Line>) -> Chart {
+    let faults = report.faults.iter();
+    Chart {
+        title: format!("{y} over time"),
+        x: "seconds".into(),
+        y: y.to_owned(),
+        lines,
+        spans: faults
+            .map(|fault| (fault.from, fault.until, fault.what.clone()))
+            .collect(),
+        x_end: report.virtual_seconds,
+        y_end: 1.0,
+    }
 }
 
 fn rates(report: &Report) -> Vec<(f64, f64)> {
