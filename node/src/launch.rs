@@ -66,6 +66,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         key: keys.node,
         metrics,
     };
+    let is_only_way_in = ticket.is_some() && config.mesh.bootstrap.is_empty();
     let node = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
@@ -91,7 +92,11 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         node.tasks().spawn("joined", banner::say_joined(node.trust().clone()));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let outcome = until_told_to_stop(&doors, signals).await;
+    let outcome = tokio::select! {
+        biased;
+        outcome = until_told_to_stop(&doors, signals) => outcome,
+        error = until_refused(&node, !is_only_way_in) => Err(error),
+    };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     doors.close().await;
     if !node.stop().await {
@@ -393,6 +398,23 @@ async fn wait_until_member(node: &Node, ticket: &Ticket) -> Result<(), NodeError
         refusal = refused.wait_for(|s| s.refusal.is_some()) => {
             let detail = refusal.ok().and_then(|s| s.refusal.clone()).unwrap_or_default();
             Err(NodeError::denied(detail).with_hint("ask for a new ticket: `weft invite`"))
+        }
+    }
+}
+
+/// Ends when the ticket with which the node came turns out to be worth nothing, and there is no other way into a mesh.
+async fn until_refused(node: &Node, has_other_way: bool) -> NodeError {
+    let mut state = node.mesh().watch_state();
+    loop {
+        let refusal = state.borrow_and_update().ticket_refusal.clone();
+        if let Some(detail) = refusal
+            && node.trust().mesh().is_none()
+            && !has_other_way
+        {
+            return NodeError::denied(detail).with_hint("`weft invite` on a member makes a new ticket");
+        }
+        if state.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

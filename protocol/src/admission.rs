@@ -120,6 +120,11 @@ pub enum AdmissionRefusal {
 }
 
 impl AdmissionRefusal {
+    /// Whether it says that a ticket is worth nothing, now or later.
+    pub fn is_of_ticket(self) -> bool {
+        matches!(self, Self::BadTicket | Self::UsedTicket | Self::Expired | Self::Revoked)
+    }
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

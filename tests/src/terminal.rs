@@ -22,6 +22,7 @@ pub struct Terminal {
     ours: File,
     theirs: PathBuf,
     shown: Arc<Mutex<String>>,
+    reader: thread::JoinHandle<()>,
 }
 
 impl Terminal {
@@ -57,7 +58,7 @@ impl Terminal {
         let ours = File::from(ours);
         let shown = Arc::new(Mutex::new(String::new()));
         let (mut reader, seen) = (ours.try_clone().unwrap(), Arc::clone(&shown));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut bytes = [0; 1024];
             // The other end's closing is an error on this one.
             while let Ok(count) = reader.read(&mut bytes) {
@@ -69,6 +70,7 @@ impl Terminal {
             ours,
             theirs,
             shown,
+            reader,
         }
     }
 
@@ -98,10 +100,12 @@ impl Terminal {
         tcgetattr(theirs).unwrap().local_modes.contains(LocalModes::ECHO)
     }
 
-    /// Waits for the end: the exit code.
+    /// Waits for the end, and until all that was said is shown: the exit code.
     #[track_caller]
     pub fn ends(&mut self) -> Option<i32> {
-        until("the command ends", || self.child.try_wait().unwrap()).code()
+        let code = until("the command ends", || self.child.try_wait().unwrap()).code();
+        until("the terminal is closed", || self.reader.is_finished().then_some(()));
+        code
     }
 }
 

@@ -144,8 +144,7 @@ fn state(out: &Out, status: &Value) -> String {
                 .get("pending")
                 .map(|pending| view::text(pending, "reason"))
                 .unwrap_or_default();
-            let hint = "a member lets it in with `weft member approve`";
-            format!("{}  {} {hint}", out.paint(Tone::Warn, &name), escape(&reason))
+            format!("{}  {}", out.paint(Tone::Warn, &name), escape(&reason))
         }
         _ => out.paint(Tone::Warn, &name),
     }

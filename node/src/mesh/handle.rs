@@ -163,6 +163,8 @@ pub struct MeshState {
     pub listening: bool,
     /// Why the last peer that would not have us would not.
     pub refusal: Option<String>,
+    /// Why the ticket this node came with is worth nothing, for people. No other try would end otherwise.
+    pub ticket_refusal: Option<String>,
     /// Hole punches tried and succeeded.
     pub hole_punches: (u64, u64),
 }

@@ -168,6 +168,8 @@ fn a_ticket_is_used_once_and_not_after_its_time() {
     let _beta = Node::joined("beta", &ticket);
     let gamma = Node::new("gamma");
     gamma.run(&["join", &ticket]).fails_saying(4, &["ticket"]);
+    let used = gamma.run(&["run", "--join", &ticket, "--api", "127.0.0.1:0", "--no-mdns"]);
+    used.fails_saying(4, &["the ticket has been used", "weft invite"]);
     let short = alpha.run(&["invite", "--ttl", "1s", "--json"]).json();
     let text = short["ticket"].as_str().unwrap().to_owned();
     let ends = Ticket::from_text(&text).unwrap().not_after_ms;

@@ -305,9 +305,25 @@ impl Driver {
         };
         let (peer, address) = (connection.peer, connection.address.clone());
         if by_remote {
-            tracing::warn!(%peer, %address, ?reason, detail, "the peer does not admit this node");
-            self.state
-                .send_modify(|s| s.refusal = Some(format!("{peer} at {address} does not admit this node: {detail}")));
+            let refusal = format!("{peer} does not admit this node: {detail}");
+            // Whoever refuses does so again at the next try: it is said loudly once.
+            if self.state.borrow().refusal.as_ref() == Some(&refusal) {
+                tracing::debug!(%peer, %address, ?reason, detail, "the peer does not admit this node");
+            } else {
+                tracing::warn!(%peer, %address, ?reason, detail, "the peer does not admit this node");
+            }
+            // Only its issuer knows what a ticket is worth; anybody else may just want to keep us out.
+            let by_issuer = self
+                .ticket
+                .as_ref()
+                .is_some_and(|ticket| ticket.issuer.peer_id() == peer);
+            let is_final = by_issuer && reason.is_some_and(AdmissionRefusal::is_of_ticket);
+            self.state.send_modify(|s| {
+                s.refusal = Some(refusal);
+                if is_final {
+                    s.ticket_refusal = Some(detail.to_owned());
+                }
+            });
         } else {
             tracing::info!(%peer, %address, ?reason, "a peer was not admitted");
             self.counters.refused_peer();

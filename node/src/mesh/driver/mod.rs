@@ -208,6 +208,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         kad_server: false,
         listening: false,
         refusal: None,
+        ticket_refusal: None,
         hole_punches: (0, 0),
     });
     let shared = Shared {
