@@ -24,7 +24,7 @@ use super::{
     sources::Sources,
     streams,
 };
-use crate::platform::Network;
+use crate::{platform::Network, telemetry::metrics::Metrics};
 
 /// The unary protocol of all patterns.
 pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
@@ -127,6 +127,7 @@ pub(crate) fn members(
     relay_client: relay::client::Behaviour,
     stream_protocols: Vec<StreamProtocol>,
     seed: u64,
+    metrics: &Metrics,
 ) -> Result<Members, String> {
     let peer = key.public().to_peer_id();
     let mut protocols = vec![
@@ -138,7 +139,7 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip(key, config.peer_scoring)?,
+        gossip: gossip(key, config.peer_scoring, metrics)?,
         kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
@@ -160,6 +161,7 @@ pub(crate) fn members(
 fn gossip(
     key: &Keypair,
     peer_scoring: bool,
+    metrics: &Metrics,
 ) -> Result<
     gossipsub::Behaviour<
         gossipsub::IdentityTransform,
@@ -201,6 +203,11 @@ fn gossip(
         filter,
     )
     .map_err(str::to_owned)?;
+    // Copies, neighbours, what was asked for: how well the gossip mesh does its work.
+    gossip = metrics.with_registry(|registry| {
+        let registry = registry.sub_registry_with_prefix("gossipsub");
+        gossip.with_metrics(registry, gossipsub::MetricsConfig::default())
+    });
     if peer_scoring {
         let (params, thresholds) = scoring();
         gossip.with_peer_score(params, thresholds)?;

@@ -36,6 +36,7 @@ impl World<'_> {
             propagation: oracle.distribution(true),
             calls: oracle.distribution(false),
             hops: oracle.hops(),
+            duplicates: self.duplicates(),
             bytes_sent: traffic.iter().map(|t| t.bytes_sent).collect(),
             bytes_received: traffic.iter().map(|t| t.bytes_received).collect(),
             series: std::mem::take(&mut self.samples),
@@ -99,6 +100,25 @@ impl World<'_> {
             nodes: honest.collect(),
             edges: self.graph.edges().collect(),
         }
+    }
+
+    /// Copies beyond the first that each node's gossip has counted since its last start.
+    fn duplicates(&self) -> Vec<u64> {
+        let count = |host: usize| {
+            let Some(running) = self.fleet.running(host as HostId) else {
+                return 0;
+            };
+            let text = running.node.metrics().encode();
+            let sum = |name: &str| -> u64 {
+                let lines = text.lines().filter(|line| line.starts_with(name));
+                lines
+                    .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+                    .sum()
+            };
+            sum("gossipsub_topic_msg_recv_counts_unfiltered_total{")
+                .saturating_sub(sum("gossipsub_topic_msg_recv_counts_total{"))
+        };
+        (0..self.scenario.nodes()).map(count).collect()
     }
 
     fn figures(&self, attack: &Attack) -> AttackFigures {

@@ -119,6 +119,7 @@ pub(super) struct Driver {
     config: MeshConfig,
     counters: MeshCounters,
     libp2p_metrics: libp2p::metrics::Metrics,
+    metrics: Metrics,
     door: DoorKeeper,
     peers: PeerTable,
     lanes: Lanes,
@@ -243,6 +244,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         config,
         counters,
         libp2p_metrics: metrics.with_registry(libp2p::metrics::Metrics::new),
+        metrics,
         door,
         peers,
         lanes,
@@ -380,6 +382,7 @@ impl Driver {
             relay_client,
             self.door.protocols(),
             self.reach.rng_seed(),
+            &self.metrics,
         );
         match members {
             Ok(mut members) => {
