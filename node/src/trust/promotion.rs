@@ -6,7 +6,7 @@
 //! certificate, so that a renewal in between loses nothing.
 //!
 //! Promises: a promise is durable before it is acted on, outlives restarts of both sides, and ends when the member has what was
-//! promised, or is revoked. A member takes a certificate in place of a valid one only if that takes nothing from it ([`keeps`]).
+//! promised, or is revoked. A member takes a certificate in place of a valid one only if that takes nothing from it.
 //!
 //! Does not promise that the right can be taken back otherwise than by revoking the member.
 

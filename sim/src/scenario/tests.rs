@@ -32,7 +32,7 @@ fn the_smallest_scenario_has_sensible_defaults() {
         scenario.links.default.latency,
         Latency::Constant(Duration::from_millis(20))
     );
-    assert!(scenario.scoring && scenario.faults.is_empty());
+    assert!(!scenario.scoring && scenario.faults.is_empty());
 }
 
 #[test]

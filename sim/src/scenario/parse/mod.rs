@@ -110,7 +110,7 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
     let name = keys.opt("name").or(stem).unwrap_or_default();
     let about = keys.or("about", String::new());
     let seed = keys.or("seed", 1);
-    let scoring = keys.or("scoring", true);
+    let scoring = keys.or("scoring", false);
     let open = keys.or("open", false);
     let (duration, quiet) = times(keys)?;
     let fleet = fleet::fleet(&mut keys.section("fleet"));
