@@ -1,6 +1,6 @@
 //! The disk of one simulated node: in memory, with what would survive a power cut, and with faults.
 //!
-//! [`MemoryDisk`](weft_node::platform::disk::MemoryDisk) knows what is durable. On top of it this one can lie: a sync
+//! [`MemoryDisk`] knows what is durable. On top of it this one can lie: a sync
 //! that says it succeeded and did nothing.
 
 use std::{

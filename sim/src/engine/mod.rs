@@ -5,7 +5,7 @@
 //!
 //! How: a fresh thread is made virtual ([`crate::virtual_os`]); on it a runtime of one thread with a paused clock, which
 //! jumps to the next thing to do whenever nobody has anything to do; on that the unreal network and the nodes; and a
-//! conductor, [`world`], who starts, breaks and asks as the scenario says.
+//! conductor, `world`, who starts, breaks and asks as the scenario says.
 
 mod layout;
 mod outcome;

@@ -6,8 +6,8 @@
 //!
 //! Needs root, `ip` and `nft`, and says so. The kernel's own emulator (netem) is not needed, because many kernels come without it.
 //!
-//! How: each host has a TUN device instead of a network card ([`tun`]). One thread takes packets from all of them and hands each to
-//! the one it is for when its time has come ([`emulator`]); when that is, is decided without I/O ([`wan`]).
+//! How: each host has a TUN device instead of a network card (`tun`). One thread takes packets from all of them and hands each to
+//! the one it is for when its time has come (`emulator`); when that is, is decided without I/O (`wan`).
 
 mod emulator;
 mod namespace;

@@ -7,7 +7,7 @@
 //! Not promised: that times repeat. What goes wrong and when follows from the seed, as in virtual time; how long a machine takes for
 //! it does not.
 //!
-//! How: [`Ground`] is where processes stand, on loopback or in namespaces; [`drive`] does the rest for both.
+//! How: `Ground` is where processes stand, on loopback or in namespaces; `drive` does the rest for both.
 
 mod api;
 mod binary;
