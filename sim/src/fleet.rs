@@ -308,7 +308,7 @@ impl Fleet {
         if let Some(agent) = &plan.agent {
             mesh.agent.clone_from(agent);
         }
-        mesh.peer_scoring = plan.scoring;
+        mesh.peer_scoring = Some(plan.scoring);
         // Nothing here asks the DHT, and an empty table would take more memory than all the rest of a node.
         mesh.dht = false;
         Ok(mesh)

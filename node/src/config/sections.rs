@@ -72,6 +72,8 @@ section! {
         Restart relay_reservations_max: u32 = 256;
         /// Relays on which this node keeps a reservation while it cannot be reached directly.
         Restart relay_reservations_target: u32 = 2;
+        /// Score gossip neighbours by what they deliver, and leave those who do harm; auto: in a mesh that anyone may join.
+        Restart peer_scoring: Toggle = Toggle::Auto;
         /// Connections at once, inbound and outbound together.
         Restart connections_max: u32 = 1024;
         /// Inbound connections at once from one IP address.

@@ -99,7 +99,11 @@ pub fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshC
         },
         memory_budget_bytes: config.limits.memory_budget_bytes.as_len(),
         dht: true,
-        peer_scoring: false,
+        peer_scoring: match mesh.peer_scoring {
+            Toggle::Auto => None,
+            Toggle::On => Some(true),
+            Toggle::Off => Some(false),
+        },
     })
 }
 

@@ -24,7 +24,7 @@ use super::{
     sources::Sources,
     streams,
 };
-use crate::{platform::Network, telemetry::metrics::Metrics};
+use crate::{platform::Network, telemetry::metrics::Metrics, trust::MeshInfo};
 
 /// The unary protocol of all patterns.
 pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
@@ -122,7 +122,7 @@ const CONNECTIONS_PER_PEER_MAX: u32 = 6;
 /// Builds what stands behind the gate of `mesh`.
 pub(crate) fn members(
     key: &Keypair,
-    mesh: &MeshId,
+    mesh: &MeshInfo,
     config: &MeshConfig,
     relay_client: relay::client::Behaviour,
     stream_protocols: Vec<StreamProtocol>,
@@ -139,8 +139,8 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip(key, config.peer_scoring, metrics)?,
-        kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
+        gossip: gossip(key, config.scores_peers(mesh.kind), metrics)?,
+        kad: config.dht.then(|| kademlia(key, &mesh.id)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
             [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],

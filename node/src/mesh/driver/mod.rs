@@ -377,7 +377,7 @@ impl Driver {
         };
         let members = behaviour::members(
             &self.key,
-            &mesh.id,
+            &mesh,
             &self.config,
             relay_client,
             self.door.protocols(),
