@@ -21,6 +21,7 @@ use super::{
     MeshConfig, frames,
     gate::Gate,
     gossip,
+    relay_client::RelayClient,
     scales::{SMALL_BYTES, Weighed},
     sources::Sources,
     streams,
@@ -60,7 +61,7 @@ pub(crate) struct Members {
     pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
     pub(crate) reachability_server: autonat::v2::server::Behaviour<StdRng>,
     pub(crate) relay_server: Toggle<relay::Behaviour>,
-    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) relay_client: RelayClient,
     pub(crate) hole_punch: Toggle<dcutr::Behaviour>,
 }
 
@@ -145,7 +146,7 @@ pub(crate) fn members(
         ),
         reachability_server: autonat::v2::server::Behaviour::new(StdRng::seed_from_u64(seed.rotate_left(32))),
         relay_server: config.relay.server.then(|| relay_server(peer, config)).into(),
-        relay_client,
+        relay_client: RelayClient(relay_client),
         hole_punch: config.hole_punching.then(|| dcutr::Behaviour::new(peer)).into(),
     })
 }

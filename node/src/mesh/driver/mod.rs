@@ -276,7 +276,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     };
     driver.listen(platform)?;
     driver.begin(address_book);
-    tasks.spawn("mesh-driver", driver.run());
+    tasks.spawn_vital("mesh-driver", driver.run());
     Ok(mesh)
 }
 

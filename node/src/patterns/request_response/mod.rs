@@ -44,7 +44,7 @@ impl Pattern for RequestResponse {
             ..
         } = context;
         let registry = Arc::new(actor::Registry::new(mesh.clone()));
-        tasks.spawn(
+        tasks.spawn_vital(
             "request-response",
             actor::serve(doors, Arc::clone(&registry), tasks.child()),
         );
