@@ -48,8 +48,8 @@ impl Credentials {
     /// Reads the file.
     pub(super) fn load(path: &Path) -> Result<Self, NodeError> {
         let bytes = read_private(path, FILE_BYTES_MAX)?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| NodeError::invalid(format!("{} is not text", path.display())))?;
+        let text =
+            std::str::from_utf8(&bytes).map_err(|_| NodeError::invalid(format!("{} is not text", path.display())))?;
         Self::parse(text).map_err(|(line, reason)| {
             NodeError::invalid(format!("{}, line {line}: {reason}", path.display()))
                 .with_hint("a line is `token SECRET`, `user NAME PASSWORD` or `nkey PUBLIC_KEY`")

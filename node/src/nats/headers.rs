@@ -97,8 +97,19 @@ pub(super) fn to_mesh(block: &[u8], reply: Option<&str>, is_plain: bool) -> Publ
 /// Whether it may be the name of an extension of ours: what the specification allows, and nothing it or the door gives itself.
 fn is_extension(name: &str) -> bool {
     const TAKEN: [&str; 13] = [
-        "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "specversion", BLOCK,
-        REPLY, DOOR, "weftpublisher",
+        "id",
+        "source",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "specversion",
+        BLOCK,
+        REPLY,
+        DOOR,
+        "weftpublisher",
     ];
     (1..=20).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use weft_protocol::{
     PeerId, Subject, Wire as _,
-    limits::{NATS_INTEREST_BYTES_MAX, NATS_INTERESTS_MAX, SUBJECT_BYTES_MAX},
+    limits::{NATS_INTEREST_BYTES_MAX, NATS_INTERESTS_MAX},
     patterns::nats::{ANNOUNCEMENT_KEY, NatsInterest, NatsInterests},
 };
 
@@ -82,7 +82,6 @@ impl Interests {
             let group = group.as_deref().map(ToOwned::to_owned);
             found.list.push(NatsInterest { pattern, group });
         }
-        debug_assert!(left <= NATS_INTEREST_BYTES_MAX && SUBJECT_BYTES_MAX < NATS_INTEREST_BYTES_MAX);
         found
     }
 
@@ -162,7 +161,11 @@ impl Elsewhere {
 
     /// Of these nodes the one to choose: connected, near, and not always the same.
     pub(super) fn choose(&self, nodes: &[PeerId], turn: usize) -> Option<PeerId> {
-        let connected: Vec<PeerId> = nodes.iter().copied().filter(|p| self.mesh.peers().contains(p)).collect();
+        let connected: Vec<PeerId> = nodes
+            .iter()
+            .copied()
+            .filter(|p| self.mesh.peers().contains(p))
+            .collect();
         let list = if connected.is_empty() { nodes } else { &connected };
         list.get(turn % list.len().max(1)).copied()
     }
@@ -241,7 +244,17 @@ mod tests {
         };
         let of = |list: Vec<NatsInterest>, more| NatsInterests { list, more };
         let known = [
-            (a, of(vec![interest("a.*", None), interest("a.b", Some("q")), interest("a.>", Some("q"))], false)),
+            (
+                a,
+                of(
+                    vec![
+                        interest("a.*", None),
+                        interest("a.b", Some("q")),
+                        interest("a.>", Some("q")),
+                    ],
+                    false,
+                ),
+            ),
             (b, of(vec![interest("a.b", Some("q"))], true)),
         ];
         let found = listeners(&known, &"a.b".parse().unwrap());

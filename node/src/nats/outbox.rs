@@ -52,6 +52,39 @@ pub(super) struct Outgoing<'a> {
     pub(super) payload: &'a [u8],
 }
 
+/// Connections to which something was appended and whose writers are to be woken, once each.
+#[derive(Debug, Default)]
+pub(super) struct Touched(Vec<Arc<Outbox>>);
+
+impl Touched {
+    /// Remembers one.
+    pub(super) fn add(&mut self, outbox: &Arc<Outbox>) {
+        if !outbox.touched.swap(true, Ordering::AcqRel) {
+            self.0.push(Arc::clone(outbox));
+        }
+    }
+
+    /// Wakes them; afterwards, those that fill faster than they empty.
+    pub(super) fn wake(&mut self) -> Vec<Arc<Outbox>> {
+        let mut filling = Vec::new();
+        for outbox in self.0.drain(..) {
+            // First the mark, then the call: what somebody appends in between is called out by him, or seen by this.
+            outbox.touched.store(false, Ordering::Release);
+            outbox.wake();
+            if outbox.is_filling() {
+                filling.push(outbox);
+            }
+        }
+        filling
+    }
+}
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: BytesMut,
@@ -72,6 +105,8 @@ pub(super) struct Outbox {
     /// Whether the client understands `HMSG`.
     headers: AtomicBool,
     slow: AtomicBool,
+    /// Whether somebody has appended and will wake the writer.
+    touched: AtomicBool,
     /// Ends the connection.
     pub(super) cut: CancellationToken,
 }
@@ -87,6 +122,7 @@ impl Outbox {
             unread,
             headers: AtomicBool::new(false),
             slow: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
             cut,
         })
     }
@@ -240,7 +276,12 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let left = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner).bytes.len();
+        let left = self
+            .waiting
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bytes
+            .len();
         self.unread.bytes.fetch_sub(left, Ordering::Relaxed);
     }
 }

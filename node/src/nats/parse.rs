@@ -137,7 +137,11 @@ fn check_beginning(bytes: &[u8]) -> Result<(), ParseError> {
     let name = &bytes[..name_len];
     let is_whole = name_len < bytes.len();
     // A line that so far is only a name may still be `PING\r`.
-    let name = if is_whole { name } else { name.strip_suffix(b"\r").unwrap_or(name) };
+    let name = if is_whole {
+        name
+    } else {
+        name.strip_suffix(b"\r").unwrap_or(name)
+    };
     let fits = |known: &&[u8]| {
         known.len() >= name.len()
             && known[..name.len()].eq_ignore_ascii_case(name)
@@ -197,7 +201,11 @@ fn publish<'a>(
         _ => return Err(ParseError::Malformed),
     };
     let total = number(list[len - 1])? as usize;
-    let headers_len = if has_headers { number(list[len - 2])? as usize } else { 0 };
+    let headers_len = if has_headers {
+        number(list[len - 2])? as usize
+    } else {
+        0
+    };
     if total > limits.payload_bytes_max {
         return Err(ParseError::Payload);
     }

@@ -89,7 +89,8 @@ impl Peers {
         let (queue, parcels) = mpsc::channel(QUEUE_MAX);
         queues.insert(peer, queue.clone());
         let this = Arc::clone(self);
-        self.tasks.spawn("nats-peer", async move { this.run(peer, parcels).await });
+        self.tasks
+            .spawn("nats-peer", async move { this.run(peer, parcels).await });
         Some(queue)
     }
 
@@ -115,8 +116,10 @@ impl Peers {
     async fn send_all(&self, peer: PeerId, waiting: &mut Vec<Parcel>) {
         while !waiting.is_empty() {
             let rest = waiting.split_off(run_len(waiting));
-            let (items, asked): (Vec<NatsItem>, Vec<_>) =
-                std::mem::replace(waiting, rest).into_iter().map(|p| (p.item, p.reached)).unzip();
+            let (items, asked): (Vec<NatsItem>, Vec<_>) = std::mem::replace(waiting, rest)
+                .into_iter()
+                .map(|p| (p.item, p.reached))
+                .unzip();
             let reached = self.request(peer, items).await;
             for (index, asked) in asked.into_iter().enumerate() {
                 if let Some(asked) = asked {

@@ -174,7 +174,12 @@ mod tests {
 
     #[test]
     fn other_subjects_are_none_of_ours() {
-        for text in ["_WEFT.R.", "_WEFT.R.x.00", "_INBOX.a", "_WEFT.R.x.000000000000000000000000"] {
+        for text in [
+            "_WEFT.R.",
+            "_WEFT.R.x.00",
+            "_INBOX.a",
+            "_WEFT.R.x.000000000000000000000000",
+        ] {
             assert!(parse(text).is_none(), "{text}");
         }
     }

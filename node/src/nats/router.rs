@@ -85,6 +85,11 @@ impl Sub {
         }
     }
 
+    /// Whether no message comes any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -189,23 +194,27 @@ impl Router {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn remove(&self, sub: &Arc<Sub>) {
+    /// Whether it was there.
+    pub(super) fn remove(&self, sub: &Arc<Sub>) -> bool {
         sub.end();
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
-        if root.remove(sub.pattern.as_str().split('.'), sub) {
+        let removed = root.remove(sub.pattern.as_str().split('.'), sub);
+        if removed {
             self.len.fetch_sub(1, Ordering::Relaxed);
             self.generation.fetch_add(1, Ordering::Release);
         }
+        removed
     }
 
     /// What a subject selects now. Wildcards do not reach a reserved first token, as everywhere in the mesh.
     pub(super) fn matching(&self, subject: &str) -> Matched {
         let tokens: Vec<&str> = subject.split('.').collect();
         let mut found = Vec::new();
-        self.root
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .collect(&tokens, !subject.starts_with('$'), &mut found);
+        self.root.read().unwrap_or_else(PoisonError::into_inner).collect(
+            &tokens,
+            !subject.starts_with('$'),
+            &mut found,
+        );
         let mut matched = Matched::default();
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
         for sub in found {

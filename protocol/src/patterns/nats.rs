@@ -11,8 +11,8 @@ use minicbor::{Decode, Encode};
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{
-    CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, NAME_BYTES_MAX, NATS_INTEREST_BYTES_MAX, NATS_INTERESTS_MAX,
-    NATS_ITEMS_MAX, SUBJECT_BYTES_MAX,
+    CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, NAME_BYTES_MAX, NATS_INTEREST_BYTES_MAX, NATS_INTERESTS_MAX, NATS_ITEMS_MAX,
+    SUBJECT_BYTES_MAX,
 };
 use crate::subject::{Pattern, Subject};
 
@@ -81,7 +81,9 @@ impl NatsItem {
         let around = 64;
         match self {
             NatsItem::Reply { headers, payload, .. } => around + headers.len() + payload.len(),
-            NatsItem::Deliver { headers, payload, .. } => around + 3 * SUBJECT_BYTES_MAX + headers.len() + payload.len(),
+            NatsItem::Deliver { headers, payload, .. } => {
+                around + 3 * SUBJECT_BYTES_MAX + headers.len() + payload.len()
+            }
         }
     }
 
@@ -107,7 +109,10 @@ impl Wire for NatsItems {
             let (headers, payload) = match item {
                 NatsItem::Reply { headers, payload, .. } => (headers, payload),
                 NatsItem::Deliver {
-                    headers, payload, group, ..
+                    headers,
+                    payload,
+                    group,
+                    ..
                 } => {
                     group.as_deref().map_or(Ok(()), check_group)?;
                     (headers, payload)
@@ -172,7 +177,10 @@ impl Wire for NatsInterests {
 pub fn check_group(name: &str) -> Result<(), DecodeError> {
     at_most("queue group", name.len(), NAME_BYTES_MAX)?;
     if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(DecodeError::invalid("queue group", format!("{name:?} is empty or has blanks")));
+        return Err(DecodeError::invalid(
+            "queue group",
+            format!("{name:?} is empty or has blanks"),
+        ));
     }
     Ok(())
 }

@@ -67,7 +67,13 @@ fn samples() -> Vec<(&'static [u8], Op<'static>)> {
             },
         ),
         (b"UNSUB 1\r\n", Op::Unsub { sid: b"1", max: None }),
-        (b"UNSUB 1 7\r\n", Op::Unsub { sid: b"1", max: Some(7) }),
+        (
+            b"UNSUB 1 7\r\n",
+            Op::Unsub {
+                sid: b"1",
+                max: Some(7),
+            },
+        ),
         (b"UNSUB 1 0\r\n", Op::Unsub { sid: b"1", max: None }),
     ]
 }
