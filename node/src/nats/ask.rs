@@ -56,8 +56,11 @@ pub(super) async fn ask(door: &Arc<Door>, question: Question) {
             is_taken |= taken > 0;
             reached += taken;
         }
+        // What has only just been offered here stands in no record yet.
+        let is_offered = |subject: &str| services::subjects(&door.calls).any(|offered| offered == subject);
+        let subject = question.subject.as_str();
         if !is_taken
-            && door.is_service(question.subject.as_str())
+            && (door.is_service(subject) || (reached == 0 && is_offered(subject)))
             && let Some((service, endpoint)) = services::name_of(&question.subject)
         {
             reached += u32::from(call(door, &question, service, endpoint).await);

@@ -166,7 +166,6 @@ struct Route {
     generation: u64,
     subject: Subject,
     matched: Matched,
-    is_service: bool,
 }
 
 /// What has to wait until this burst's receivers are awake.
@@ -481,7 +480,8 @@ impl Session {
     fn beyond(&mut self, route: &Route, message: Publish<'_>, reply: Option<&str>, reached: u32) {
         let is_reserved = route.subject.is_reserved();
         if let Some(reply) = reply {
-            let is_settled = reached > 0 && !route.is_service && self.is_alone && !is_reserved;
+            let is_taken = || !route.matched.groups.is_empty() || !self.door.is_service(route.subject.as_str());
+            let is_settled = reached > 0 && self.is_alone && !is_reserved && is_taken();
             if !is_settled {
                 let groups = route
                     .matched
@@ -532,7 +532,6 @@ impl Session {
         let route = Arc::new(Route {
             generation,
             matched: self.door.router.matching(subject.as_str()),
-            is_service: self.door.is_service(subject.as_str()),
             subject,
         });
         self.routes.insert(text.into(), Arc::clone(&route));

@@ -22,14 +22,17 @@ use crate::mesh::Mesh;
 /// Where clients' libraries have their inboxes.
 const INBOX: &str = "_INBOX";
 
+/// A queue group and a pattern.
+type Kind = (Option<Box<str>>, Box<str>);
+
 /// How many subscriptions there are of each kind.
 #[derive(Default)]
 pub(super) struct Interests {
-    counts: Mutex<BTreeMap<(Option<Box<str>>, Box<str>), usize>>,
+    counts: Mutex<BTreeMap<Kind, usize>>,
     pub(super) changed: Notify,
 }
 
-fn key(sub: &Sub) -> Option<(Option<Box<str>>, Box<str>)> {
+fn key(sub: &Sub) -> Option<Kind> {
     let pattern = sub.pattern.as_str();
     let first = pattern.split('.').next().unwrap_or_default();
     (first != INBOX).then(|| (sub.queue.clone(), pattern.into()))

@@ -147,7 +147,7 @@ fn check_beginning(bytes: &[u8]) -> Result<(), ParseError> {
             && known[..name.len()].eq_ignore_ascii_case(name)
             && (!is_whole || known.len() == name.len())
     };
-    if NAMES.iter().any(|known| fits(&known)) {
+    if NAMES.iter().any(fits) {
         Ok(())
     } else {
         Err(ParseError::Unknown)

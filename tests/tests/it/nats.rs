@@ -1,5 +1,7 @@
 //! The NATS door of one node, as NATS's own Rust client and a raw socket find it.
 
+#![expect(clippy::disallowed_methods, reason = "what a client does belongs to no node")]
+
 use std::{
     fs,
     io::{Read as _, Write as _},

@@ -1,5 +1,7 @@
 //! NATS clients at the doors of different nodes, and beside Weft's own commands.
 
+#![expect(clippy::disallowed_methods, reason = "what a client does belongs to no node")]
+
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, service::ServiceExt as _};
@@ -106,7 +108,7 @@ async fn a_request_reaches_whoever_answers_wherever_it_is() {
     // The group is a service to Weft's own callers, on its node and on the other.
     for node in [&alpha, &beta] {
         let answer = until("the service is known", || {
-            let called = node.run(&["call", "stock", "--endpoint", "count", "3"]);
+            let called = node.run(&["call", "stock/count", "3"]);
             (called.code == Some(0)).then(|| called.text())
         });
         assert!(answer.contains("3 of stock.count"), "{answer}");
