@@ -7,7 +7,7 @@
 //! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
 //!
 //! A map: `driver` owns the swarm; `behaviour` composes it; `gate` hides members' protocols; `admission` proves
-//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `lanes` carry requests; `control` measures and reconciles; `connector`
+//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and reconciles; `connector`
 //! decides whom to dial; `peers` is the table everybody reads.
 
 mod admission;
@@ -18,6 +18,7 @@ mod control;
 mod driver;
 mod frames;
 mod gate;
+mod gossip;
 mod handle;
 mod inbound;
 mod intake;
@@ -34,7 +35,10 @@ pub use config::{MeshConfig, RelayConfig, RelayUse};
 
 pub(crate) use driver::{DriverParts, peer_of, start};
 pub use frames::{FrameError, expect, read, read_bytes, write, write_bytes};
-pub use handle::{Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Reachability, RelayInfo, Validation};
+pub use gossip::Original;
+pub use handle::{
+    Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Published, Reachability, RelayInfo, Validation,
+};
 pub(crate) use inbound::Door;
 pub use inbound::{InboundRequest, InboundStream};
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
