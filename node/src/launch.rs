@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Sources},
     data_dir::{DataDir, resolve_for_process},
     error::NodeError,
+    nats::Nats,
     node::{Node, NodeOptions},
     patterns::{pub_sub::PubSub, request_response::RequestResponse},
     platform::{Entropy, Platform, RealPlatform, new_key},
@@ -70,6 +71,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let node = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
+        .pattern(Nats)
         .start(platform.clone(), options)
         .await?;
     let node = Arc::new(node);

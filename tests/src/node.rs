@@ -220,6 +220,13 @@ impl Node {
         self.api.expect("it is up")
     }
 
+    /// The address of its NATS door, which `--nats` opened.
+    #[track_caller]
+    pub fn nats(&self) -> String {
+        let status = self.status();
+        status["nats"].as_str().expect("its NATS door is open").to_owned()
+    }
+
     /// The token of its local API.
     pub fn token(&self) -> &str {
         &self.token

@@ -18,6 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use handle::DEFAULT_ENDPOINT;
 pub use handle::{
     CallAnswer, CallError, CallOptions, IncomingCall, Instance, RequestResponseHandle, ServiceOptions, Serving,
 };
