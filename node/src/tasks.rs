@@ -9,11 +9,16 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::FutureExt as _;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use futures::{FutureExt as _, future::CatchUnwind};
+use pin_project_lite::pin_project;
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 use tracing::Instrument as _;
 
 /// A cloneable spawner. Children of one spawner are cancelled together.
@@ -52,20 +57,11 @@ impl Tasks {
 
     /// Runs `future` until it ends or the spawner is cancelled.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        let panics = Arc::clone(&self.panics);
-        let running = Running::start(Arc::clone(&self.running), name);
-        let task = async move {
-            let _running = running;
-            let guarded = AssertUnwindSafe(future).catch_unwind();
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                result = guarded => if let Err(panic) = result {
-                    panics.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
-                }
-            }
+        let task = Task {
+            cancelled: self.cancel.clone().cancelled_owned(),
+            future: AssertUnwindSafe(future).catch_unwind(),
+            panics: Arc::clone(&self.panics),
+            running: Running::start(Arc::clone(&self.running), name),
         };
         self.tracker
             .spawn(task.instrument(tracing::debug_span!("task", task = name)));
@@ -100,6 +96,37 @@ impl Tasks {
     pub(crate) fn executor(&self) -> impl libp2p::swarm::Executor + Send + use<> {
         let tasks = self.clone();
         move |future: Pin<Box<dyn Future<Output = ()> + Send>>| tasks.spawn("connection", future)
+    }
+}
+
+pin_project! {
+    /// What a task is besides its future. No async block, because that would hold the future twice.
+    struct Task<F> {
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        #[pin]
+        future: CatchUnwind<AssertUnwindSafe<F>>,
+        panics: Arc<AtomicU64>,
+        running: Running,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.cancelled.poll(cx).is_pending()
+            && let Err(panic) = ready!(this.future.poll(cx))
+        {
+            this.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                task = this.running.name,
+                panic = panic_text(&*panic),
+                "a task panicked"
+            );
+        }
+        Poll::Ready(())
     }
 }
 

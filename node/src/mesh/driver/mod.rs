@@ -275,7 +275,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     };
     driver.listen(platform)?;
     driver.begin(address_book);
-    tasks.spawn("mesh-driver", driver.run());
+    tasks.spawn("mesh-driver", Box::new(driver).run());
     Ok(mesh)
 }
 
@@ -304,7 +304,8 @@ impl Driver {
         self.dial_due();
     }
 
-    async fn run(mut self) {
+    /// Boxed: a future holds what it is given and what it works on, each for itself.
+    async fn run(mut self: Box<Self>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
