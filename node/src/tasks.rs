@@ -120,11 +120,7 @@ impl<F: Future<Output = ()>> Future for Task<F> {
             && let Err(panic) = ready!(this.future.poll(cx))
         {
             this.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                task = this.running.name,
-                panic = panic_text(&*panic),
-                "a task panicked"
-            );
+            tracing::error!(task = this.running.name, panic = panic_text(&*panic), "a task panicked");
         }
         Poll::Ready(())
     }

@@ -6,7 +6,9 @@
 //! of itself.
 
 use sha2::{Digest as _, Sha256};
-use weft_protocol::{Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement};
+use weft_protocol::{
+    Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
+};
 
 use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
 use crate::{error::NodeError, store::Batch};
