@@ -333,8 +333,8 @@ impl Trust {
 impl State {
     /// Makes room by dropping a record that no neighbour brought of itself; says whether there was one.
     fn drop_distant(&mut self) -> bool {
-        let is_distant = |(key, e): &(&PublicKey, &Box<Entry>)| e.from.is_some_and(|from| from != **key);
-        let Some(key) = self.records.iter().find(is_distant).map(|(key, _)| *key) else {
+        let mut records = self.records.iter();
+        let Some(key) = records.find_map(|(key, e)| e.from.is_some_and(|from| from != *key).then_some(*key)) else {
             return false;
         };
         self.records.remove(&key);
