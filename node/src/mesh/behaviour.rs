@@ -6,7 +6,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
-    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify,
+    StreamProtocol, autonat, connection_limits, dcutr, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping, relay,
     request_response::{self, ProtocolSupport},
@@ -20,6 +20,7 @@ use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROT
 use super::{
     MeshConfig, frames,
     gate::Gate,
+    gossip,
     scales::{SMALL_BYTES, Weighed},
     sources::Sources,
     streams,
@@ -34,12 +35,6 @@ pub(crate) const IDENTIFY_VERSION: &str = "/weft/1";
 pub(crate) const DIRECT_IN_FLIGHT_MAX: usize = 256;
 /// The backstop behind every caller's own deadline.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(3600);
-/// A gossip message with its signature and framing.
-pub(crate) const GOSSIP_BYTES_MAX: usize = limits::PUBLICATION_BYTES_MAX + 1024;
-/// Heartbeats, of a second each, for which gossip keeps messages for those who ask for them.
-pub(crate) const GOSSIP_HISTORY: usize = 6;
-/// Topics a peer may subscribe to: the shards of this mesh, with room to grow.
-const TOPICS_MAX: usize = 256;
 
 /// The whole swarm.
 #[derive(NetworkBehaviour)]
@@ -58,10 +53,7 @@ pub(crate) struct Behaviour {
 /// What only members meet.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Members {
-    pub(crate) gossip: gossipsub::Behaviour<
-        gossipsub::IdentityTransform,
-        gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
-    >,
+    pub(crate) gossip: gossip::Behaviour,
     pub(crate) kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub(crate) direct: request_response::Behaviour<DirectCodec>,
     pub(crate) streams: streams::Behaviour,
@@ -139,7 +131,7 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip(key, config.peer_scoring, metrics)?,
+        gossip: gossip::Behaviour::new(key, config.peer_scoring, metrics)?,
         kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
@@ -156,106 +148,6 @@ pub(crate) fn members(
         relay_client,
         hole_punch: config.hole_punching.then(|| dcutr::Behaviour::new(peer)).into(),
     })
-}
-
-fn gossip(
-    key: &Keypair,
-    peer_scoring: bool,
-    metrics: &Metrics,
-) -> Result<
-    gossipsub::Behaviour<
-        gossipsub::IdentityTransform,
-        gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
-    >,
-    String,
-> {
-    let config = gossipsub::ConfigBuilder::default()
-        .validation_mode(gossipsub::ValidationMode::Strict)
-        .validate_messages()
-        // As the specification has it, which rust-libp2p's default is not: so IHAVE, IWANT and IDONTWANT match those of
-        // other implementations.
-        .message_id_fn(|message| {
-            let mut id = message.source.map(|peer| peer.to_bytes()).unwrap_or_default();
-            id.extend_from_slice(&message.sequence_number.unwrap_or_default().to_be_bytes());
-            id.into()
-        })
-        .max_transmit_size(GOSSIP_BYTES_MAX)
-        .flood_publish(true)
-        .duplicate_cache_time(Duration::from_secs(120))
-        .history_length(GOSSIP_HISTORY)
-        .history_gossip(GOSSIP_HISTORY / 2)
-        .prune_backoff(Duration::from_secs(15))
-        .publish_queue_duration(Duration::from_secs(30))
-        .forward_queue_duration(Duration::from_secs(30))
-        .idontwant_message_size_threshold(1000)
-        // Between two looks for better neighbours, heartbeats.
-        .opportunistic_graft_ticks(10)
-        .build()
-        .map_err(|e| e.to_string())?;
-    let filter = gossipsub::MaxCountSubscriptionFilter {
-        filter: gossipsub::AllowAllSubscriptionFilter {},
-        max_subscribed_topics: TOPICS_MAX,
-        max_subscriptions_per_request: TOPICS_MAX,
-    };
-    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
-        gossipsub::MessageAuthenticity::Signed(key.clone()),
-        config,
-        filter,
-    )
-    .map_err(str::to_owned)?;
-    // Copies, neighbours, what was asked for: how well the gossip mesh does its work.
-    gossip = metrics.with_registry(|registry| {
-        let registry = registry.sub_registry_with_prefix("gossipsub");
-        gossip.with_metrics(registry, gossipsub::MetricsConfig::default())
-    });
-    if peer_scoring {
-        let (params, thresholds) = scoring();
-        gossip.with_peer_score(params, thresholds)?;
-    }
-    Ok(gossip)
-}
-
-/// How neighbours are weighed. Who brings messages first is worth keeping, who brings invalid ones or breaks the rules is
-/// not; who brings nothing is only worth less than the others, because on a quiet topic nobody brings anything. Neighbours
-/// behind one address are not held against each other: members have certificates.
-fn scoring() -> (gossipsub::PeerScoreParams, gossipsub::PeerScoreThresholds) {
-    let params = gossipsub::PeerScoreParams {
-        topic_score_cap: 100.0,
-        ip_colocation_factor_weight: 0.0,
-        behaviour_penalty_weight: -10.0,
-        behaviour_penalty_threshold: 6.0,
-        behaviour_penalty_decay: 0.95,
-        slow_peer_weight: 0.0,
-        retain_score: Duration::from_secs(600),
-        ..gossipsub::PeerScoreParams::default()
-    };
-    let thresholds = gossipsub::PeerScoreThresholds {
-        gossip_threshold: -50.0,
-        publish_threshold: -100.0,
-        graylist_threshold: -200.0,
-        accept_px_threshold: 1000.0,
-        // A mesh whose middle neighbour brings nothing first looks for better ones.
-        opportunistic_graft_threshold: 1.0,
-    };
-    (params, thresholds)
-}
-
-/// What a topic's messages weigh, where neighbours are scored.
-pub(crate) fn topic_scoring() -> gossipsub::TopicScoreParams {
-    gossipsub::TopicScoreParams {
-        topic_weight: 1.0,
-        time_in_mesh_weight: 0.01,
-        time_in_mesh_quantum: Duration::from_secs(1),
-        time_in_mesh_cap: 30.0,
-        first_message_deliveries_weight: 1.0,
-        first_message_deliveries_decay: 0.98,
-        first_message_deliveries_cap: 50.0,
-        mesh_message_deliveries_weight: 0.0,
-        mesh_failure_penalty_weight: 0.0,
-        invalid_message_deliveries_weight: -20.0,
-        invalid_message_deliveries_decay: 0.95,
-        ..gossipsub::TopicScoreParams::default()
-    }
 }
 
 fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::MemoryStore>, String> {

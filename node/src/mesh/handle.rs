@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use libp2p::{Multiaddr, PeerId, StreamProtocol, gossipsub::MessageId};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, gossipsub::MessageId, identity::Keypair};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -18,6 +18,7 @@ use super::{
     control,
     driver::Command,
     frames,
+    gossip::Original,
     inbound::{InboundRequest, InboundStream, stream_protocol},
     lanes::Lanes,
     peers::PeerTable,
@@ -103,6 +104,10 @@ pub struct Gossip {
     pub source: PeerId,
     /// What it carries.
     pub data: Vec<u8>,
+    /// What distinguishes it from its author's others.
+    pub sequence_number: u64,
+    /// The author's signature: with the rest and the topic it makes an [`Original`].
+    pub signature: Vec<u8>,
     pub(crate) id: MessageId,
     pub(crate) from: PeerId,
 }
@@ -112,6 +117,15 @@ impl Gossip {
     pub fn from(&self) -> PeerId {
         self.from
     }
+}
+
+/// What came of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// How many connected peers are subscribed to the topic.
+    pub peers: usize,
+    /// The number with which the message was signed, for [`Mesh::sign`]. `None` when nobody was there to be sent it.
+    pub sequence_number: Option<u64>,
 }
 
 /// What to do with a gossip message.
@@ -186,6 +200,7 @@ pub struct Mesh {
 }
 
 pub(crate) struct Shared {
+    pub(super) key: Keypair,
     pub(super) local: PeerId,
     pub(super) trust: Trust,
     pub(super) peers: PeerTable,
@@ -297,14 +312,19 @@ impl Mesh {
         answer.await.map_err(|_| MeshError::Closed)?
     }
 
-    /// Publishes on a gossip topic; returns how many connected peers are subscribed to it.
+    /// Publishes on a gossip topic.
     ///
     /// # Errors
     /// `Busy` when every neighbour's queue is full; `Invalid` when it is too large.
-    pub async fn publish(&self, topic: String, data: Vec<u8>) -> Result<usize, MeshError> {
+    pub async fn publish(&self, topic: String, data: Vec<u8>) -> Result<Published, MeshError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Publish { topic, data, reply }).await?;
         answer.await.map_err(|_| MeshError::Closed)?
+    }
+
+    /// Signs a message of this node's as gossip does. Of one that was published, with its topic and number, this is the original.
+    pub fn sign(&self, topic: String, sequence_number: u64, data: Vec<u8>) -> Option<Original> {
+        Original::sign(&self.inner.key, topic, sequence_number, data)
     }
 
     /// Takes in a gossip topic. Every message needs [`Mesh::validate`]; when `sink` is full, messages are ignored and

@@ -19,7 +19,7 @@ const BUDGET_PART: usize = 8;
 /// The budget is never smaller: a few of the largest messages.
 const BURST_BYTES_MIN: usize = 8 << 20;
 /// As much as fits at once may come again in this time: as long as gossipsub keeps what came.
-const REFILL: Duration = Duration::from_secs(super::behaviour::GOSSIP_HISTORY as u64);
+const REFILL: Duration = Duration::from_secs(super::gossip::HISTORY as u64);
 /// What keeping a message costs besides its data.
 const MESSAGE_BYTES: usize = 512;
 

@@ -6,8 +6,9 @@
 //!
 //! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
 //!
-//! A map: `driver` owns the swarm; `behaviour` composes it, `boxed` keeps it small on each connection; `gate` hides members' protocols; `admission` proves
-//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `lanes` carry requests; `control` measures and reconciles; `connector`
+//! A map: `driver` owns the swarm; `behaviour` composes it, `boxed` keeps it small on each connection; `gate` hides
+//! members' protocols; `admission` proves membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of
+//! streams and requests; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and reconciles; `connector`
 //! decides whom to dial; `peers` is the table everybody reads.
 
 mod admission;
@@ -19,6 +20,7 @@ mod control;
 mod driver;
 mod frames;
 mod gate;
+mod gossip;
 mod handle;
 mod inbound;
 mod intake;
@@ -35,7 +37,10 @@ pub use config::{MeshConfig, RelayConfig, RelayUse};
 
 pub(crate) use driver::{DriverParts, peer_of, start};
 pub use frames::{FrameError, expect, read, read_bytes, write, write_bytes};
-pub use handle::{Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Reachability, RelayInfo, Validation};
+pub use gossip::Original;
+pub use handle::{
+    Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Published, Reachability, RelayInfo, Validation,
+};
 pub(crate) use inbound::Door;
 pub use inbound::{InboundRequest, InboundStream};
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};

@@ -17,8 +17,8 @@ use weft_protocol::{Ticket, admission::AdmissionRefusal, direct::LANE_PROTOCOL};
 
 use super::{Driver, MeshError};
 use crate::mesh::{
-    behaviour::topic_scoring,
-    handle::{Gossip, Validation},
+    gossip::{sequence_number, topic_scoring},
+    handle::{Gossip, Published, Validation},
     redeem,
     scales::Weighed,
     streams::{MeshStream, OpenError, OpenRequest},
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Publish {
         topic: String,
         data: Vec<u8>,
-        reply: oneshot::Sender<Result<usize, MeshError>>,
+        reply: oneshot::Sender<Result<Published, MeshError>>,
     },
     Subscribe {
         topic: String,
@@ -291,18 +291,24 @@ impl Driver {
         });
     }
 
-    fn publish(&mut self, topic: &str, data: Vec<u8>) -> Result<usize, MeshError> {
+    fn publish(&mut self, topic: &str, data: Vec<u8>) -> Result<Published, MeshError> {
         let members = self.swarm.behaviour_mut().members.inner().ok_or(MeshError::Closed)?;
         let hash = IdentTopic::new(topic).hash();
-        let subscribed = members
+        let peers = members
             .gossip
             .all_peers()
             .filter(|(_, topics)| topics.contains(&&hash))
             .count();
         match members.gossip.publish(hash, data) {
-            Ok(_) => Ok(subscribed),
+            Ok(id) => Ok(Published {
+                peers,
+                sequence_number: sequence_number(&id),
+            }),
             // A node alone is a mesh of one.
-            Err(PublishError::NoPeersSubscribedToTopic) => Ok(0),
+            Err(PublishError::NoPeersSubscribedToTopic) => Ok(Published {
+                peers: 0,
+                sequence_number: None,
+            }),
             Err(PublishError::AllQueuesFull(n)) => {
                 self.counters.dropped("publish", "queues_full");
                 Err(MeshError::Busy(format!("the queues to all {n} neighbours are full")))

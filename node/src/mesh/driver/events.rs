@@ -13,6 +13,7 @@ use super::{Command, Driver, MeshError, UNKNOWN_MAX, UNKNOWN_PATIENCE};
 use crate::mesh::{
     behaviour::{Behaviour, BehaviourEvent, MembersEvent},
     control,
+    gossip::take_signature,
     handle::{Gossip, Validation},
     lanes,
     scales::Weighed,
@@ -203,14 +204,19 @@ impl Driver {
 
     /// Gossip: its signature was checked by the behaviour, its signer's membership is checked here, the rest by whoever
     /// takes the topic in. Until a verdict nothing is forwarded.
-    fn on_gossip(&mut self, from: PeerId, id: gossipsub::MessageId, message: gossipsub::Message) {
-        let Some(source) = message.source else {
+    fn on_gossip(&mut self, from: PeerId, id: gossipsub::MessageId, mut message: gossipsub::Message) {
+        let signature = take_signature(&mut message.data);
+        let (Some(source), Some(sequence_number), Some(signature)) =
+            (message.source, message.sequence_number, signature)
+        else {
             self.verdict(&id, &from, Validation::Reject);
             return;
         };
         let gossip = Gossip {
             source,
             data: message.data,
+            sequence_number,
+            signature,
             id,
             from,
         };

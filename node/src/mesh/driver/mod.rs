@@ -213,6 +213,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         hole_punches: (0, 0),
     });
     let shared = Shared {
+        key: keypair.clone(),
         local,
         trust: trust.clone(),
         peers: peers.clone(),

@@ -94,7 +94,7 @@ impl Hub {
         publication.boot = self.boot;
         let peers = self.mesh.publish(topic(mesh, shard), publication.to_bytes()).await;
         let peers = match peers {
-            Ok(peers) => peers,
+            Ok(published) => published.peers,
             Err(error) => {
                 // Nobody has it: the sequence stays without a gap.
                 *sequence -= 1;
