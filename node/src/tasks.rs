@@ -15,6 +15,7 @@ use std::{
 
 use futures::{FutureExt as _, future::CatchUnwind};
 use pin_project_lite::pin_project;
+use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFutureOwned},
     task::TaskTracker,
@@ -27,6 +28,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     cancel: CancellationToken,
     panics: Arc<AtomicU64>,
+    /// The first vital task that panicked.
+    broken: watch::Sender<Option<&'static str>>,
     running: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -43,6 +46,7 @@ impl Tasks {
             tracker: TaskTracker::new(),
             cancel: CancellationToken::new(),
             panics: Arc::default(),
+            broken: watch::Sender::new(None),
             running: Arc::default(),
         }
     }
@@ -55,13 +59,29 @@ impl Tasks {
         }
     }
 
-    /// Runs `future` until it ends or the spawner is cancelled.
+    /// Runs `future` until it ends or the spawner is cancelled. A panic ends only this task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        self.run(name, future, None);
+    }
+
+    /// The same for a task without which the node would only seem to work: its panic is everybody's business
+    /// ([`Tasks::broken`]).
+    pub fn spawn_vital(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        self.run(name, future, Some(self.broken.clone()));
+    }
+
+    fn run(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+        broken: Option<watch::Sender<Option<&'static str>>>,
+    ) {
         let task = Task {
             cancelled: self.cancel.clone().cancelled_owned(),
             future: AssertUnwindSafe(future).catch_unwind(),
             panics: Arc::clone(&self.panics),
             running: Running::start(Arc::clone(&self.running), name),
+            broken,
         };
         self.tracker
             .spawn(task.instrument(tracing::debug_span!("task", task = name)));
@@ -77,6 +97,15 @@ impl Tasks {
         self.cancel.cancel();
         self.tracker.close();
         tokio::time::timeout(within, self.tracker.wait()).await.is_ok()
+    }
+
+    /// Resolves with the name of a vital task once one has panicked.
+    pub async fn broken(&self) -> &'static str {
+        let mut broken = self.broken.subscribe();
+        match broken.wait_for(Option::is_some).await.map(|name| *name) {
+            Ok(Some(name)) => name,
+            _ => std::future::pending().await,
+        }
     }
 
     /// How many tasks panicked since the start.
@@ -108,6 +137,8 @@ pin_project! {
         future: CatchUnwind<AssertUnwindSafe<F>>,
         panics: Arc<AtomicU64>,
         running: Running,
+        // Where a panic is told, when the node cannot be without this task.
+        broken: Option<watch::Sender<Option<&'static str>>>,
     }
 }
 
@@ -120,7 +151,15 @@ impl<F: Future<Output = ()>> Future for Task<F> {
             && let Err(panic) = ready!(this.future.poll(cx))
         {
             this.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(task = this.running.name, panic = panic_text(&*panic), "a task panicked");
+            let name = this.running.name;
+            tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
+            if let Some(broken) = this.broken {
+                broken.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(name);
+                    is_first
+                });
+            }
         }
         Poll::Ready(())
     }
@@ -173,6 +212,16 @@ mod tests {
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert_eq!(tasks.panics(), 1);
         assert!(tasks.running().values().all(|n| *n == 0));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_vital_task_is_told_to_who_asks() {
+        let tasks = Tasks::new();
+        tasks.spawn("bad", async { panic!("on purpose") });
+        tasks.child().spawn_vital("heart", async { panic!("on purpose") });
+        assert_eq!(tasks.broken().await, "heart");
+        let told_later = tokio::time::timeout(Duration::from_secs(5), tasks.broken());
+        assert_eq!(told_later.await.unwrap(), "heart");
     }
 
     #[tokio::test]
