@@ -26,7 +26,7 @@ impl Pattern for Whiteboard {
     }
 }
 
-async fn keep_line(mut inbound: InboundStream, keyspace: Keyspace) -> Result<(), NodeError> {
+async fn keep_line(mut inbound: Box<InboundStream>, keyspace: Keyspace) -> Result<(), NodeError> {
     let line = read_bytes(&mut inbound.stream, 1024).await?.unwrap_or_default();
     keyspace.put(inbound.peer.to_bytes(), line.clone()).await?;
     // Only now, because what is acknowledged is on the disk.

@@ -9,12 +9,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::CatchUnwind};
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 use tracing::Instrument as _;
 
 /// A cloneable spawner. Children of one spawner are cancelled together.
@@ -56,43 +61,27 @@ impl Tasks {
 
     /// Runs `future` until it ends or the spawner is cancelled. A panic ends only this task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        self.run(name, future, || {});
+        self.run(name, future, None);
     }
 
     /// The same for a task without which the node would only seem to work: its panic is everybody's business
     /// ([`Tasks::broken`]).
     pub fn spawn_vital(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        let broken = self.broken.clone();
-        self.run(name, future, move || {
-            broken.send_if_modified(|first| {
-                let is_first = first.is_none();
-                first.get_or_insert(name);
-                is_first
-            });
-        });
+        self.run(name, future, Some(self.broken.clone()));
     }
 
     fn run(
         &self,
         name: &'static str,
         future: impl Future<Output = ()> + Send + 'static,
-        on_panic: impl FnOnce() + Send + 'static,
+        broken: Option<watch::Sender<Option<&'static str>>>,
     ) {
-        let cancel = self.cancel.clone();
-        let panics = Arc::clone(&self.panics);
-        let running = Running::start(Arc::clone(&self.running), name);
-        let task = async move {
-            let _running = running;
-            let guarded = AssertUnwindSafe(future).catch_unwind();
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                result = guarded => if let Err(panic) = result {
-                    panics.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
-                    on_panic();
-                }
-            }
+        let task = Task {
+            cancelled: self.cancel.clone().cancelled_owned(),
+            future: AssertUnwindSafe(future).catch_unwind(),
+            panics: Arc::clone(&self.panics),
+            running: Running::start(Arc::clone(&self.running), name),
+            broken,
         };
         self.tracker
             .spawn(task.instrument(tracing::debug_span!("task", task = name)));
@@ -136,6 +125,43 @@ impl Tasks {
     pub(crate) fn executor(&self) -> impl libp2p::swarm::Executor + Send + use<> {
         let tasks = self.clone();
         move |future: Pin<Box<dyn Future<Output = ()> + Send>>| tasks.spawn("connection", future)
+    }
+}
+
+pin_project! {
+    /// What a task is besides its future. No async block, because that would hold the future twice.
+    struct Task<F> {
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        #[pin]
+        future: CatchUnwind<AssertUnwindSafe<F>>,
+        panics: Arc<AtomicU64>,
+        running: Running,
+        // Where a panic is told, when the node cannot be without this task.
+        broken: Option<watch::Sender<Option<&'static str>>>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.cancelled.poll(cx).is_pending()
+            && let Err(panic) = ready!(this.future.poll(cx))
+        {
+            this.panics.fetch_add(1, Ordering::Relaxed);
+            let name = this.running.name;
+            tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
+            if let Some(broken) = this.broken {
+                broken.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(name);
+                    is_first
+                });
+            }
+        }
+        Poll::Ready(())
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Memory for a node's pages: its state is small, and its disk is memory anyway.
-const STORE_CACHE_BYTES: usize = 64 << 10;
+const STORE_CACHE_BYTES: usize = 16 << 10;
 /// How long certificates live.
 const CERTIFICATE_TTL_MS: u64 = 90 * 24 * 3600 * 1000;
 /// How far clocks may be behind when a certificate is shown.

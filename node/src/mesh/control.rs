@@ -96,18 +96,17 @@ pub(crate) async fn ask(
     let mut patience = REPLY_TIMEOUT;
     loop {
         let doubted = || peers.doubt(&peer, connection);
-        let probe = timeout(patience, doubting(doubted, probe(trust, &mut stream)))
-            .await
-            .map_err(|_| ControlError::Silent)??;
+        // Boxed, here and below: between two of them this waits, for each connection, and their memory is free.
+        let probing = Box::pin(timeout(patience, doubting(doubted, probe(trust, &mut stream))));
+        let probe = probing.await.map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
         counters.round_trip(probe.rtt);
-        timeout(
+        let reconciling = Box::pin(timeout(
             RECONCILE_TIMEOUT,
             reconcile(trust, &peer, &probe, &mut stream, &mut pushed),
-        )
-        .await
-        .map_err(|_| ControlError::Silent)??;
-        deliver(trust, &peer, &mut stream, &mut delivered).await?;
+        ));
+        reconciling.await.map_err(|_| ControlError::Silent)??;
+        Box::pin(deliver(trust, &peer, &mut stream, &mut delivered)).await?;
         let pause = if peers.len() > CROWDED {
             PROBE_EVERY_CROWDED
         } else {
@@ -128,7 +127,7 @@ pub(crate) async fn ask(
                 }
                 changed = revocations.changed() => {
                     if changed.is_err() { return Ok(()); }
-                    doubting(doubted, push_revocations(trust, &mut stream)).await?;
+                    Box::pin(doubting(doubted, push_revocations(trust, &mut stream))).await?;
                 }
                 changed = records.changed() => {
                     if changed.is_err() { return Ok(()); }
@@ -139,11 +138,11 @@ pub(crate) async fn ask(
                     }
                     tokio::time::sleep(GATHER).await;
                     records.mark_unchanged();
-                    doubting(doubted, push_records(trust, &peer, &mut stream, &mut pushed)).await?;
+                    Box::pin(doubting(doubted, push_records(trust, &peer, &mut stream, &mut pushed))).await?;
                 }
                 changed = tokens.changed() => {
                     if changed.is_err() { return Ok(()); }
-                    deliver(trust, &peer, &mut stream, &mut delivered).await?;
+                    Box::pin(deliver(trust, &peer, &mut stream, &mut delivered)).await?;
                 }
                 () = tokio::time::sleep_until(next) => break,
             }
@@ -405,8 +404,12 @@ pub(crate) async fn answer(trust: &Trust, peer: PeerId, mut stream: MeshStream) 
         if !trust.is_member(&peer) {
             return Ok(());
         }
-        let reply = reply_to(trust, &peer, request).await?;
-        frames::write(&mut stream, &reply).await?;
+        // Boxed: for nearly all its time this waits for a request.
+        let replying = Box::pin(async {
+            let reply = reply_to(trust, &peer, request).await?;
+            frames::write(&mut stream, &reply).await.map_err(ControlError::from)
+        });
+        replying.await?;
     }
 }
 

@@ -187,9 +187,9 @@ pub struct MeshState {
 #[derive(Debug)]
 pub struct PatternDoors {
     /// Streams whose greeting was accepted.
-    pub streams: mpsc::Receiver<InboundStream>,
+    pub streams: mpsc::Receiver<Box<InboundStream>>,
     /// Unary requests whose greeting was accepted.
-    pub requests: mpsc::Receiver<InboundRequest>,
+    pub requests: mpsc::Receiver<Box<InboundRequest>>,
 }
 
 /// A cloneable handle on the mesh.

@@ -125,11 +125,11 @@ pub(crate) struct Permits(
     #[expect(dead_code, reason = "held for its drop")] PeerPermit,
 );
 
-/// Where one pattern takes what comes.
+/// Where one pattern takes what comes. Boxed: a channel takes memory for thirty-two at once, were there ever one or none.
 #[derive(Debug, Clone)]
 pub(crate) struct Door {
-    streams: mpsc::Sender<InboundStream>,
-    requests: mpsc::Sender<InboundRequest>,
+    streams: mpsc::Sender<Box<InboundStream>>,
+    requests: mpsc::Sender<Box<InboundRequest>>,
 }
 
 impl Door {
@@ -265,13 +265,13 @@ impl DoorKeeper {
             version: weft_protocol::HELLO_VERSION,
         };
         if let Ok(Ok(())) = timeout(HELLO_TIMEOUT, frames::write(&mut stream, &accepted)).await {
-            slot.send(InboundStream {
+            slot.send(Box::new(InboundStream {
                 peer,
                 hello,
                 stream,
                 span,
                 _permits: permits,
-            });
+            }));
         }
     }
 
@@ -325,14 +325,14 @@ impl DoorKeeper {
         let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE.min(within), door.requests.reserve()).await else {
             return self.refused(Refusal::Busy, "the pattern is busy");
         };
-        slot.send(InboundRequest {
+        slot.send(Box::new(InboundRequest {
             peer,
             hello,
             payload,
             deadline,
             span: span.clone(),
             reply: Some(reply),
-        });
+        }));
         match tokio::time::timeout_at(deadline, answer).instrument(span).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => self.refused(Refusal::Closing, "the pattern is stopping"),

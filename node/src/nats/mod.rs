@@ -209,7 +209,7 @@ async fn take_items(mut doors: PatternDoors, inner: Arc<Inner>) {
     }
 }
 
-fn take_request(inner: &Inner, request: InboundRequest) {
+fn take_request(inner: &Inner, request: Box<InboundRequest>) {
     let Some(door) = inner.door.get().and_then(Weak::upgrade) else {
         return request.refuse(Refusal::Unknown, "no NATS door is open here");
     };

@@ -6,7 +6,9 @@
 //! of itself.
 
 use sha2::{Digest as _, Sha256};
-use weft_protocol::{Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement};
+use weft_protocol::{
+    Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
+};
 
 use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
 use crate::{error::NodeError, store::Batch};
@@ -20,11 +22,12 @@ pub const RECORD_RENEW_MS: u64 = RECORD_TTL_MS / 3;
 
 pub(super) struct Entry {
     signed: Signed<NodeRecord>,
+    /// What it says. The certificates are in `members`, verified, and, of another node, not here once more.
     record: NodeRecord,
     /// The directory's version at which it came.
     version: u64,
     /// The neighbour it came from, which need not be told.
-    from: Option<PeerId>,
+    from: Option<PublicKey>,
     dirty: bool,
 }
 
@@ -33,7 +36,7 @@ pub(super) struct Entry {
 pub struct KnownMember {
     /// Its id.
     pub peer: PeerId,
-    /// What it says of itself.
+    /// What it says of itself. The certificates of another node are left out: `membership` has what they say.
     pub record: NodeRecord,
     /// What its certificates say; in an open mesh, the membership everyone has.
     pub membership: Option<Membership>,
@@ -114,7 +117,7 @@ impl Trust {
                 continue;
             }
             match self.verify_record(&signed) {
-                Ok((record, membership)) => {
+                Ok((mut record, membership)) => {
                     let mut state = self.state();
                     if !state.records.contains_key(&key) && state.records.len() >= self.0.directory_max {
                         // A neighbour's own record is worth more than that of somebody far away.
@@ -123,8 +126,9 @@ impl Trust {
                         }
                     }
                     let member = membership.unwrap_or_else(|| super::authority::open_membership(&record, key));
-                    state.members.insert(key, member);
-                    state.put(key, signed, record, from);
+                    state.members.insert(key, Box::new(member));
+                    record.chain = Chain::default();
+                    state.put(key, signed, record, from.as_ref().and_then(PublicKey::from_peer_id));
                     new += 1;
                 }
                 Err(error) => tracing::debug!(peer = %key.peer_id(), %error, "a record was not accepted"),
@@ -216,7 +220,7 @@ impl Trust {
             .map(|(key, e)| KnownMember {
                 peer: key.peer_id(),
                 record: e.record.clone(),
-                membership: state.members.get(key).cloned(),
+                membership: state.members.get(key).map(|member| Membership::clone(member)),
             })
             .collect()
     }
@@ -226,7 +230,7 @@ impl Trust {
         self.state().records.len().max(1)
     }
 
-    /// What one member says of itself.
+    /// What one member says of itself, without its certificates.
     pub fn record(&self, peer: &PeerId) -> Option<NodeRecord> {
         let key = PublicKey::from_peer_id(peer)?;
         self.state().records.get(&key).map(|e| e.record.clone())
@@ -301,11 +305,13 @@ impl Trust {
         peer: &PeerId,
         bytes_max: usize,
     ) -> (Vec<Signed<NodeRecord>>, u64) {
+        let peer = PublicKey::from_peer_id(peer);
         let state = self.state();
         let mut newer: Vec<&Entry> = state
             .records
             .values()
-            .filter(|e| e.version > version && e.from.as_ref() != Some(peer))
+            .map(AsRef::as_ref)
+            .filter(|e| e.version > version && (e.from.is_none() || e.from != peer))
             .collect();
         newer.sort_by_key(|e| e.version);
         let (records, more) = page(newer.iter().map(|e| &e.signed), bytes_max);
@@ -327,8 +333,8 @@ impl Trust {
 impl State {
     /// Makes room by dropping a record that no neighbour brought of itself; says whether there was one.
     fn drop_distant(&mut self) -> bool {
-        let is_distant = |(key, e): &(&PublicKey, &Entry)| e.from.is_some_and(|from| from != key.peer_id());
-        let Some(key) = self.records.iter().find(is_distant).map(|(key, _)| *key) else {
+        let mut records = self.records.iter();
+        let Some(key) = records.find_map(|(key, e)| e.from.is_some_and(|from| from != *key).then_some(*key)) else {
             return false;
         };
         self.records.remove(&key);
@@ -336,18 +342,18 @@ impl State {
         true
     }
 
-    fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PeerId>) {
+    fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PublicKey>) {
         self.version += 1;
         let version = self.version;
         self.records.insert(
             key,
-            Entry {
+            Box::new(Entry {
                 signed,
                 record,
                 version,
                 from,
                 dirty: true,
-            },
+            }),
         );
         self.records_digest = None;
     }

@@ -94,8 +94,9 @@ struct State {
     own: Option<Membership>,
     revocations: Option<RevocationSet>,
     /// Members whose proof we have verified, by certificate or by record.
-    members: HashMap<PublicKey, Membership>,
-    records: BTreeMap<PublicKey, directory::Entry>,
+    /// Boxed, as the records are: a table has room for more than it holds, and a mesh may have thousands of members.
+    members: HashMap<PublicKey, Box<Membership>>,
+    records: BTreeMap<PublicKey, Box<directory::Entry>>,
     /// Grows with each change of `records`; a listener that knows an older one is told what came since.
     version: u64,
     records_digest: Option<[u8; 32]>,

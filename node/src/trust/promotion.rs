@@ -141,7 +141,7 @@ impl Trust {
             self.is_revoked(k)
         });
         if let Ok(member) = verified {
-            self.state().members.insert(key, member);
+            self.state().members.insert(key, Box::new(member));
             self.fulfilled(&key).await;
         }
     }

@@ -43,6 +43,7 @@ use super::{
     MeshConfig,
     admission::{Introduction, SETTLE_TIMEOUT, SETTLE_TIMEOUT_TELLING},
     behaviour::{self, Behaviour},
+    boxed::Boxed,
     connector::{Connector, Reason},
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
@@ -109,7 +110,7 @@ type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
 type Waiting = oneshot::Sender<Result<Vec<u8>, MeshError>>;
 
 pub(super) struct Driver {
-    swarm: Swarm<Behaviour>,
+    swarm: Swarm<Boxed<Behaviour>>,
     commands: mpsc::Receiver<Command>,
     /// For the tasks this driver spawns.
     sender: mpsc::WeakSender<Command>,
@@ -195,7 +196,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         .with_per_connection_event_buffer_size(64)
         .with_smart_dial();
     let local = keypair.public().to_peer_id();
-    let swarm = Swarm::new(transport, behaviour, local, swarm_config);
+    let swarm = Swarm::new(transport, Boxed(behaviour), local, swarm_config);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
@@ -276,7 +277,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     };
     driver.listen(platform)?;
     driver.begin(address_book);
-    tasks.spawn_vital("mesh-driver", driver.run());
+    tasks.spawn_vital("mesh-driver", Box::new(driver).run());
     Ok(mesh)
 }
 
@@ -305,7 +306,8 @@ impl Driver {
         self.dial_due();
     }
 
-    async fn run(mut self) {
+    /// Boxed: a future holds what it is given and what it works on, each for itself.
+    async fn run(mut self: Box<Self>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -180,7 +180,7 @@ pub(super) async fn serve(mut doors: PatternDoors, registry: Arc<Registry>, task
     }
 }
 
-async fn serve_one(registry: &Registry, request: InboundRequest) {
+async fn serve_one(registry: &Registry, request: Box<InboundRequest>) {
     let call = match CallRequest::from_bytes(&request.payload) {
         Ok(call) => call,
         Err(error) => return request.refuse(Refusal::Malformed, &error.to_string()),

@@ -1,10 +1,11 @@
 //! The bytes of one file in memory, as pages that two pictures of the file share until one of them changes.
 //!
-//! A page nobody wrote to is zeros and takes no room.
+//! A page of zeros takes no room.
 
 use std::sync::Arc;
 
-const PAGE_BYTES: usize = 4096;
+/// Small, because engines write their own larger pages whole, and these are often half empty.
+const PAGE_BYTES: usize = 512;
 
 type Page = [u8; PAGE_BYTES];
 
@@ -58,8 +59,13 @@ impl Pages {
             self.resize(offset + data.len());
         }
         for (page, within, range) in parts(offset, data.len()) {
-            let source = &data[range];
-            let page = self.pages[page].get_or_insert_with(|| Arc::new([0; PAGE_BYTES]));
+            let (source, page) = (&data[range], &mut self.pages[page]);
+            let is_all = source.len() == PAGE_BYTES;
+            if (is_all || page.is_none()) && source.iter().all(|byte| *byte == 0) {
+                *page = None;
+                continue;
+            }
+            let page = page.get_or_insert_with(|| Arc::new([0; PAGE_BYTES]));
             Arc::make_mut(page)[within..within + source.len()].copy_from_slice(source);
         }
     }
@@ -122,7 +128,7 @@ mod tests {
                 pages.resize(offset);
                 plain.resize(offset, 0);
             } else {
-                let data = vec![next(256) as u8; count];
+                let data = vec![next(256) as u8 * next(2) as u8; count];
                 pages.write(&data, offset);
                 if count > 0 && plain.len() < offset + count {
                     plain.resize(offset + count, 0);
@@ -149,5 +155,16 @@ mod tests {
             first.pages[2].as_ref().unwrap(),
             second.pages[2].as_ref().unwrap()
         ));
+    }
+
+    #[test]
+    fn zeros_take_no_room() {
+        let room = |pages: &Pages| pages.pages.iter().flatten().count();
+        let mut pages = Pages::from(&[0; 10 * PAGE_BYTES][..]);
+        assert_eq!((pages.len(), room(&pages)), (10 * PAGE_BYTES, 0));
+        pages.write(&[1; 2 * PAGE_BYTES], PAGE_BYTES / 2);
+        assert_eq!(room(&pages), 3);
+        pages.write(&[0; 3 * PAGE_BYTES], 0);
+        assert_eq!((room(&pages), pages.to_vec()), (0, vec![0; 10 * PAGE_BYTES]));
     }
 }
