@@ -7,7 +7,7 @@
 //! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
 //!
 //! A map: `driver` owns the swarm; `behaviour` composes it; `gate` hides members' protocols; `admission` proves
-//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and reconciles; `connector`
+//! membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of streams and requests; `doze` lets sleep what has nothing to do; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and reconciles; `connector`
 //! decides whom to dial; `peers` is the table everybody reads.
 
 mod admission;
@@ -15,6 +15,7 @@ mod behaviour;
 mod config;
 mod connector;
 mod control;
+mod doze;
 mod driver;
 mod frames;
 mod gate;
