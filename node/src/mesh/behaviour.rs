@@ -79,7 +79,7 @@ pub(crate) struct Others {
 }
 
 /// Builds what stands in front of the gate.
-pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Behaviour {
+pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Doze<Behaviour> {
     let local_discovery = network.local_discovery;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
@@ -116,10 +116,10 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Be
             .then(upnp::tokio::Behaviour::default)
             .into(),
     };
-    Behaviour {
-        front: Doze(front),
+    Doze::awake(Behaviour {
+        front: Doze::asleep(front),
         members: Gate::empty(),
-    }
+    })
 }
 
 /// Handshakes under way. Low values let a flood of idle sockets keep honest peers out.
@@ -166,7 +166,7 @@ pub(crate) fn members(
     };
     Ok(Members {
         gossip: gossip::Behaviour::new(key, config.peer_scoring, metrics)?,
-        others: Doze(others),
+        others: Doze::asleep(others),
     })
 }
 

@@ -10,9 +10,6 @@ use std::{
 
 use futures::task::{ArcWake, AtomicWaker, waker};
 
-/// Every so many calls the sleeper is woken without cause.
-const ANYWAY: u8 = 32;
-
 #[derive(Default)]
 struct Bell {
     rung: AtomicBool,
@@ -31,7 +28,6 @@ impl ArcWake for Bell {
 pub(super) struct Alarm {
     bell: Arc<Bell>,
     waker: Waker,
-    calls: u8,
 }
 
 impl Alarm {
@@ -42,16 +38,14 @@ impl Alarm {
         Alarm {
             waker: waker(Arc::clone(&bell)),
             bell,
-            calls: 0,
         }
     }
 
     /// Whether the sleeper is to be polled now. If not, `cx` will be woken when it is.
-    pub(super) fn rang(&mut self, cx: &Context<'_>) -> bool {
+    pub(super) fn rang(&self, cx: &Context<'_>) -> bool {
         // Before the flag is looked at, so that a ring after the look wakes somebody.
         self.bell.outer.register(cx.waker());
-        self.calls = (self.calls + 1) % ANYWAY;
-        self.bell.rung.swap(false, Ordering::AcqRel) || self.calls == 0
+        self.bell.rung.swap(false, Ordering::AcqRel)
     }
 
     /// Rings from within the task that will look.

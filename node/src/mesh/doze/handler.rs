@@ -24,6 +24,8 @@ use tokio::time::{Timeout, timeout};
 
 use super::alarm::Alarm;
 
+/// Every so many polls the inner handler is polled without cause, and asked what it speaks.
+const ANYWAY: u8 = 32;
 /// Streams that are negotiated and not yet taken over by the handler; more are closed.
 const UPGRADING_MAX: usize = 128;
 
@@ -104,16 +106,19 @@ impl Spoken {
 /// See the module above.
 pub(crate) struct DozeHandler<H: ConnectionHandler> {
     inner: H,
-    alarm: Alarm,
+    /// `None` for one that never sleeps.
+    alarm: Option<Alarm>,
+    polls: u8,
     spoken: RefCell<Spoken>,
     upgrading: Vec<Upgrading<H>>,
 }
 
 impl<H: ConnectionHandler> DozeHandler<H> {
-    pub(super) fn new(inner: H) -> Self {
+    pub(super) fn new(inner: H, sleeps: bool) -> Self {
         DozeHandler {
             inner,
-            alarm: Alarm::rung(),
+            alarm: sleeps.then(Alarm::rung),
+            polls: 0,
             spoken: RefCell::new(Spoken {
                 names: Arc::new([]),
                 timeout: Duration::ZERO,
@@ -125,7 +130,9 @@ impl<H: ConnectionHandler> DozeHandler<H> {
 
     /// The inner handler is about to change, or may have.
     fn wake(&mut self) {
-        self.alarm.ring();
+        if let Some(alarm) = &self.alarm {
+            alarm.ring();
+        }
         self.spoken.get_mut().stale = true;
     }
 
@@ -198,17 +205,25 @@ impl<H: ConnectionHandler> ConnectionHandler for DozeHandler<H> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
-        if !self.alarm.rang(cx) {
+        self.polls = (self.polls + 1) % ANYWAY;
+        let anyway = self.polls == 0;
+        self.spoken.get_mut().stale |= anyway;
+        let Some(alarm) = &self.alarm else {
+            self.poll_upgrading(cx);
+            let event = self.inner.poll(cx);
+            self.spoken.get_mut().stale |= event.is_ready();
+            return event;
+        };
+        if !alarm.rang(cx) && !anyway {
             return Poll::Pending;
         }
-        self.spoken.get_mut().stale = true;
-        let waker = self.alarm.waker();
+        let waker = alarm.waker();
         let mut own = Context::from_waker(&waker);
         self.poll_upgrading(&mut own);
         // Twice: some handlers put something new in the place of what was ready, and do not look at it until they are polled again.
         for _ in 0..2 {
             if let Poll::Ready(event) = self.inner.poll(&mut own) {
-                self.alarm.ring();
+                self.wake();
                 return Poll::Ready(event);
             }
         }

@@ -1,12 +1,15 @@
 //! Behaviours whose connection handlers sleep while there is nothing for them.
 //!
-//! A connection polls all handlers each time it is woken, which with every message is several times, and asks each time which
-//! protocols they speak. Nearly always it is gossip alone that has something to do. What stands behind [`Doze`] is polled only after
-//! it was woken itself, was told something, or had something to say; and its protocols are asked for only then.
+//! A connection polls all handlers each time it is woken, which with every message is several times, and asks each time
+//! which protocols they speak. Nearly always it is gossip alone that has something to do. What stands behind
+//! [`Doze::asleep`] is polled only after it was woken itself, was told something, or had something to say. What stands
+//! behind either kind is asked for its protocols only then; [`Doze::awake`] does no more, and stands before all others, so
+//! that they are one list.
 //!
-//! Promises: a handler that keeps to the contract of `poll` (who returns `Pending` has seen to it that it is woken) notices no
-//! difference. Some in libp2p do not quite: they return `Pending` with work just begun, which the next poll for another's sake
-//! takes up. Therefore a handler that was woken is polled until it says `Pending` twice, and besides is polled now and then without cause.
+//! Promises: a handler that keeps to the contract of `poll` (who returns `Pending` has seen to it that it is woken) notices
+//! no difference. Some in libp2p do not quite: they return `Pending` with work just begun, which the next poll for another's
+//! sake takes up. Therefore a handler that was woken is polled until it says `Pending` twice, and besides is polled and
+//! asked now and then without cause.
 
 mod alarm;
 mod handler;
@@ -30,19 +33,34 @@ use libp2p::{
 pub(crate) use self::handler::DozeHandler;
 
 /// See the module. The behaviour itself is had by dereferencing.
-pub(crate) struct Doze<B>(pub(crate) B);
+pub(crate) struct Doze<B> {
+    inner: B,
+    sleeps: bool,
+}
+
+impl<B> Doze<B> {
+    /// One whose handlers sleep.
+    pub(crate) fn asleep(inner: B) -> Self {
+        Doze { inner, sleeps: true }
+    }
+
+    /// One whose handlers are polled always.
+    pub(crate) fn awake(inner: B) -> Self {
+        Doze { inner, sleeps: false }
+    }
+}
 
 impl<B> Deref for Doze<B> {
     type Target = B;
 
     fn deref(&self) -> &B {
-        &self.0
+        &self.inner
     }
 }
 
 impl<B> DerefMut for Doze<B> {
     fn deref_mut(&mut self) -> &mut B {
-        &mut self.0
+        &mut self.inner
     }
 }
 
@@ -56,7 +74,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Doze<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.0.handle_pending_inbound_connection(connection, local, remote)
+        self.inner.handle_pending_inbound_connection(connection, local, remote)
     }
 
     fn handle_established_inbound_connection(
@@ -66,9 +84,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Doze<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0
+        self.inner
             .handle_established_inbound_connection(connection, peer, local, remote)
-            .map(DozeHandler::new)
+            .map(|handler| DozeHandler::new(handler, self.sleeps))
     }
 
     fn handle_pending_outbound_connection(
@@ -78,7 +96,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Doze<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.0
+        self.inner
             .handle_pending_outbound_connection(connection, peer, addresses, role)
     }
 
@@ -90,20 +108,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Doze<B> {
         role_override: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0
+        self.inner
             .handle_established_outbound_connection(connection, peer, address, role_override, port_use)
-            .map(DozeHandler::new)
+            .map(|handler| DozeHandler::new(handler, self.sleeps))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        self.0.on_swarm_event(event);
+        self.inner.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
-        self.0.on_connection_handler_event(peer, connection, event);
+        self.inner.on_connection_handler_event(peer, connection, event);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        self.0.poll(cx)
+        self.inner.poll(cx)
     }
 }

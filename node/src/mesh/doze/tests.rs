@@ -108,7 +108,7 @@ fn poll(handler: &mut DozeHandler<Talker>) -> Poll<Event> {
 fn who_sleeps_is_not_polled_until_something_is_for_it() {
     let talker = Talker::default();
     let (mailbox, polls) = (Arc::clone(&talker.mailbox), Arc::clone(&talker.polls));
-    let mut handler = DozeHandler::new(talker);
+    let mut handler = DozeHandler::new(talker, true);
     assert!(poll(&mut handler).is_pending());
     let asleep = polls.load(Ordering::SeqCst);
     for _ in 0..10 {
@@ -132,14 +132,16 @@ fn who_sleeps_is_not_polled_until_something_is_for_it() {
 
 #[test]
 fn protocols_are_those_of_the_handler_at_all_times() {
-    let mut handler = DozeHandler::new(Talker::default());
-    assert!(names(&handler).is_empty());
-    handler.on_behaviour_event("/one");
-    assert_eq!(names(&handler), ["/one"]);
-    assert_eq!(names(&handler), ["/one"]);
-    assert!(poll(&mut handler).is_pending());
-    handler.on_behaviour_event("/two");
-    assert_eq!(names(&handler), ["/two"]);
+    for sleeps in [false, true] {
+        let mut handler = DozeHandler::new(Talker::default(), sleeps);
+        assert!(names(&handler).is_empty());
+        handler.on_behaviour_event("/one");
+        assert_eq!(names(&handler), ["/one"]);
+        assert_eq!(names(&handler), ["/one"]);
+        assert!(poll(&mut handler).is_pending());
+        handler.on_behaviour_event("/two");
+        assert_eq!(names(&handler), ["/two"]);
+    }
 }
 
 /// All mail that is sent by several threads while the handler falls asleep again and again is said.
@@ -149,7 +151,7 @@ async fn no_ring_is_lost() {
     const EACH: usize = 20_000;
     let talker = Talker::default();
     let (mailbox, polls) = (Arc::clone(&talker.mailbox), Arc::clone(&talker.polls));
-    let mut handler = DozeHandler::new(talker);
+    let mut handler = DozeHandler::new(talker, true);
     let senders: Vec<_> = (0..THREADS)
         .map(|_| {
             let mailbox = Arc::clone(&mailbox);
@@ -181,7 +183,7 @@ async fn who_says_pending_too_early_is_polled_again() {
         ..Talker::default()
     };
     let mailbox = Arc::clone(&talker.mailbox);
-    let mut handler = DozeHandler::new(talker);
+    let mut handler = DozeHandler::new(talker, true);
     assert!(poll(&mut handler).is_pending());
     for mail in [1, 2, 3, 4] {
         mailbox.lock().unwrap().put(mail);
@@ -201,7 +203,7 @@ struct Whole {
     dozing: Doze<Inner>,
 }
 
-fn swarm(ping_every: Duration) -> Swarm<Whole> {
+fn swarm(ping_every: Duration) -> Swarm<Doze<Whole>> {
     libp2p::SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(
@@ -210,11 +212,14 @@ fn swarm(ping_every: Duration) -> Swarm<Whole> {
             libp2p::yamux::Config::default,
         )
         .unwrap()
-        .with_behaviour(|key: &identity::Keypair| Whole {
-            dozing: Doze(Inner {
+        .with_behaviour(|key: &identity::Keypair| {
+            let inner = Inner {
                 identify: identify::Behaviour::new(identify::Config::new("/test/1".to_owned(), key.public())),
                 ping: ping::Behaviour::new(ping::Config::new().with_interval(ping_every)),
-            }),
+            };
+            Doze::awake(Whole {
+                dozing: Doze::asleep(inner),
+            })
         })
         .unwrap()
         .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))

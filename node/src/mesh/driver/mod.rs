@@ -44,6 +44,7 @@ use super::{
     admission::{Introduction, SETTLE_TIMEOUT, SETTLE_TIMEOUT_TELLING},
     behaviour::{self, Behaviour},
     connector::{Connector, Reason},
+    doze::Doze,
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
     intake::Intake,
@@ -109,7 +110,7 @@ type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
 type Waiting = oneshot::Sender<Result<Vec<u8>, MeshError>>;
 
 pub(super) struct Driver {
-    swarm: Swarm<Behaviour>,
+    swarm: Swarm<Doze<Behaviour>>,
     commands: mpsc::Receiver<Command>,
     /// For the tasks this driver spawns.
     sender: mpsc::WeakSender<Command>,
