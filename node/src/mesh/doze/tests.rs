@@ -236,7 +236,7 @@ async fn handlers_of_libp2p_go_on_working_behind_it() {
             break address;
         }
     };
-    let server = tokio::spawn(async move {
+    let serve = async {
         loop {
             if let SwarmEvent::Behaviour(WholeEvent::Dozing(InnerEvent::Identify(identify::Event::Received {
                 info,
@@ -249,7 +249,7 @@ async fn handlers_of_libp2p_go_on_working_behind_it() {
                 );
             }
         }
-    });
+    };
     let mut client = swarm(Duration::from_millis(20));
     client.dial(address).unwrap();
     let (mut pings, mut identified) = (0, false);
@@ -271,6 +271,12 @@ async fn handlers_of_libp2p_go_on_working_behind_it() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
-    server.abort();
+    let both = async {
+        tokio::select! {
+            biased;
+            () = exchange => {}
+            () = serve => {}
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.unwrap();
 }
