@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL, limits};
 
 use super::{
-    MeshConfig, frames,
+    MeshConfig,
+    doze::Doze,
+    frames,
     gate::Gate,
     gossip,
     relay_client::RelayClient,
@@ -40,6 +42,13 @@ const DIRECT_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The whole swarm.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
+    pub(crate) front: Doze<Front>,
+    pub(crate) members: Gate<Members>,
+}
+
+/// What stands in front of the gate.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Front {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) memory: Toggle<memory_connection_limits::Behaviour>,
     pub(crate) sources: Sources,
@@ -48,13 +57,18 @@ pub(crate) struct Behaviour {
     pub(crate) admission: streams::Behaviour,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
-    pub(crate) members: Gate<Members>,
 }
 
 /// What only members meet.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Members {
     pub(crate) gossip: gossip::Behaviour,
+    pub(crate) others: Doze<Others>,
+}
+
+/// What members speak besides gossip, which is nearly all they speak.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Others {
     pub(crate) kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     pub(crate) direct: request_response::Behaviour<DirectCodec>,
     pub(crate) streams: streams::Behaviour,
@@ -66,7 +80,7 @@ pub(crate) struct Members {
 }
 
 /// Builds what stands in front of the gate.
-pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Behaviour {
+pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Doze<Behaviour> {
     let local_discovery = network.local_discovery;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
@@ -88,7 +102,7 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Be
             .inspect_err(|error| tracing::warn!(%error, "no discovery on the local network: mDNS cannot start"))
             .ok()
     });
-    Behaviour {
+    let front = Front {
         limits: connection_limits::Behaviour::new(limits),
         memory: (!network.process_is_shared)
             .then(|| memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes))
@@ -102,8 +116,11 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Be
         upnp: (config.upnp && local_discovery)
             .then(upnp::tokio::Behaviour::default)
             .into(),
+    };
+    Doze::awake(Behaviour {
+        front: Doze::asleep(front),
         members: Gate::empty(),
-    }
+    })
 }
 
 /// Handshakes under way. Low values let a flood of idle sockets keep honest peers out.
@@ -131,8 +148,7 @@ pub(crate) fn members(
     let direct = request_response::Config::default()
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
-    Ok(Members {
-        gossip: gossip::Behaviour::new(key, config.scores_peers(mesh.kind), metrics)?,
+    let others = Others {
         kad: config.dht.then(|| kademlia(key, &mesh.id)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
@@ -148,6 +164,10 @@ pub(crate) fn members(
         relay_server: config.relay.server.then(|| relay_server(peer, config)).into(),
         relay_client: RelayClient(relay_client),
         hole_punch: config.hole_punching.then(|| dcutr::Behaviour::new(peer)).into(),
+    };
+    Ok(Members {
+        gossip: gossip::Behaviour::new(key, config.scores_peers(mesh.kind), metrics)?,
+        others: Doze::asleep(others),
     })
 }
 

@@ -6,9 +6,10 @@
 //!
 //! Does not promise delivery of a gossip message: that is `pub_sub`'s to add.
 //!
-//! A map: `driver` owns the swarm; `behaviour` composes it, `boxed` keeps it small on each connection; `gate` hides
-//! members' protocols; `admission` proves membership, `redeem` exchanges tickets for it; `inbound` is the door-keeper of
-//! streams and requests; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and reconciles; `connector`
+//! A map: `driver` owns the swarm; `behaviour` composes it, `boxed` keeps it small on each connection, `doze` lets sleep what has
+//! nothing to do; `gate` hides members' protocols; `admission` proves membership, `redeem` exchanges tickets for it; `inbound` is the
+//! door-keeper of streams and requests; `gossip` is libp2p's gossipsub with less work; `lanes` carry requests; `control` measures and
+//! reconciles; `connector`
 //! decides whom to dial; `peers` is the table everybody reads.
 
 mod admission;
@@ -17,6 +18,7 @@ mod boxed;
 mod config;
 mod connector;
 mod control;
+mod doze;
 mod driver;
 mod frames;
 mod gate;

@@ -47,6 +47,33 @@ fn keys_that_verify_too_much_are_refused() {
 }
 
 #[test]
+fn what_is_remembered_of_keys_makes_no_key_good_or_bad() {
+    let keys: Vec<[u8; 32]> = (0..40).map(|seed| *public(seed).as_bytes()).collect();
+    for _ in 0..2 {
+        for key in &keys {
+            assert_eq!(PublicKey::from_bytes(*key).unwrap().as_bytes(), key);
+            // At the same slot, and no point of the curve: about half of these.
+            let others = (0..64).map(|low| {
+                let mut other = *key;
+                other[31] ^= low;
+                other[30] ^= 1;
+                other
+            });
+            let refused = others
+                .clone()
+                .filter(|other| PublicKey::from_bytes(*other).is_err())
+                .count();
+            assert!((10..=54).contains(&refused), "{refused}");
+            let again = others.filter(|other| PublicKey::from_bytes(*other).is_err()).count();
+            assert_eq!(again, refused);
+        }
+    }
+    for hex in SMALL_ORDER {
+        assert!(PublicKey::from_bytes(bytes(hex)).is_err());
+    }
+}
+
+#[test]
 fn a_key_is_the_peer_that_libp2p_knows() {
     let keypair = secret(7).to_keypair();
     assert_eq!(public(7).peer_id(), keypair.public().to_peer_id());

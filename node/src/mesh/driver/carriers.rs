@@ -91,7 +91,7 @@ impl Driver {
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             return;
         };
-        let exchanged = members.streams.exchanged();
+        let exchanged = members.others.streams.exchanged();
         self.carriers.traffic.retain(|peer, _| exchanged.contains_key(peer));
         let mut busy = Vec::new();
         for (peer, bytes) in exchanged {

@@ -141,6 +141,7 @@ impl Driver {
             } => {
                 if let Some(members) = self.swarm.behaviour_mut().members.inner() {
                     members
+                        .others
                         .streams
                         .open_on(peer, connection, OpenRequest { protocol, reply });
                 }
@@ -153,13 +154,14 @@ impl Driver {
                 let protocol = StreamProtocol::new(weft_protocol::admission::ADMISSION_PROTOCOL);
                 self.swarm
                     .behaviour_mut()
+                    .front
                     .admission
                     .open_on(peer, connection, OpenRequest { protocol, reply });
             }
             Command::Request { peer, bytes, reply } => self.request(peer, bytes, reply),
             Command::Respond { channel, reply } => {
                 if let Some(members) = self.swarm.behaviour_mut().members.inner()
-                    && members.direct.send_response(channel, reply).is_err()
+                    && members.others.direct.send_response(channel, reply).is_err()
                 {
                     self.counters.dropped("direct_reply", "peer_gone");
                 }
@@ -222,7 +224,7 @@ impl Driver {
 
     fn open(&mut self, peer: PeerId, request: OpenRequest) {
         let connected = match self.swarm.behaviour_mut().members.inner() {
-            Some(members) => members.streams.open(peer, request),
+            Some(members) => members.others.streams.open(peer, request),
             None => {
                 let _ = request.reply.send(Err(OpenError::Closed));
                 return;
@@ -260,7 +262,10 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let id = members.direct.send_request_with_addresses(&peer, bytes, addresses);
+        let id = members
+            .others
+            .direct
+            .send_request_with_addresses(&peer, bytes, addresses);
         self.requests.insert(id, reply);
         // What follows takes a lane.
         if let Some(best) = self.peers.choose(&peer) {
@@ -279,6 +284,7 @@ impl Driver {
         let (reply, answer) = oneshot::channel();
         let protocol = StreamProtocol::new(LANE_PROTOCOL);
         members
+            .others
             .streams
             .open_on(peer, connection, OpenRequest { protocol, reply });
         let lanes = self.lanes.clone();
@@ -354,7 +360,7 @@ impl Driver {
         let known = self.trust.known_members();
         let own = *self.swarm.local_peer_id();
         let members = self.swarm.behaviour_mut().members.inner();
-        let Some(kad) = members.and_then(|m| m.kad.as_mut()) else {
+        let Some(kad) = members.and_then(|m| m.others.kad.as_mut()) else {
             return;
         };
         for member in known.into_iter().filter(|member| member.peer != own) {
@@ -370,7 +376,7 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let Some(kad) = members.kad.as_mut() else {
+        let Some(kad) = members.others.kad.as_mut() else {
             let _ = reply.send(Err(no_dht()));
             return;
         };
@@ -390,7 +396,7 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Closed));
             return;
         };
-        let Some(kad) = members.kad.as_mut() else {
+        let Some(kad) = members.others.kad.as_mut() else {
             let _ = reply.send(Err(no_dht()));
             return;
         };

@@ -334,11 +334,11 @@ impl Driver {
             reason: format!("{reason:?}: {detail}"),
         };
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            members.streams.fail(&peer, &error);
+            members.others.streams.fail(&peer, &error);
         }
         match reason {
-            Some(AdmissionRefusal::WrongMesh) => self.swarm.behaviour_mut().sources.ban(peer, STRANGER_BAN),
-            Some(AdmissionRefusal::Revoked) => self.swarm.behaviour_mut().sources.ban(peer, REVOKED_BAN),
+            Some(AdmissionRefusal::WrongMesh) => self.swarm.behaviour_mut().front.sources.ban(peer, STRANGER_BAN),
+            Some(AdmissionRefusal::Revoked) => self.swarm.behaviour_mut().front.sources.ban(peer, REVOKED_BAN),
             _ => {}
         }
         self.connector.on_failed(&peer, Instant::now());
@@ -357,9 +357,9 @@ impl Driver {
                 reason: "the connection closed before it was admitted".to_owned(),
             };
             if let Some(members) = self.swarm.behaviour_mut().members.inner()
-                && members.streams.is_waiting(&peer)
+                && members.others.streams.is_waiting(&peer)
             {
-                members.streams.fail(&peer, &error);
+                members.others.streams.fail(&peer, &error);
             }
         }
     }
@@ -369,7 +369,7 @@ impl Driver {
     pub(super) fn on_mistaken(&mut self, peer: PeerId, address: &Multiaddr, error: &DialError) {
         let now = Instant::now();
         let members = self.swarm.behaviour_mut().members.inner();
-        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
+        if let Some(kad) = members.and_then(|m| m.others.kad.as_mut()) {
             kad.remove_address(&peer, address);
         }
         if self.connector.mistaken(&peer, address, now) {
@@ -390,7 +390,7 @@ impl Driver {
             reason: reason.to_owned(),
         };
         if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-            members.streams.fail(peer, &error);
+            members.others.streams.fail(peer, &error);
         }
     }
 

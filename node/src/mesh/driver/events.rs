@@ -11,7 +11,7 @@ use weft_protocol::{control::CONTROL_PROTOCOL, direct::LANE_PROTOCOL};
 
 use super::{Command, Driver, MeshError, UNKNOWN_MAX, UNKNOWN_PATIENCE};
 use crate::mesh::{
-    behaviour::{Behaviour, BehaviourEvent, MembersEvent},
+    behaviour::{Behaviour, BehaviourEvent, FrontEvent, MembersEvent, OthersEvent},
     control,
     gossip::take_signature,
     handle::{Gossip, Validation},
@@ -83,8 +83,15 @@ impl Driver {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Members(event) => self.on_member_event(event),
-            BehaviourEvent::Admission(streams::Event::Inbound {
+            BehaviourEvent::Members(MembersEvent::Gossip(event)) => self.on_gossip_event(event),
+            BehaviourEvent::Members(MembersEvent::Others(event)) => self.on_member_event(event),
+            BehaviourEvent::Front(event) => self.on_front_event(event),
+        }
+    }
+
+    fn on_front_event(&mut self, event: FrontEvent) {
+        match event {
+            FrontEvent::Admission(streams::Event::Inbound {
                 peer,
                 connection,
                 stream,
@@ -92,7 +99,7 @@ impl Driver {
             }) => {
                 self.on_admission_stream(peer, connection, stream);
             }
-            BehaviourEvent::Identify(
+            FrontEvent::Identify(
                 ref event @ identify::Event::Received {
                     peer_id,
                     connection_id,
@@ -110,34 +117,40 @@ impl Driver {
                 self.agents.insert(peer_id, agent);
                 self.on_identified(peer_id, connection_id, info);
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_found(found),
-            BehaviourEvent::Upnp(event) => tracing::debug!(?event, "UPnP"),
+            FrontEvent::Mdns(mdns::Event::Discovered(found)) => self.on_found(found),
+            FrontEvent::Upnp(event) => tracing::debug!(?event, "UPnP"),
             _ => {}
         }
     }
 
-    fn on_member_event(&mut self, event: MembersEvent) {
-        match &event {
-            MembersEvent::Gossip(event) => self.libp2p_metrics.record(event),
-            MembersEvent::Kad(event) => self.libp2p_metrics.record(event),
-            MembersEvent::RelayServer(event) => self.libp2p_metrics.record(event),
-            MembersEvent::HolePunch(event) => self.libp2p_metrics.record(event),
-            _ => {}
-        }
+    fn on_gossip_event(&mut self, event: gossipsub::Event) {
+        self.libp2p_metrics.record(&event);
         match event {
-            MembersEvent::Gossip(gossipsub::Event::Message {
+            gossipsub::Event::Message {
                 propagation_source,
                 message_id,
                 message,
-            }) => {
+            } => {
                 self.on_gossip(propagation_source, message_id, message);
             }
-            MembersEvent::Gossip(gossipsub::Event::SlowPeer { peer_id, .. }) => {
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
                 self.counters.dropped("gossip", "slow_peer");
                 tracing::debug!(peer = %peer_id, "a peer is too slow for the gossip it should get");
             }
-            MembersEvent::Direct(event) => self.on_direct(event),
-            MembersEvent::Streams(streams::Event::Inbound {
+            _ => {}
+        }
+    }
+
+    fn on_member_event(&mut self, event: OthersEvent) {
+        match &event {
+            OthersEvent::Kad(event) => self.libp2p_metrics.record(event),
+            OthersEvent::RelayServer(event) => self.libp2p_metrics.record(event),
+            OthersEvent::HolePunch(event) => self.libp2p_metrics.record(event),
+            _ => {}
+        }
+        match event {
+            OthersEvent::Direct(event) => self.on_direct(event),
+            OthersEvent::Streams(streams::Event::Inbound {
                 peer, protocol, stream, ..
             }) => {
                 if protocol == CONTROL_PROTOCOL {
@@ -159,11 +172,11 @@ impl Driver {
                         .spawn("door", self.door.clone().admit_stream(peer, protocol, stream));
                 }
             }
-            MembersEvent::Kad(event) => self.on_kad(event),
-            MembersEvent::Reachability(event) => self.on_reachability(&event),
-            MembersEvent::RelayClient(event) => self.on_relay_client(&event),
-            MembersEvent::RelayServer(event) => tracing::debug!(?event, "relay"),
-            MembersEvent::HolePunch(event) => self.on_hole_punch(&event),
+            OthersEvent::Kad(event) => self.on_kad(event),
+            OthersEvent::Reachability(event) => self.on_reachability(&event),
+            OthersEvent::RelayClient(event) => self.on_relay_client(&event),
+            OthersEvent::RelayServer(event) => tracing::debug!(?event, "relay"),
+            OthersEvent::HolePunch(event) => self.on_hole_punch(&event),
             _ => {}
         }
     }
@@ -300,7 +313,7 @@ impl Driver {
         };
         let trusted = self.trust.is_member(&record.provider);
         let members = self.swarm.behaviour_mut().members.inner().filter(|_| trusted);
-        if let Some(kad) = members.and_then(|m| m.kad.as_mut()) {
+        if let Some(kad) = members.and_then(|m| m.others.kad.as_mut()) {
             use kad::store::RecordStore as _;
             if kad.store_mut().add_provider(record).is_err() {
                 self.counters.dropped("kad_provider", "store_full");

@@ -45,6 +45,7 @@ use super::{
     behaviour::{self, Behaviour},
     boxed::Boxed,
     connector::{Connector, Reason},
+    doze::Doze,
     handle::{Gossip, Mesh, MeshError, MeshState, Reachability, Shared},
     inbound::{Door, DoorKeeper},
     intake::Intake,
@@ -110,7 +111,7 @@ type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
 type Waiting = oneshot::Sender<Result<Vec<u8>, MeshError>>;
 
 pub(super) struct Driver {
-    swarm: Swarm<Boxed<Behaviour>>,
+    swarm: Swarm<Boxed<Doze<Behaviour>>>,
     commands: mpsc::Receiver<Command>,
     /// For the tasks this driver spawns.
     sender: mpsc::WeakSender<Command>,

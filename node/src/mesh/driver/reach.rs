@@ -277,11 +277,11 @@ impl Driver {
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             return;
         };
-        if let Some(server) = members.relay_server.as_mut() {
+        if let Some(server) = members.others.relay_server.as_mut() {
             server.set_status(Some(relay));
         }
         if server != self.reach.kad_server {
-            if let Some(kad) = members.kad.as_mut() {
+            if let Some(kad) = members.others.kad.as_mut() {
                 kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
             }
             self.reach.kad_server = server;
@@ -363,7 +363,7 @@ impl Driver {
         for peer in several {
             let Some(best) = self.peers.choose(&peer) else { continue };
             if let Some(members) = self.swarm.behaviour_mut().members.inner() {
-                members.streams.prefer(peer, best);
+                members.others.streams.prefer(peer, best);
             }
             if self.lanes.connection(&peer).is_some_and(|current| current != best) {
                 self.open_lane(peer, best);

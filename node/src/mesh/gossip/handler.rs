@@ -9,11 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use either::Either;
 use futures::{AsyncWrite as _, FutureExt as _, StreamExt as _, io::Cursor};
 use libp2p::{
     InboundUpgrade, Stream,
-    core::{UpgradeInfo, upgrade::DeniedUpgrade},
+    core::UpgradeInfo,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol, THandler,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
@@ -26,7 +25,6 @@ use super::{
 };
 
 type Inner = THandler<Gossipsub>;
-type Denial = <Inner as ConnectionHandler>::InboundProtocol;
 /// Gossipsub's codec, to be made for any stream.
 type Codec = <Inner as ConnectionHandler>::OutboundProtocol;
 /// A protocol's name as gossipsub has it.
@@ -37,31 +35,65 @@ type Output = Poll<ConnectionHandlerEvent<Codec, (), Event>>;
 /// Inbound streams of one connection, as many as gossipsub itself takes before it thinks them a fault.
 const INBOUND_STREAMS_MAX: usize = 5;
 
+/// What a handler speaks: asked for with every poll, and seldom another.
+struct Offer {
+    codec: Codec,
+    names: Vec<Name>,
+}
+
+impl Offer {
+    /// `None` if it does not want to be spoken to.
+    fn of(inner: &Inner) -> Option<Arc<Self>> {
+        let codec = inner.listen_protocol().into_upgrade().0.left()?;
+        let names = codec.protocol_info();
+        Some(Arc::new(Offer { codec, names }))
+    }
+}
+
 /// Negotiates as gossipsub does, and gives the raw stream.
-pub(crate) struct Negotiate(Denial);
+pub(crate) struct Negotiate(Option<Arc<Offer>>);
+
+/// Names, one after the other.
+pub(crate) struct NamesIter {
+    offer: Option<Arc<Offer>>,
+    next: usize,
+}
+
+impl Iterator for NamesIter {
+    type Item = Name;
+
+    fn next(&mut self) -> Option<Name> {
+        let name = self.offer.as_ref()?.names.get(self.next)?;
+        self.next += 1;
+        Some(name.clone())
+    }
+}
 
 impl UpgradeInfo for Negotiate {
-    type Info = <Denial as UpgradeInfo>::Info;
-    type InfoIter = <Denial as UpgradeInfo>::InfoIter;
+    type Info = Name;
+    type InfoIter = NamesIter;
 
-    fn protocol_info(&self) -> Self::InfoIter {
-        self.0.protocol_info()
+    fn protocol_info(&self) -> NamesIter {
+        NamesIter {
+            offer: self.0.clone(),
+            next: 0,
+        }
     }
 }
 
 impl InboundUpgrade<Stream> for Negotiate {
-    /// Nothing where all is denied.
+    /// Nothing where nothing was offered.
     type Output = Option<Inbound>;
     type Error = Infallible;
     type Future = Ready<Result<Option<Inbound>, Infallible>>;
 
-    fn upgrade_inbound(self, stream: Stream, info: Self::Info) -> Self::Future {
-        let (Either::Left(codec), Either::Left(name)) = (self.0, info) else {
-            return ready(Ok(None));
-        };
-        ready(Ok(Some(Inbound {
+    fn upgrade_inbound(self, stream: Stream, name: Name) -> Self::Future {
+        ready(Ok(self.0.map(|offer| Inbound {
             frames: Frames::new(stream, FRAME_BYTES_MAX),
-            reader: Reader { codec, name },
+            reader: Reader {
+                codec: offer.codec.clone(),
+                name,
+            },
         })))
     }
 }
@@ -148,6 +180,8 @@ enum Reading {
 pub(crate) struct Handler {
     inner: Inner,
     known: Arc<Known>,
+    /// Nothing from when on the neighbour's streams are not wanted.
+    offer: Option<Arc<Offer>>,
     reading: Reading,
     inbound_streams: usize,
     /// The neighbour's kind, until it is told, and whether that was done.
@@ -158,6 +192,7 @@ pub(crate) struct Handler {
 impl Handler {
     pub(super) fn new(inner: Inner, known: Arc<Known>) -> Self {
         Handler {
+            offer: Offer::of(&inner),
             inner,
             known,
             reading: Reading::No,
@@ -167,16 +202,12 @@ impl Handler {
         }
     }
 
-    fn inner_is_disabled(&self) -> bool {
-        self.inner.listen_protocol().upgrade().is_right()
-    }
-
     fn on_inbound(&mut self, inbound: Option<Inbound>) {
         self.inbound_streams += 1;
         if self.inbound_streams >= INBOUND_STREAMS_MAX {
             tracing::warn!("a neighbour opens one gossip stream after the other: no more are taken of this connection");
-            self.reading = Reading::No;
-        } else if let Some(inbound) = inbound.filter(|_| !self.inner_is_disabled()) {
+            self.offer = None;
+        } else if let Some(inbound) = inbound {
             if self.kind.is_none() && !self.kind_told {
                 self.kind = inbound.reader.kind();
             }
@@ -191,7 +222,7 @@ impl Handler {
                 Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Event::PeerKind(kind))) => {
                     let told = mem::replace(&mut self.kind_told, true);
                     // What is said after gossip turned out not to be supported is news.
-                    if !told || self.inner_is_disabled() {
+                    if !told || Offer::of(&self.inner).is_none() {
                         return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Event::PeerKind(kind)));
                     }
                 }
@@ -244,10 +275,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Negotiate> {
-        if self.inbound_streams >= INBOUND_STREAMS_MAX {
-            return SubstreamProtocol::new(Negotiate(Either::Right(DeniedUpgrade)), ());
-        }
-        self.inner.listen_protocol().map_upgrade(Negotiate)
+        SubstreamProtocol::new(Negotiate(self.offer.clone()), ())
     }
 
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
@@ -299,7 +327,8 @@ impl ConnectionHandler for Handler {
             _ => {}
         }
         // With gossipsub's own streams those of the neighbour go, too.
-        if !matches!(self.reading, Reading::No) && self.inner_is_disabled() {
+        self.offer = self.offer.take().filter(|_| Offer::of(&self.inner).is_some());
+        if self.offer.is_none() {
             self.reading = Reading::No;
         }
     }
