@@ -1,1 +1,0 @@
-//! Nothing: only the tests beside this count.
