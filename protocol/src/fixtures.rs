@@ -13,6 +13,7 @@ use crate::control::{ControlReply, ControlRequest};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::pub_sub::{
     Frame, Line, Publication, SHARDS,
+    interest::Interest,
     repair::{Head, Original, RepairReply, RepairRequest},
 };
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
@@ -268,6 +269,7 @@ fn application_samples() -> Vec<Sample> {
         ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),
         sample("services", services),
+        sample("interest", Interest(vec!["orders.>".parse().expect("a pattern")])),
         sample("frame", frame),
         sample(
             "frame-announcing",

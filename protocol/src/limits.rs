@@ -77,6 +77,8 @@ pub const FRAME_PUBLICATIONS_MAX: usize = 1024;
 pub const FRAME_BYTES_MAX: usize = PUBLICATION_BYTES_MAX + 64;
 /// Lines of publications in one comparison of how far they were followed.
 pub const HEADS_MAX: usize = 4096;
+/// Patterns by which a node says what it subscribes to.
+pub const INTEREST_PATTERNS_MAX: usize = 128;
 /// Frames handed over in one answer.
 pub const ORIGINALS_MAX: usize = 256;
 /// A question for lost publications, or its answer: at least one of the largest frames.

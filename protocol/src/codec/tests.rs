@@ -170,6 +170,7 @@ fn read_as_everything(bytes: &[u8]) {
     read::<Publication>(bytes);
     read::<Frame>(bytes);
     read::<RepairRequest>(bytes);
+    read::<crate::patterns::pub_sub::interest::Interest>(bytes);
     read::<RepairReply>(bytes);
 }
 

@@ -5,6 +5,7 @@
 //! that carries none. Several publications share one [`Frame`], and so one signature: the gossip message's, whose signer is the
 //! publisher. A capability may speak for it where its certificate does not.
 
+pub mod interest;
 pub mod repair;
 #[cfg(test)]
 mod tests;

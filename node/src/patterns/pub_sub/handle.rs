@@ -210,6 +210,13 @@ impl PubSubHandle {
         self.hub.subscribe(pattern, resume)
     }
 
+    /// The members at which somebody subscribes to a subject, this node among them: as far as their records say, which reach
+    /// everybody within seconds. Nobody: a message would reach no subscriber now. A member that died without a word counts
+    /// until its record expires; one with very many subscriptions may be named for subjects it does not want.
+    pub fn interested(&self, subject: &Subject) -> Vec<PeerId> {
+        self.hub.interested(subject)
+    }
+
     /// Subscriptions that there are now.
     pub(crate) fn subscriptions(&self) -> usize {
         self.hub.subscriptions()

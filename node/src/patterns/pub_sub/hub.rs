@@ -9,13 +9,14 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, MeshId, Pattern, PeerId, Shards, Subject, Verb, Wire as _,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, repair::Head},
+    patterns::pub_sub::{Frame, Line, Publication, SHARDS, interest::Interest, repair::Head},
 };
 
 use super::{
     cache::{FrameCache, Kept},
     core::{Origin, ReplayWindow, matches},
     handle::{Delivery, Subscription},
+    interest::Interests,
     order::{Arrived, Freshness, Orders, Step, Want},
 };
 use crate::{
@@ -66,6 +67,9 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something may be missing.
     pub(super) lacks: Notify,
+    /// Subscriptions came or went.
+    pub(super) wanted: Notify,
+    pub(super) interests: Interests,
     /// Lines went on.
     pub(super) progress: watch::Sender<u64>,
     published: Counter,
@@ -117,6 +121,8 @@ impl Hub {
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
+            wanted: Notify::new(),
+            interests: Interests::default(),
             progress: watch::Sender::new(0),
             published: subsystem.counter("published", "Messages published by this node"),
             received: subsystem.counter("received", "Messages of other nodes that were found good"),
@@ -163,6 +169,7 @@ impl Hub {
             sink,
             dropped: 0,
         });
+        self.wanted.notify_one();
         Subscription {
             id,
             deliveries,
@@ -176,6 +183,21 @@ impl Hub {
 
     pub(super) fn unsubscribe(&self, id: u64) {
         self.lock().subscribers.retain(|s| s.id != id);
+        self.wanted.notify_one();
+    }
+
+    /// What the subscribers of this node want.
+    pub(super) fn interest(&self) -> Interest {
+        Interest::covering(self.lock().subscribers.iter().map(|s| &s.pattern))
+    }
+
+    /// The members that want a subject, this node among them.
+    pub(super) fn interested(&self, subject: &Subject) -> Vec<PeerId> {
+        let mut wanting = self.interests.of(self.mesh.trust(), subject);
+        if self.lock().subscribers.iter().any(|s| s.pattern.matches(subject)) {
+            wanting.push(self.mesh.local_peer());
+        }
+        wanting
     }
 
     pub(super) fn cursor(&self, number: u64) -> String {

@@ -12,13 +12,14 @@
 //! Subjects ride on eight gossip topics, chosen by the first token, and are matched locally.
 //!
 //! A map: `publisher` puts publications into frames and hands them to gossip; `hub` takes frames in and delivers;
-//! `order` says what is new, next, missing; `cache` keeps frames for others; `repair` fetches what is missing and answers
+//! `order` says what is new, next, missing; `cache` keeps frames for others; `interest` is who wants what; `repair` fetches what is missing and answers
 //! those who fetch; `positions` is what outlives the process.
 
 mod cache;
 mod core;
 mod handle;
 mod hub;
+mod interest;
 mod order;
 mod positions;
 mod publisher;
@@ -66,6 +67,7 @@ impl Pattern for PubSub {
         let (outbox, outgoing) = publisher::Outbox::new();
         tasks.spawn("pub-sub", take_in(Arc::clone(&hub)));
         tasks.spawn("pub-sub-publisher", publisher::run(Arc::clone(&hub), outgoing));
+        tasks.spawn("pub-sub-interest", interest::announce(Arc::clone(&hub)));
         tasks.spawn("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
         repair::Repair::start(Arc::clone(&hub), doors, &tasks);
         Ok(PubSubHandle::new(hub, outbox))

@@ -249,3 +249,44 @@ async fn many_at_once_share_frames_and_keep_their_order() {
         assert_eq!(data(&next(&mut all).await), n.to_be_bytes());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_knows_who_wants_what() {
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let b = start(
+        Node::builder().pattern(PubSub),
+        2,
+        mesh_config("b", vec![address(&a)], "tcp"),
+        None,
+    )
+    .await;
+    member(&b).await;
+    let (near, far) = (a.handle::<PubSub>().unwrap(), b.handle::<PubSub>().unwrap());
+    let (wanted, other) = ("orders.eu".parse().unwrap(), "invoices.eu".parse().unwrap());
+    assert!(near.interested(&wanted).is_empty());
+    let until = async |expected: Vec<PeerId>| {
+        let mut records = a.trust().watch_records();
+        let known = async {
+            while near.interested(&wanted) != expected {
+                records.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, known).await.unwrap();
+    };
+    let subscription = far.subscribe("orders.>".parse().unwrap(), None);
+    until(vec![far.local_peer()]).await;
+    assert!(near.interested(&other).is_empty());
+    let own = near.subscribe("*.eu".parse().unwrap(), None);
+    assert_eq!(near.interested(&wanted), [far.local_peer(), near.local_peer()]);
+    assert_eq!(near.interested(&other), [near.local_peer()]);
+    drop(own);
+    drop(subscription);
+    until(vec![]).await;
+    drop((a, b));
+}
