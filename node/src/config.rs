@@ -20,7 +20,9 @@ use std::{collections::BTreeMap, fmt::Write};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use section::{Effect, Key, Section};
-pub use sections::{ApiConfig, LimitsConfig, MeshConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig};
+pub use sections::{
+    ApiConfig, LimitsConfig, MeshConfig, NatsConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig,
+};
 pub use source::Sources;
 pub use value::{ByteSize, LogFormat, Setting, Toggle, format_duration, parse_duration};
 
@@ -68,7 +70,7 @@ macro_rules! sections {
     };
 }
 
-sections! { 7:
+sections! { 8:
     /// The node itself.
     node: NodeConfig,
     /// The mesh.
@@ -79,6 +81,8 @@ sections! { 7:
     store: StoreConfig,
     /// The local API.
     api: ApiConfig,
+    /// The door for NATS clients.
+    nats: NatsConfig,
     /// Bounds of the node as a whole.
     limits: LimitsConfig,
     /// Logs and traces.

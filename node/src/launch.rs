@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Sources},
     data_dir::{DataDir, resolve_for_process},
     error::NodeError,
+    nats::Nats,
     node::{Node, NodeOptions},
     patterns::{pub_sub::PubSub, request_response::RequestResponse},
     platform::{Entropy, Platform, RealPlatform, new_key},
@@ -70,6 +71,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let node = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
+        .pattern(Nats)
         .start(platform.clone(), options)
         .await?;
     let node = Arc::new(node);
@@ -96,6 +98,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         biased;
         outcome = until_told_to_stop(&doors, signals) => outcome,
         error = until_refused(&node, !is_only_way_in) => Err(error),
+        task = node.tasks().broken() => Err(broken(task)),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     doors.close().await;
@@ -435,6 +438,16 @@ impl Signals {
             hang_up: listen(SignalKind::hangup())?,
         })
     }
+}
+
+/// A node whose parts have stopped must not look alive: whoever watches it starts it again.
+fn broken(task: &str) -> NodeError {
+    NodeError::internal(format!(
+        "the task {task} broke, and the node stops rather than only seem to work"
+    ))
+    .with_hint(
+        "this is a bug in Weft: the lines above say where; everything acknowledged is kept, start the node again",
+    )
 }
 
 /// SIGTERM and Ctrl-C end the node, a second one at once; SIGHUP reloads.

@@ -1,7 +1,7 @@
 //! The Weft node.
 //!
 //! One task owns the libp2p swarm ([`mesh`]); patterns sit side by side on its handle ([`patterns`]); applications on
-//! the same machine come in through [`local`]. The only seam to the outside is [`platform::Platform`].
+//! the same machine come in through [`local`], NATS clients through [`nats`]. The only seam to the outside is [`platform::Platform`].
 
 #[expect(
     clippy::disallowed_methods,
@@ -15,6 +15,7 @@ pub mod error;
 pub mod launch;
 pub mod local;
 pub mod mesh;
+pub mod nats;
 pub mod node;
 pub mod pattern;
 pub mod patterns;

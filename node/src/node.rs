@@ -190,7 +190,7 @@ impl NodeBuilder {
             node.handles.insert(type_id, handle);
         }
         node.tasks
-            .spawn("care", care(node.mesh.clone(), node.trust.clone(), book));
+            .spawn_vital("care", care(node.mesh.clone(), node.trust.clone(), book));
         Ok(node)
     }
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
@@ -22,6 +23,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     cancel: CancellationToken,
     panics: Arc<AtomicU64>,
+    /// The first vital task that panicked.
+    broken: watch::Sender<Option<&'static str>>,
     running: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -38,6 +41,7 @@ impl Tasks {
             tracker: TaskTracker::new(),
             cancel: CancellationToken::new(),
             panics: Arc::default(),
+            broken: watch::Sender::new(None),
             running: Arc::default(),
         }
     }
@@ -50,8 +54,30 @@ impl Tasks {
         }
     }
 
-    /// Runs `future` until it ends or the spawner is cancelled.
+    /// Runs `future` until it ends or the spawner is cancelled. A panic ends only this task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        self.run(name, future, || {});
+    }
+
+    /// The same for a task without which the node would only seem to work: its panic is everybody's business
+    /// ([`Tasks::broken`]).
+    pub fn spawn_vital(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let broken = self.broken.clone();
+        self.run(name, future, move || {
+            broken.send_if_modified(|first| {
+                let is_first = first.is_none();
+                first.get_or_insert(name);
+                is_first
+            });
+        });
+    }
+
+    fn run(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+        on_panic: impl FnOnce() + Send + 'static,
+    ) {
         let cancel = self.cancel.clone();
         let panics = Arc::clone(&self.panics);
         let running = Running::start(Arc::clone(&self.running), name);
@@ -64,6 +90,7 @@ impl Tasks {
                 result = guarded => if let Err(panic) = result {
                     panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
+                    on_panic();
                 }
             }
         };
@@ -81,6 +108,15 @@ impl Tasks {
         self.cancel.cancel();
         self.tracker.close();
         tokio::time::timeout(within, self.tracker.wait()).await.is_ok()
+    }
+
+    /// Resolves with the name of a vital task once one has panicked.
+    pub async fn broken(&self) -> &'static str {
+        let mut broken = self.broken.subscribe();
+        match broken.wait_for(Option::is_some).await.map(|name| *name) {
+            Ok(Some(name)) => name,
+            _ => std::future::pending().await,
+        }
     }
 
     /// How many tasks panicked since the start.
@@ -150,6 +186,16 @@ mod tests {
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert_eq!(tasks.panics(), 1);
         assert!(tasks.running().values().all(|n| *n == 0));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_vital_task_is_told_to_who_asks() {
+        let tasks = Tasks::new();
+        tasks.spawn("bad", async { panic!("on purpose") });
+        tasks.child().spawn_vital("heart", async { panic!("on purpose") });
+        assert_eq!(tasks.broken().await, "heart");
+        let told_later = tokio::time::timeout(Duration::from_secs(5), tasks.broken());
+        assert_eq!(told_later.await.unwrap(), "heart");
     }
 
     #[tokio::test]

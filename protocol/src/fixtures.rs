@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
+use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::pub_sub::{
     Frame, Line, Publication, SHARDS,
     interest::Interest,
@@ -49,6 +50,7 @@ pub(crate) fn samples() -> &'static [Sample] {
         let mut all = trust_samples();
         all.extend(mesh_samples());
         all.extend(application_samples());
+        all.extend(nats_samples());
         all
     })
 }
@@ -307,6 +309,38 @@ fn application_samples() -> Vec<Sample> {
                     data: vec![1, 2],
                     signature: vec![3; 64],
                 }],
+            },
+        ),
+    ]
+}
+
+fn nats_samples() -> Vec<Sample> {
+    let headers = b"NATS/1.0\r\nk: v\r\n\r\n".to_vec();
+    let deliver = NatsItem::Deliver {
+        subject: Subject::reserved("$SRV.PING").unwrap(),
+        reply: Some(Subject::reserved("_WEFT.R.a.b").unwrap()),
+        group: Some(String::from("q")),
+        headers: headers.clone(),
+        payload: b"hi".to_vec(),
+    };
+    let reply = NatsItem::Reply {
+        id: [7; 12],
+        headers,
+        payload: b"hello".to_vec(),
+    };
+    let interest = NatsInterest {
+        pattern: "greet.>".parse().unwrap(),
+        group: Some(String::from("q")),
+    };
+    vec![
+        sample("nats-deliver", NatsItems(vec![deliver])),
+        sample("nats-reply", NatsItems(vec![reply])),
+        sample("nats-reached", NatsReached(vec![1, 0])),
+        sample(
+            "nats-interests",
+            NatsInterests {
+                list: vec![interest],
+                more: true,
             },
         ),
     ]

@@ -100,6 +100,12 @@ pub const ANNOUNCEMENT_BYTES_MAX: usize = 8 * 1024;
 pub const RECORD_TTL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// Services one node announces.
 pub const SERVICES_MAX: usize = 64;
+/// What one NATS door says its clients listen to; beyond it, only that there is more.
+pub const NATS_INTERESTS_MAX: usize = 256;
+/// The same in bytes.
+pub const NATS_INTEREST_BYTES_MAX: usize = 4 * 1024;
+/// Messages that one NATS door sends another at once.
+pub const NATS_ITEMS_MAX: usize = 256;
 /// Endpoints of one service.
 pub const ENDPOINTS_MAX: usize = 64;
 

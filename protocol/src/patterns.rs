@@ -1,4 +1,5 @@
 //! What peers agree on within each pattern.
 
+pub mod nats;
 pub mod pub_sub;
 pub mod request_response;

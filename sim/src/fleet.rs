@@ -202,6 +202,14 @@ impl Fleet {
         running.filter_map(|(host, member)| Some((host as HostId, member.running.as_ref()?)))
     }
 
+    /// A running node of which a task has panicked: it only seems to live.
+    pub fn panicked(&self) -> Option<HostId> {
+        let mut broken = self
+            .all_running()
+            .filter(|(_, running)| running.node.tasks().panics() > 0);
+        broken.next().map(|(host, _)| host)
+    }
+
     /// How often a host was started.
     pub fn boots(&self, host: HostId) -> u32 {
         self.members[host as usize].boots
@@ -308,7 +316,7 @@ impl Fleet {
         if let Some(agent) = &plan.agent {
             mesh.agent.clone_from(agent);
         }
-        mesh.peer_scoring = plan.scoring;
+        mesh.peer_scoring = Some(plan.scoring);
         // Nothing here asks the DHT, and an empty table would take more memory than all the rest of a node.
         mesh.dht = false;
         Ok(mesh)

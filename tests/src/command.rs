@@ -39,7 +39,18 @@ pub fn binary() -> PathBuf {
 
 /// A command of `weft` that sees nothing of the surroundings of the test.
 pub fn command(home: &Path) -> Command {
-    let mut command = Command::new(binary());
+    alone(home, Command::new(binary()))
+}
+
+/// The same in the control group to which `processes` belongs.
+pub fn command_in(home: &Path, processes: &Path) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", r#"echo $$ >"$0" && exec "$@""#]);
+    shell.arg(processes).arg(binary());
+    alone(home, shell)
+}
+
+fn alone(home: &Path, mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if ["WEFT", "OTEL_", "XDG_", "CREDENTIALS_"]

@@ -11,12 +11,14 @@
 
 pub mod attacker;
 pub mod background;
+pub mod cgroup;
 pub mod collector;
 pub mod command;
 pub mod http;
 pub mod mesh;
 pub mod node;
 pub mod pressure;
+pub mod soak;
 pub mod terminal;
 pub mod wait;
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     background::{Background, signal_to, write_error},
+    cgroup::MemoryCgroup,
     command::{self, Outcome},
     http::{Answer, Request},
     wait::until,
@@ -32,6 +33,8 @@ pub struct Node {
     ip: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// The file of a control group that takes in the process before it is the node's.
+    cgroup: Option<PathBuf>,
     child: Option<Child>,
     /// What `status` said when it was ready for the first time.
     peer_id: String,
@@ -52,6 +55,7 @@ impl Node {
             ip: format!("127.{network}.{high}.{}", low.max(1)),
             args: vec!["--name".to_owned(), name.to_owned()],
             env: Vec::new(),
+            cgroup: None,
             child: None,
             peer_id: String::new(),
             listen: Vec::new(),
@@ -81,6 +85,13 @@ impl Node {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it in a control group from its first page on.
+    #[must_use]
+    pub fn within(mut self, group: &MemoryCgroup) -> Self {
+        self.cgroup = Some(group.processes());
         self
     }
 
@@ -115,7 +126,10 @@ impl Node {
             known => known.to_vec(),
         };
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = command::command(self.home.path());
+        let mut command = match &self.cgroup {
+            Some(processes) => command::command_in(self.home.path(), processes),
+            None => command::command(self.home.path()),
+        };
         command
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -204,6 +218,13 @@ impl Node {
     /// The socket address of its local API.
     pub fn api(&self) -> SocketAddr {
         self.api.expect("it is up")
+    }
+
+    /// The address of its NATS door, which `--nats` opened.
+    #[track_caller]
+    pub fn nats(&self) -> String {
+        let status = self.status();
+        status["nats"].as_str().expect("its NATS door is open").to_owned()
     }
 
     /// The token of its local API.
@@ -353,6 +374,11 @@ impl Node {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Open descriptors.
+    pub fn open_fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Processor time used until now, seconds.

@@ -31,6 +31,9 @@ pub struct RunArgs {
     /// Address of the local HTTP API; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT")]
     pub api: Option<String>,
+    /// Address on which NATS clients are served, such as 127.0.0.1:4222; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub nats: Option<String>,
     /// Name of the node, as others see it
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

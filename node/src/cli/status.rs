@@ -119,6 +119,7 @@ fn show(out: &Out, status: &Value) -> Result<(), CliError> {
     row("network", network(status));
     row("certificate", certificate(status));
     row("api", [safe("api"), safe("socket")].join("  ").trim().to_owned());
+    row("nats", safe("nats"));
     row("data dir", safe("data_dir"));
     let uptime = view::number(status, "uptime_s").map(view::seconds).unwrap_or_default();
     row("running", format!("{uptime}  (weft {})", safe("version")));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display, time::Duration};
 
 use tracing_subscriber::EnvFilter;
-use weft_protocol::{DecodeError, Multiaddr, name::check_name};
+use weft_protocol::{DecodeError, Multiaddr, limits::PUBLISH_BODY_BYTES_MAX, name::check_name};
 
 use super::{
     Config, ConfigError,
@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     check.store();
     check.api();
     check.api_bounds();
+    check.nats();
     check.limits();
     check.errors
 }
@@ -221,6 +222,47 @@ impl Check<'_> {
             ("api.body_timeout", api.body_timeout),
             ("api.write_timeout", api.write_timeout),
             ("api.idle_timeout", api.idle_timeout),
+        ] {
+            self.duration(key, value, (10 * MILLISECOND, HOUR));
+        }
+    }
+
+    fn nats(&mut self) {
+        let nats = &self.config.nats;
+        if nats.listen.is_some_and(|address| !address.ip().is_loopback()) && nats.credentials.is_none() {
+            let reason = "must be a loopback address, such as 127.0.0.1:4222, unless nats.credentials names a file with the credentials clients need";
+            self.wrong("nats.listen", reason.into());
+        }
+        for (key, path) in [
+            ("nats.credentials", &nats.credentials),
+            ("nats.tls_certificate", &nats.tls_certificate),
+            ("nats.tls_key", &nats.tls_key),
+        ] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                self.wrong(key, "must be an absolute path".into());
+            }
+        }
+        if nats.tls_certificate.is_some() != nats.tls_key.is_some() {
+            self.wrong("nats.tls_key", "must be set together with nats.tls_certificate".into());
+        }
+        self.count("nats.connections_max", nats.connections_max, (1, 65_536));
+        self.count("nats.subscriptions_max", nats.subscriptions_max, (1, 10_000_000));
+        let payload_max = ByteSize::kib(PUBLISH_BODY_BYTES_MAX as u64 >> 10);
+        self.size(
+            "nats.payload_bytes_max",
+            nats.payload_bytes_max,
+            (ByteSize::kib(8), payload_max),
+        );
+        let bounds = (ByteSize::mib(2), ByteSize::gib(64));
+        self.size("nats.pending_bytes_max", nats.pending_bytes_max, bounds);
+        self.size("nats.pending_bytes_total_max", nats.pending_bytes_total_max, bounds);
+        let limit = ("nats.pending_bytes_total_max", nats.pending_bytes_total_max);
+        self.at_most(("nats.pending_bytes_max", nats.pending_bytes_max), limit);
+        for (key, value) in [
+            ("nats.auth_timeout", nats.auth_timeout),
+            ("nats.write_timeout", nats.write_timeout),
+            ("nats.ping_interval", nats.ping_interval),
+            ("nats.lame_duck", nats.lame_duck),
         ] {
             self.duration(key, value, (10 * MILLISECOND, HOUR));
         }

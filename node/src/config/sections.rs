@@ -72,6 +72,8 @@ section! {
         Restart relay_reservations_max: u32 = 256;
         /// Relays on which this node keeps a reservation while it cannot be reached directly.
         Restart relay_reservations_target: u32 = 2;
+        /// Score gossip neighbours by what they deliver, and leave those who do harm; auto: in a mesh that anyone may join.
+        Restart peer_scoring: Toggle = Toggle::Auto;
         /// Connections at once, inbound and outbound together.
         Restart connections_max: u32 = 1024;
         /// Inbound connections at once from one IP address.
@@ -132,6 +134,39 @@ section! {
         Restart write_timeout: Duration = Duration::from_secs(30);
         /// How long an idle connection is kept between two requests.
         Restart idle_timeout: Duration = Duration::from_secs(60);
+    }
+}
+
+section! {
+    /// The door for NATS clients on this machine, or with credentials on others.
+    "nats" NatsConfig {
+        /// Address on which NATS clients are served, such as 127.0.0.1:4222. Not set: they are not.
+        Restart listen: Option<SocketAddr> = None;
+        /// File with the credentials clients need, lines of `token SECRET`, `user NAME PASSWORD` or `nkey PUBLIC_KEY`. Not set: on a
+        /// loopback address every program of this machine may come in; on another the node does not start.
+        Restart credentials: Option<PathBuf> = None;
+        /// Certificate chain for TLS, a PEM file; together with tls_key.
+        Restart tls_certificate: Option<PathBuf> = None;
+        /// Private key for TLS, a PEM file.
+        Restart tls_key: Option<PathBuf> = None;
+        /// Clients at once; another one is refused.
+        Restart connections_max: u32 = 1024;
+        /// Subscriptions of all clients together.
+        Restart subscriptions_max: u32 = 262_144;
+        /// Bytes of a message, headers included.
+        Restart payload_bytes_max: ByteSize = ByteSize::kib(1008);
+        /// Bytes that one client may leave unread; then it is cut off as a slow consumer.
+        Restart pending_bytes_max: ByteSize = ByteSize::mib(16);
+        /// Bytes that all clients together may leave unread; then those with much are cut off.
+        Restart pending_bytes_total_max: ByteSize = ByteSize::mib(64);
+        /// How long a client may take to show its credentials.
+        Restart auth_timeout: Duration = Duration::from_secs(2);
+        /// How long a client may leave what is written to it unread before it is cut off.
+        Restart write_timeout: Duration = Duration::from_secs(10);
+        /// How often a client is asked whether it is still there; one that does not answer twice is cut off.
+        Restart ping_interval: Duration = Duration::from_secs(120);
+        /// How long clients have to go elsewhere when the node stops.
+        Restart lame_duck: Duration = Duration::from_secs(2);
     }
 }
 

@@ -80,6 +80,9 @@ async fn compose(node: &Node, doors: &Doors, data_dir: &DataDir, has_ticket: boo
         doors.app.info.api,
         data_dir.path().display()
     ));
+    if let Some(nats) = &doors.app.info.nats {
+        text.push_str(&format!("  NATS       {}\n", nats.url()));
+    }
     let standing = trust.watch_standing().borrow().clone();
     let best = best_address(&state.listen, &state.external).map(|a| format!("{a}/p2p/{peer}"));
     match standing {

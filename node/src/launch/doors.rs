@@ -21,7 +21,9 @@ use crate::{
         unix,
     },
     mesh::peer_of,
+    nats::{self, Nats, NatsServer},
     node::Node,
+    patterns::{pub_sub::PubSub, request_response::RequestResponse},
     platform::{Platform as _, RealPlatform},
     telemetry,
 };
@@ -36,6 +38,7 @@ pub(super) struct Doors {
     pub(super) app: local::App,
     stop: CancellationToken,
     servers: tokio::task::JoinSet<()>,
+    nats: Option<Arc<NatsServer>>,
     file: PathBuf,
     /// Removes the socket's file when it goes.
     _socket: unix::Socket,
@@ -64,6 +67,7 @@ pub(super) async fn open(
     })?;
     let access = Access::new(token, Some(address), &config.api);
     let limits = Arc::new(ServerLimits::new(&config.api));
+    let nats = open_nats(node, &config.nats, name).await?;
     let current = Arc::new(RwLock::new(Arc::new(config)));
     let info = AppInfo {
         name: name.to_owned(),
@@ -71,6 +75,7 @@ pub(super) async fn open(
         data_dir: data_dir.path().to_owned(),
         api: format!("http://{address}"),
         socket: socket_path.clone(),
+        nats: nats.clone(),
         config: Arc::clone(&current),
         reload: reloader(
             sources,
@@ -96,17 +101,35 @@ pub(super) async fn open(
             GRACE,
         ));
     }
+    let nats_address = nats.as_ref().map(|nats| nats.address().to_string());
     let doors = serde_json::json!({
         "pid": std::process::id(), "api": format!("http://{address}"), "socket": socket_path.display().to_string(),
+        "nats": nats_address,
     });
     data_dir.write(DOORS_FILE, doors.to_string().as_bytes())?;
     Ok(Doors {
         app,
         stop,
         servers,
+        nats,
         file: data_dir.file(DOORS_FILE),
         _socket: socket,
     })
+}
+
+/// The door for NATS clients, where one is configured.
+async fn open_nats(
+    node: &Arc<Node>,
+    config: &crate::config::NatsConfig,
+    name: &str,
+) -> Result<Option<Arc<NatsServer>>, NodeError> {
+    let Some(address) = config.listen else { return Ok(None) };
+    let missing = || NodeError::internal("the node was built without the NATS door's patterns");
+    let nats = node.handle::<Nats>().ok_or_else(missing)?;
+    let messages = node.handle::<PubSub>().ok_or_else(missing)?;
+    let calls = node.handle::<RequestResponse>().ok_or_else(missing)?;
+    let settings = nats::Settings::new(config, name, node.started_at_ms());
+    Ok(Some(Arc::new(nats.open(address, settings, messages, calls).await?)))
 }
 
 type Reload = Box<dyn Fn() -> Result<Changes, NodeError> + Send + Sync>;
@@ -162,6 +185,9 @@ impl Doors {
     pub(super) async fn close(mut self) {
         let _ = std::fs::remove_file(&self.file);
         self.stop.cancel();
+        if let Some(nats) = &self.nats {
+            nats.close().await;
+        }
         while self.servers.join_next().await.is_some() {}
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn sources(dir: &Path, args: &RunArgs) -> Sources {
         .flag("--bootstrap", "mesh.bootstrap", args.bootstrap.clone())
         .flag("--external", "mesh.external", args.external.clone())
         .flag("--api", "api.listen", args.api.clone())
+        .flag("--nats", "nats.listen", args.nats.clone())
         .flag("--name", "node.name", args.name.clone())
         .flag("--log", "telemetry.log", args.log.clone())
         .flag("--no-mdns", "mesh.mdns", yes(args.no_mdns, "false"))
@@ -99,7 +100,11 @@ pub fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshC
         },
         memory_budget_bytes: config.limits.memory_budget_bytes.as_len(),
         dht: true,
-        peer_scoring: false,
+        peer_scoring: match mesh.peer_scoring {
+            Toggle::Auto => None,
+            Toggle::On => Some(true),
+            Toggle::Off => Some(false),
+        },
     })
 }
 

@@ -208,7 +208,7 @@ fn timed_out(what: &'static str) -> io::Error {
 
 /// A connection with the deadlines of this module; it holds its place among the allowed connections until it is dropped.
 #[derive(Debug)]
-pub(super) struct GuardedIo<I> {
+pub(super) struct GuardedIo<I, L> {
     io: I,
     limits: Arc<ServerLimits>,
     activity: Arc<Activity>,
@@ -218,15 +218,18 @@ pub(super) struct GuardedIo<I> {
     /// The request whose head is being read, and whether a byte of it is there.
     head: (u64, bool),
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Dropped before the permit: who waits for a place must not find this connection listed as one that can still go.
+    _listed: L,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<I> GuardedIo<I> {
+impl<I, L> GuardedIo<I, L> {
     pub(super) fn new(
         io: I,
         limits: Arc<ServerLimits>,
         activity: Arc<Activity>,
         stop: CancellationToken,
+        listed: L,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -238,6 +241,7 @@ impl<I> GuardedIo<I> {
             lingering: Deadline::default(),
             head: (0, false),
             stopped: Box::pin(stop.cancelled_owned()),
+            _listed: listed,
             _permit: permit,
         }
     }
@@ -281,7 +285,7 @@ impl<I> GuardedIo<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for GuardedIo<I> {
+impl<I: AsyncRead + Unpin, L: Unpin> AsyncRead for GuardedIo<I, L> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -298,7 +302,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for GuardedIo<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin, L: Unpin> AsyncWrite for GuardedIo<I, L> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_write(cx, bytes);

@@ -48,6 +48,8 @@ pub struct AppInfo {
     pub api: String,
     /// The Unix socket.
     pub socket: PathBuf,
+    /// The door for NATS clients, where it is open.
+    pub nats: Option<Arc<crate::nats::NatsServer>>,
     /// The effective configuration; replaced on reload.
     pub config: Arc<std::sync::RwLock<Arc<crate::config::Config>>>,
     /// Reads the configuration again.

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use self::connections::Connections;
+use self::connections::{Connections, Entry};
 use super::{
     auth::Via,
     limits::{Activity, GuardedIo, LimitedBody, TrackedBody},
@@ -238,11 +238,11 @@ impl Server {
             Arc::clone(&self.limits),
             Arc::clone(&activity),
             self.cut.clone(),
+            entry,
             permit,
         );
         let (router, limits, stop) = (self.router.clone(), Arc::clone(&self.limits), self.stop.clone());
         self.tasks.spawn(async move {
-            let _entry = entry;
             connection(io, router, limits, activity, via, stop).await;
         });
     }
@@ -303,7 +303,7 @@ fn no_room() -> String {
 }
 
 async fn connection<I>(
-    io: GuardedIo<I>,
+    io: GuardedIo<I, Entry>,
     router: Router,
     limits: Arc<ServerLimits>,
     activity: Arc<Activity>,

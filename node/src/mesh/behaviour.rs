@@ -21,11 +21,12 @@ use super::{
     MeshConfig, frames,
     gate::Gate,
     gossip,
+    relay_client::RelayClient,
     scales::{SMALL_BYTES, Weighed},
     sources::Sources,
     streams,
 };
-use crate::{platform::Network, telemetry::metrics::Metrics};
+use crate::{platform::Network, telemetry::metrics::Metrics, trust::MeshInfo};
 
 /// The unary protocol of all patterns.
 pub(crate) const DIRECT_PROTOCOL: &str = "/weft/direct/1";
@@ -60,7 +61,7 @@ pub(crate) struct Members {
     pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
     pub(crate) reachability_server: autonat::v2::server::Behaviour<StdRng>,
     pub(crate) relay_server: Toggle<relay::Behaviour>,
-    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) relay_client: RelayClient,
     pub(crate) hole_punch: Toggle<dcutr::Behaviour>,
 }
 
@@ -114,7 +115,7 @@ const CONNECTIONS_PER_PEER_MAX: u32 = 6;
 /// Builds what stands behind the gate of `mesh`.
 pub(crate) fn members(
     key: &Keypair,
-    mesh: &MeshId,
+    mesh: &MeshInfo,
     config: &MeshConfig,
     relay_client: relay::client::Behaviour,
     stream_protocols: Vec<StreamProtocol>,
@@ -131,8 +132,8 @@ pub(crate) fn members(
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_IN_FLIGHT_MAX * 4);
     Ok(Members {
-        gossip: gossip::Behaviour::new(key, config.peer_scoring, metrics)?,
-        kad: config.dht.then(|| kademlia(key, mesh)).transpose()?.into(),
+        gossip: gossip::Behaviour::new(key, config.scores_peers(mesh.kind), metrics)?,
+        kad: config.dht.then(|| kademlia(key, &mesh.id)).transpose()?.into(),
         direct: request_response::Behaviour::with_codec(
             DirectCodec::default(),
             [(StreamProtocol::new(DIRECT_PROTOCOL), ProtocolSupport::Full)],
@@ -145,7 +146,7 @@ pub(crate) fn members(
         ),
         reachability_server: autonat::v2::server::Behaviour::new(StdRng::seed_from_u64(seed.rotate_left(32))),
         relay_server: config.relay.server.then(|| relay_server(peer, config)).into(),
-        relay_client,
+        relay_client: RelayClient(relay_client),
         hole_punch: config.hole_punching.then(|| dcutr::Behaviour::new(peer)).into(),
     })
 }

@@ -6,6 +6,7 @@ use libp2p::Multiaddr;
 use weft_protocol::Ticket;
 
 use super::sources::SourceLimits;
+use crate::trust::MeshKind;
 
 /// The mesh's settings, checked and without units.
 ///
@@ -50,11 +51,18 @@ pub struct MeshConfig {
     pub memory_budget_bytes: usize,
     /// Take part in the DHT. Its table takes more than a megabyte, filled or not.
     pub dht: bool,
-    /// Score the gossip neighbours by what they deliver, and leave those who do harm.
-    pub peer_scoring: bool,
+    /// Score the gossip neighbours by what they deliver, and leave those who do harm. Not said: in a mesh that anyone may
+    /// join.
+    pub peer_scoring: Option<bool>,
 }
 
 impl MeshConfig {
+    /// Whether gossip neighbours are scored. Members answer for what they do with their certificates; where there are none,
+    /// only what a neighbour does counts.
+    pub(crate) fn scores_peers(&self, kind: MeshKind) -> bool {
+        self.peer_scoring.unwrap_or(kind == MeshKind::Open)
+    }
+
     /// What `weft run` does when nothing is configured: QUIC, TCP and WebSocket on the usual ports, or on free ones where
     /// those are in use; found on the local network; reachable through the router where that lets itself be asked.
     pub fn new(name: impl Into<String>) -> Self {
@@ -75,7 +83,7 @@ impl MeshConfig {
             sources: SourceLimits::default(),
             memory_budget_bytes: 256 << 20,
             dht: true,
-            peer_scoring: false,
+            peer_scoring: None,
         }
     }
 

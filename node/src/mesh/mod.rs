@@ -25,6 +25,7 @@ mod intake;
 mod lanes;
 mod peers;
 mod redeem;
+mod relay_client;
 mod scales;
 mod sources;
 pub mod streams;

@@ -223,7 +223,10 @@ impl<'a> World<'a> {
     }
 
     /// Does everything, until the end.
-    pub(super) async fn run(&mut self) {
+    ///
+    /// # Errors
+    /// When a task of a node has panicked: whatever the checks would say, that is a bug.
+    pub(super) async fn run(&mut self) -> Result<(), RunError> {
         let origin = Instant::now();
         self.tasks.spawn("network", Arc::clone(&self.network).run());
         for (at_ns, deed) in std::mem::take(&mut self.deeds) {
@@ -231,7 +234,10 @@ impl<'a> World<'a> {
             if self.cancel.is_cancelled() {
                 let at = Duration::from_nanos(self.network.now_ns()).as_secs_f64();
                 self.ended_early = Some(format!("told to stop after {at:.1} virtual seconds"));
-                return;
+                return Ok(());
+            }
+            if !matches!(deed, Deed::Send(_)) {
+                self.look_for_panics()?;
             }
             match deed {
                 Deed::Step(step) => self.step(step).await,
@@ -241,6 +247,17 @@ impl<'a> World<'a> {
             }
         }
         tokio::time::sleep_until(origin + self.scenario.duration).await;
+        self.look_for_panics()
+    }
+
+    fn look_for_panics(&self) -> Result<(), RunError> {
+        let Some(host) = self.fleet.panicked() else {
+            return Ok(());
+        };
+        let at = Duration::from_nanos(self.network.now_ns()).as_secs_f64();
+        Err(RunError::Failed(format!(
+            "a task of node {host} has panicked before {at:.1} virtual seconds; the lines above say where"
+        )))
     }
 
     async fn step(&mut self, step: Step) {

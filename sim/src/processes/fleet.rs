@@ -47,7 +47,16 @@ pub(super) fn nodes(
                     value.clone(),
                 )
             };
-            let variables = group.config.iter().map(variable).collect();
+            let scoring = (
+                "mesh.peer_scoring".to_owned(),
+                if scenario.scoring { "on" } else { "off" }.to_owned(),
+            );
+            let variables = group
+                .config
+                .iter()
+                .chain([(&scoring.0, &scoring.1)])
+                .map(variable)
+                .collect();
             let args = arguments(number, &group.name, scenario.open, graph, ground);
             let mut node = Node::new(number, folder.join(number.to_string()), program, args, variables);
             node.services = scenario

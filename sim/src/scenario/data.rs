@@ -31,7 +31,7 @@ pub struct Scenario {
     pub checks: Vec<Check>,
     /// Who means harm.
     pub attacks: Vec<Attack>,
-    /// Whether nodes score their gossip neighbours (peer scoring).
+    /// Whether nodes score their gossip neighbours (`mesh.peer_scoring`).
     pub scoring: bool,
     /// Whether anyone may join the mesh; if not, members have certificates.
     pub open: bool,

@@ -1,6 +1,6 @@
-//! Figures of the mesh: start, join, fifty nodes, an idle node, memory under pressure. Each is printed with its limit and their ratio.
+//! Figures of the mesh: start, join, fifty nodes, an idle node, memory under pressure and over time. Each is printed with its limit and their ratio.
 //!
-//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|r9|fifty]…`, with `WEFT_BIN` naming the binary
+//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|r9|soak|fifty]…`, with `WEFT_BIN` naming the binary
 //! to measure (a release build, for figures that mean something). Not part of the timed tests: a busy machine makes the
 //! times longer, so compare the ratios of one run with each other.
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weft_tests::{
     Mesh, Node, command,
     pressure::{Pressure, exert},
+    soak::soak,
     until_within,
 };
 
@@ -18,6 +19,9 @@ use weft_tests::{
 const ROUNDS: usize = 7;
 /// How long the idle node is watched.
 const IDLE: Duration = Duration::from_secs(20);
+/// The soak, and what comes before it is counted.
+const SOAK: Duration = Duration::from_secs(600);
+const SOAK_WARM_UP: Duration = Duration::from_secs(120);
 /// Nodes of the large mesh.
 const FIFTY: usize = 50;
 
@@ -37,6 +41,9 @@ fn main() {
     }
     if is_wanted("r9") {
         pressure();
+    }
+    if is_wanted("soak") {
+        soak_for_minutes();
     }
     if is_wanted("fifty") {
         fifty();
@@ -112,7 +119,29 @@ fn pressure() {
         let ((unanswered, calls), (failed, requests)) = (part(figure.calls), part(figure.requests));
         report("  calls of an honest member, not answered", unanswered, calls);
         report("  requests of an application, not answered", failed, requests);
+        match figure.killed {
+            Some(killed) => report("  killed by the kernel at 1.5 budgets (of 1 node)", killed as f64, 1.0),
+            None => println!("  without the kernel's limit: see standard error"),
+        }
     }
+}
+
+/// Twelve minutes of calls, messages, applications and members that come and go; the first two do not count.
+fn soak_for_minutes() {
+    let seen = soak(SOAK_WARM_UP, SOAK);
+    report("soak, growth of RSS (MiB a minute)", seen.rss_slope_mib_per_min, 1.0);
+    report("soak, growth of descriptors (a minute)", seen.fd_slope_per_min, 1.0);
+    report(
+        "soak, RSS at most (MiB)",
+        seen.rss_bytes as f64 / f64::from(1 << 20),
+        320.0,
+    );
+    let all = seen.calls + seen.messages + seen.failed;
+    report("soak, calls and messages that failed", seen.failed as f64, all as f64);
+    println!(
+        "  {} calls, {} messages, a member came back {} times",
+        seen.calls, seen.messages, seen.returns
+    );
 }
 
 /// Fifty processes, one mesh: each is connected to each.

@@ -5,6 +5,8 @@
 mod api;
 mod config;
 mod identity;
+mod nats;
+mod nats_mesh;
 mod pressure;
 mod quickstart;
 mod resilience;

@@ -10,7 +10,9 @@ fn holds(pressure: Pressure) {
         limit_bytes,
         calls,
         requests,
+        killed,
     } = figure;
+    assert_eq!(killed.unwrap_or(0), 0, "{pressure:?}: the kernel killed the node");
     assert!(
         rss_bytes <= limit_bytes,
         "{pressure:?}: {} of {} MiB",

@@ -19,7 +19,7 @@ fn limits() -> Arc<ServerLimits> {
 
 struct Pair {
     client: DuplexStream,
-    server: GuardedIo<DuplexStream>,
+    server: GuardedIo<DuplexStream, ()>,
     activity: Arc<Activity>,
     stop: CancellationToken,
 }
@@ -28,7 +28,7 @@ fn pair() -> Pair {
     let (client, io) = duplex(16);
     let (activity, stop) = (Activity::new(), CancellationToken::new());
     let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-    let server = GuardedIo::new(io, limits(), Arc::clone(&activity), stop.clone(), permit);
+    let server = GuardedIo::new(io, limits(), Arc::clone(&activity), stop.clone(), (), permit);
     Pair {
         client,
         server,
@@ -38,7 +38,7 @@ fn pair() -> Pair {
 }
 
 /// Reads until an error, and says after how many seconds which came.
-async fn failure(server: &mut GuardedIo<DuplexStream>) -> (u64, io::ErrorKind) {
+async fn failure(server: &mut GuardedIo<DuplexStream, ()>) -> (u64, io::ErrorKind) {
     let begin = Instant::now();
     loop {
         match server.read_u8().await {

@@ -90,9 +90,35 @@ pub(super) async fn doctor(State(app): State<App>) -> Json<Diagnosis> {
         udp_buffers(),
         versions(&app),
         tasks(&app),
+        nats(&app),
     ];
     let healthy = checks.iter().all(|c| c.status != Verdict::Fail);
     Json(Diagnosis { healthy, checks })
+}
+
+fn nats(app: &App) -> Check {
+    let Some(door) = &app.info.nats else {
+        return Check::new("nats", Verdict::Skip, "the NATS door is closed: nats.listen is not set");
+    };
+    let slow = door.slow_consumers();
+    let summary = format!("{} serves {} clients", door.url(), door.clients());
+    if slow > 0 {
+        return Check::new("nats", Verdict::Warn, summary)
+            .detail(format!(
+                "{slow} clients were cut off since the start because they did not read"
+            ))
+            .advice("let them read faster or subscribe to less; nats.pending_bytes_max lets them fall further behind");
+    }
+    if !door.address().ip().is_loopback() && !door.is_encrypted() {
+        return Check::new("nats", Verdict::Warn, summary)
+            .detail("other machines' clients send their messages and passwords unencrypted")
+            .advice("set nats.tls_certificate and nats.tls_key");
+    }
+    if !door.is_guarded() {
+        return Check::new("nats", Verdict::Ok, summary)
+            .detail("every program of this machine may come in; nats.credentials would ask for more");
+    }
+    Check::new("nats", Verdict::Ok, summary)
 }
 
 fn files(app: &App) -> Check {

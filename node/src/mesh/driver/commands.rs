@@ -319,14 +319,16 @@ impl Driver {
     }
 
     pub(super) fn join_topic(&mut self, topic: &str) {
+        let is_scored = self
+            .trust
+            .mesh()
+            .is_some_and(|mesh| self.config.scores_peers(mesh.kind));
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             self.wanted_topics.push(topic.to_owned());
             return;
         };
         let topic = IdentTopic::new(topic);
-        if self.config.peer_scoring
-            && let Err(error) = members.gossip.set_topic_params(topic.clone(), topic_scoring())
-        {
+        if is_scored && let Err(error) = members.gossip.set_topic_params(topic.clone(), topic_scoring()) {
             tracing::error!(%topic, error, "the topic is not scored");
         }
         if let Err(error) = members.gossip.subscribe(&topic) {

@@ -276,7 +276,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     };
     driver.listen(platform)?;
     driver.begin(address_book);
-    tasks.spawn("mesh-driver", driver.run());
+    tasks.spawn_vital("mesh-driver", driver.run());
     Ok(mesh)
 }
 
@@ -378,7 +378,7 @@ impl Driver {
         };
         let members = behaviour::members(
             &self.key,
-            &mesh.id,
+            &mesh,
             &self.config,
             relay_client,
             self.door.protocols(),

@@ -299,7 +299,9 @@ impl Driver {
             RelayUse::Auto => self.reachability() == Reachability::Private,
         };
         if !needed {
-            let held: Vec<ListenerId> = self.reach.reservations.keys().copied().collect();
+            // One that is still being asked for is left alone until it is granted or refused (see `relay_client`).
+            let held = self.reach.reservations.keys().copied();
+            let held: Vec<ListenerId> = held.filter(|id| self.reach.listen.contains_key(id)).collect();
             for id in held {
                 self.swarm.remove_listener(id);
             }

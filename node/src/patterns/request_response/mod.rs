@@ -18,6 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use handle::DEFAULT_ENDPOINT;
 pub use handle::{
     CallAnswer, CallError, CallOptions, IncomingCall, Instance, RequestResponseHandle, ServiceOptions, Serving,
 };
@@ -44,7 +45,7 @@ impl Pattern for RequestResponse {
             ..
         } = context;
         let registry = Arc::new(actor::Registry::new(mesh.clone()));
-        tasks.spawn(
+        tasks.spawn_vital(
             "request-response",
             actor::serve(doors, Arc::clone(&registry), tasks.child()),
         );

@@ -110,8 +110,9 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
     let name = keys.opt("name").or(stem).unwrap_or_default();
     let about = keys.or("about", String::new());
     let seed = keys.or("seed", 1);
-    let scoring = keys.or("scoring", false);
     let open = keys.or("open", false);
+    // As the program does.
+    let scoring = keys.or("scoring", open);
     let (duration, quiet) = times(keys)?;
     let fleet = fleet::fleet(&mut keys.section("fleet"));
     let frame = Frame {
