@@ -12,7 +12,11 @@ use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
-use crate::patterns::pub_sub::{Publication, SHARDS};
+use crate::patterns::pub_sub::{
+    Frame, Line, Publication, SHARDS,
+    interest::Interest,
+    repair::{Head, Original, RepairReply, RepairRequest},
+};
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
 use crate::*;
@@ -211,9 +215,20 @@ fn application_samples() -> Vec<Sample> {
     }]);
     let publication = Publication {
         message: message.clone(),
-        publisher_seq: 1,
-        boot: NOW_MS,
         capability: vec![vec![1, 2]],
+    };
+    let frame = Frame {
+        epoch: NOW_MS,
+        shard: message.subject.as_ref().map_or(0, |subject| subject.shard(SHARDS)),
+        first_seq: 7,
+        before_ms: NOW_MS - 1,
+        publications: vec![publication],
+    };
+    let line = Line::new(&public(1).peer_id(), NOW_MS, 3).expect("an Ed25519 key");
+    let head = Head {
+        line,
+        last_seq: 9,
+        first_seq: 8,
     };
     vec![
         sample("hello", hello),
@@ -256,7 +271,46 @@ fn application_samples() -> Vec<Sample> {
         ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),
         sample("services", services),
-        sample("publication", publication),
+        sample("interest", Interest(vec!["orders.>".parse().expect("a pattern")])),
+        sample("frame", frame),
+        sample(
+            "frame-announcing",
+            Frame {
+                epoch: NOW_MS,
+                shard: 0,
+                first_seq: 8,
+                before_ms: NOW_MS,
+                publications: Vec::new(),
+            },
+        ),
+        sample(
+            "repair-heads",
+            RepairRequest::Heads {
+                since_ms: NOW_MS,
+                heads: vec![head],
+                whole: true,
+            },
+        ),
+        sample(
+            "repair-fetch",
+            RepairRequest::Fetch {
+                line,
+                from_seq: 2,
+                to_seq: 5,
+            },
+        ),
+        sample("repair-await", RepairRequest::Await { line, seq: 9 }),
+        sample("repair-known", RepairReply::Heads { heads: vec![head] }),
+        sample(
+            "repair-originals",
+            RepairReply::Originals {
+                originals: vec![Original {
+                    gossip_seq: 1,
+                    data: vec![1, 2],
+                    signature: vec![3; 64],
+                }],
+            },
+        ),
     ]
 }
 

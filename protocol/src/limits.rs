@@ -71,6 +71,18 @@ pub const MESSAGE_ATTRIBUTE_BYTES_MAX: usize = 512;
 pub const MESSAGE_BYTES_MAX: usize = DIRECT_BODY_BYTES_MAX + MESSAGE_ATTRIBUTES_BYTES_MAX + 1024;
 /// A whole publication, with the capabilities it may carry.
 pub const PUBLICATION_BYTES_MAX: usize = 1024 * 1024 + 8 * 1024;
+/// Publications of one frame.
+pub const FRAME_PUBLICATIONS_MAX: usize = 1024;
+/// A frame of publications: one of the largest, or many small ones.
+pub const FRAME_BYTES_MAX: usize = PUBLICATION_BYTES_MAX + 64;
+/// Lines of publications in one comparison of how far they were followed.
+pub const HEADS_MAX: usize = 4096;
+/// Patterns by which a node says what it subscribes to.
+pub const INTEREST_PATTERNS_MAX: usize = 128;
+/// Frames handed over in one answer.
+pub const ORIGINALS_MAX: usize = 256;
+/// A question for lost publications, or its answer: at least one of the largest frames.
+pub const REPAIR_BYTES_MAX: usize = FRAME_BYTES_MAX + 512;
 /// A whole call or answer, with its headers and hello.
 pub const CALL_BYTES_MAX: usize = DIRECT_BODY_BYTES_MAX + HEADER_BYTES_MAX + HELLO_BYTES_MAX + 2048;
 

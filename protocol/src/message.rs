@@ -107,22 +107,15 @@ impl Message {
         let content = self.datacontenttype.as_deref().map_or(0, str::len);
         self.id.len() + self.source.len() + self.kind.len() + subject + content + extensions
     }
-}
 
-impl Wire for Message {
-    const WHAT: &'static str = "message";
-    const BYTES_MAX: usize = MESSAGE_BYTES_MAX;
-
-    fn check(&self) -> Result<(), DecodeError> {
+    /// The check of a message whose id, source and type may be left out.
+    pub(crate) fn check_partial(&self) -> Result<(), DecodeError> {
         for (what, text) in [
             ("message id", &self.id),
             ("message source", &self.source),
             ("message type", &self.kind),
         ] {
             check_text(what, text, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
-            if text.is_empty() {
-                return Err(DecodeError::invalid(what, "it is empty"));
-            }
         }
         let content = self.datacontenttype.as_deref().unwrap_or_default();
         check_text("datacontenttype", content, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
@@ -138,6 +131,24 @@ impl Wire for Message {
             self.attribute_bytes(),
             MESSAGE_ATTRIBUTES_BYTES_MAX,
         )
+    }
+}
+
+impl Wire for Message {
+    const WHAT: &'static str = "message";
+    const BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        for (what, text) in [
+            ("message id", &self.id),
+            ("message source", &self.source),
+            ("message type", &self.kind),
+        ] {
+            if text.is_empty() {
+                return Err(DecodeError::invalid(what, "it is empty"));
+            }
+        }
+        self.check_partial()
     }
 }
 

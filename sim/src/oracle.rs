@@ -10,9 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::{Distribution, Tally};
 
-/// A node that was started again sends and receives in vain for so long: it has to catch up and be found first.
-pub const SETTLE_NS: u64 = 10_000_000_000;
-/// A node that stops so soon after a message was sent need not have had it.
+/// A node that stops so soon after a message was sent need not have had it; nor need others have had one of a node that
+/// was started again so shortly before and stops so soon after.
 pub const ARRIVE_NS: u64 = 10_000_000_000;
 
 /// What the sender knows.
@@ -206,23 +205,34 @@ impl Oracle {
         self.logs.get_mut(workload)?.items.get_mut(item)
     }
 
-    /// Whether a message was to arrive at a node: sender and receiver had found the others, and the receiver went on to run.
+    /// Whether a message was to arrive at a node: it ran when the message was sent and long enough after it, and so did the
+    /// sender, if it was started again shortly before.
     pub fn is_due(&self, log: &Log, item: &Item, node: u32) -> bool {
+        let (at_ns, later_ns) = (item.at_ns, item.at_ns + ARRIVE_NS);
         node != item.sender
             && item.outcome == Outcome::Acknowledged
             && log.receivers.contains(&node)
-            && self.is_settled(item.sender, item.at_ns, item.at_ns)
-            && self.is_settled(node, item.at_ns, item.at_ns + ARRIVE_NS)
+            && (self.runs(item.sender, at_ns, later_ns) || self.is_settled(item.sender, at_ns))
+            && self.runs(node, at_ns, later_ns)
     }
 
-    /// Whether a node runs from well before one time until another.
-    fn is_settled(&self, node: u32, at_ns: u64, until_ns: u64) -> bool {
+    /// Whether a node runs from one time until another.
+    fn runs(&self, node: u32, from_ns: u64, until_ns: u64) -> bool {
+        self.uptime(node)
+            .any(|(_, from, end)| from <= from_ns && end >= until_ns)
+    }
+
+    /// Whether a node runs that was not started again shortly before.
+    fn is_settled(&self, node: u32, at_ns: u64) -> bool {
+        self.uptime(node)
+            .any(|(start, from, end)| (start == 0 || from + ARRIVE_NS <= at_ns) && (from..=end).contains(&at_ns))
+    }
+
+    /// The starts of a node: which it is, from when until when.
+    fn uptime(&self, node: u32) -> impl Iterator<Item = (usize, u64, u64)> {
         let uptime = self.up.get(&node).map(Vec::as_slice).unwrap_or_default();
-        uptime.iter().enumerate().any(|(start, (from, end))| {
-            // At its first start it has nothing to catch up with.
-            let settled = from + SETTLE_NS <= at_ns || (start == 0 && *from <= at_ns);
-            settled && end.is_none_or(|end| end >= until_ns)
-        })
+        let times = uptime.iter().enumerate();
+        times.map(|(start, (from, end))| (start, *from, end.unwrap_or(u64::MAX)))
     }
 
     /// Messages due and delivered, of those and at those nodes that `counts` picks.
@@ -419,7 +429,11 @@ mod tests {
         assert_eq!((oracle.tally(0).expected, oracle.tally(0).delivered), (1, 1));
         let late = oracle.sending(0, 0, 1, 61 * S);
         oracle.outcome(0, late, Outcome::Acknowledged);
-        assert_eq!(oracle.tally(0).expected, 2, "node 2 is not found yet");
+        assert_eq!(
+            oracle.tally(0).expected,
+            3,
+            "node 2 has just come back, and hears of it"
+        );
         assert_eq!(oracle.tally(0).refused, 1);
     }
 

@@ -65,8 +65,6 @@ fn pairs() -> Vec<Pair> {
     message.data = vec![7; 1024];
     let publication = Publication {
         message,
-        publisher_seq: 1,
-        boot: NOW_MS,
         capability: Vec::new(),
     };
     let bytes = publication.to_bytes();

@@ -19,7 +19,7 @@ use weft_protocol::{
     direct::{DIRECT_PROTOCOL, DirectRequest, LANE_PROTOCOL, LaneFrame},
     limits::{DIRECT_BODY_BYTES_MAX, PUBLISH_BODY_BYTES_MAX},
     patterns::{
-        pub_sub::{Publication, SHARDS, topic},
+        pub_sub::{Frame, Publication, SHARDS, topic},
         request_response::CallRequest,
     },
 };
@@ -301,13 +301,17 @@ async fn gossip_flood(alpha: &Node, ticket: &Ticket) {
                 let mut message = Message::new(format!("m{seq}"), "mesh://flood", "io.weft.message.v1");
                 message.subject = Some(subject.clone());
                 message.data = vec![7; PUBLISH_BODY_BYTES_MAX];
-                let publication = Publication {
-                    message,
-                    publisher_seq: seq,
-                    boot: 1,
-                    capability: Vec::new(),
+                let frame = Frame {
+                    epoch: 1,
+                    shard: subject.shard(SHARDS),
+                    first_seq: seq,
+                    before_ms: 0,
+                    publications: vec![Publication {
+                        message,
+                        capability: Vec::new(),
+                    }],
                 };
-                gossip(member.key(), seq, &topic, &publication.to_bytes())
+                gossip(member.key(), seq, &topic, &frame.to_bytes())
             })
             .collect();
         members.push((member, wave));

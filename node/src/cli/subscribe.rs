@@ -1,7 +1,8 @@
 //! `weft sub`: messages as they arrive, through restarts of the node.
 //!
 //! It promises that a message the node still remembers is neither lost nor shown twice over a reconnect, and that a loss is
-//! said on standard error. It does not promise history: what was published before the subscription is not shown.
+//! said: on standard error, or with `--json` as an object `{"gap":…}` among the messages. It does not promise history: what was
+//! published before the subscription is not shown.
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::{
   weft sub greetings --count 1 --timeout 10s
   weft sub logs.web --raw >>access.log      the data alone, a newline after each
 
+What was lost and cannot be had any more is said on standard error; with --json it is an object {\"gap\":…} among the messages.
 Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]
 pub(crate) struct SubscribeArgs {
     /// Subject pattern: `*` is one token, `>` is the rest
@@ -140,7 +142,7 @@ async fn pump(
                     return Ok(());
                 }
             }
-            "gap" => tell_gap(session, &event),
+            "gap" => tell_gap(session, &event)?,
             // What a newer node may send.
             other => session.detail(&format!("an event of the unknown type `{}` was skipped", escape(other))),
         }
@@ -186,19 +188,23 @@ fn data(message: &Value) -> Vec<u8> {
     }
 }
 
-fn tell_gap(session: &Session, event: &Event) {
+/// Says what was lost: to people on standard error, to programs as an object of its own.
+fn tell_gap(session: &Session, event: &Event) -> Result<(), CliError> {
     let gap: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
+    if session.out.json {
+        return session.out.json_line(&serde_json::json!({ "gap": gap }));
+    }
+    let number = |key| gap.get(key).and_then(Value::as_u64).unwrap_or_default();
     let words = match gap.get("dropped").and_then(Value::as_u64) {
         Some(dropped) => format!("{dropped} messages were dropped because this reader is slower than they come"),
-        None => {
-            let field = |key| escape(&view::text(&gap, key)).into_owned();
-            format!(
-                "messages {} to {} of {} were lost",
-                field("from"),
-                field("to"),
-                field("publisher")
-            )
-        }
+        None => format!(
+            "{} messages of {} are lost: numbers {} to {}, on subjects that travel with these; no member has them any more",
+            number("to").saturating_sub(number("from")) + 1,
+            escape(&view::text(&gap, "publisher")),
+            number("from"),
+            number("to"),
+        ),
     };
     session.out.say(&session.out.paint_talk(Tone::Warn, &words));
+    Ok(())
 }

@@ -421,6 +421,10 @@ impl Door {
                     "messages of the mesh were lost to NATS clients: they came faster than they were read"
                 );
             }
+            Delivery::Gap { publisher, first, last } => {
+                self.metrics.dropped.add("nats_mesh", "gap", last - first + 1);
+                tracing::warn!(%publisher, first, last, "messages of the mesh were lost to NATS clients: no member has them any more");
+            }
         }
     }
 

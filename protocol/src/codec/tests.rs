@@ -4,7 +4,10 @@ use super::*;
 use crate::admission::{AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest};
 use crate::limits::NESTING_MAX;
-use crate::patterns::pub_sub::Publication;
+use crate::patterns::pub_sub::{
+    Frame, Publication,
+    repair::{RepairReply, RepairRequest},
+};
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceList};
 use crate::*;
 
@@ -165,6 +168,10 @@ fn read_as_everything(bytes: &[u8]) {
     read::<crate::direct::DirectReply>(bytes);
     read::<ServiceList>(bytes);
     read::<Publication>(bytes);
+    read::<Frame>(bytes);
+    read::<RepairRequest>(bytes);
+    read::<crate::patterns::pub_sub::interest::Interest>(bytes);
+    read::<RepairReply>(bytes);
 }
 
 proptest! {

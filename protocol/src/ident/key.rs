@@ -61,9 +61,13 @@ impl PublicKey {
 
     /// The key inside a peer identity; `None` if the identity is a hash or of another kind of key.
     pub fn from_peer_id(peer: &PeerId) -> Option<Self> {
+        Self::from_bytes(Self::bytes_in(peer)?).ok()
+    }
+
+    /// What stands for the key inside a peer identity; it may be no point of the curve.
+    pub(crate) fn bytes_in(peer: &PeerId) -> Option<[u8; 32]> {
         let bytes = peer.to_bytes();
-        let key = bytes.strip_prefix(&PEER_ID_PREFIX)?;
-        Self::from_bytes(key.try_into().ok()?).ok()
+        bytes.strip_prefix(&PEER_ID_PREFIX)?.try_into().ok()
     }
 
     /// Whether `signature` is this key's over `bytes` in `domain`; strict, so that no two signatures or keys can stand for one.

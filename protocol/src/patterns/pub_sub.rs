@@ -1,18 +1,23 @@
-//! Publications: what gossip carries for publish and subscribe.
+//! Frames: what gossip carries for publish and subscribe, and how what it lost is asked for again.
 //!
-//! A subject belongs to one of [`SHARDS`] topics, by its first token. `boot` and `publisher_seq` number a publisher's messages without
-//! gaps between two of its starts, so that a subscriber notices a loss. The publisher is the signer of the gossip message; a
-//! capability may speak for it where its certificate does not.
+//! A subject belongs to one of [`SHARDS`] topics, by its first token. What one run of one publisher says on one shard is a [`Line`]: its
+//! publications are numbered from 1 without gaps, so that whoever takes the line in notices a loss, also of the last one, from a frame
+//! that carries none. Several publications share one [`Frame`], and so one signature: the gossip message's, whose signer is the
+//! publisher. A capability may speak for it where its certificate does not.
 
+pub mod interest;
+pub mod repair;
 #[cfg(test)]
 mod tests;
 
+use libp2p_identity::PeerId;
 use minicbor::{Decode, Encode};
 
-use crate::codec::Wire;
+use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::hello::{capabilities, check_capabilities};
-use crate::limits::{PUBLICATION_BYTES_MAX, PUBLISH_BODY_BYTES_MAX};
+use crate::ident::PublicKey;
+use crate::limits::{FRAME_BYTES_MAX, FRAME_PUBLICATIONS_MAX, PUBLICATION_BYTES_MAX, PUBLISH_BODY_BYTES_MAX};
 use crate::message::Message;
 use crate::subject::Subject;
 
@@ -20,21 +25,18 @@ use crate::subject::Subject;
 pub const PATTERN_ID: &str = "pub_sub";
 /// Number of gossip topics over which subjects are spread; part of the wire format.
 pub const SHARDS: u16 = 8;
+/// The type of messages whose type is left out.
+pub const MESSAGE_KIND: &str = "io.weft.message.v1";
 
 /// One published message.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Publication {
-    /// The message; it has a subject.
+    /// The message; it has a subject. Its id, source and type may be left out (be empty): then they follow from its place, see
+    /// [`Publication::complete`].
     #[n(0)]
     pub message: Message,
-    /// Rises by one with each message of this boot, from 1.
-    #[n(1)]
-    pub publisher_seq: u64,
-    /// Tells two starts of one publisher apart; rises.
-    #[n(2)]
-    pub boot: u64,
     /// Capability tokens, encoded.
-    #[cbor(n(3), with = "capabilities")]
+    #[cbor(n(1), with = "capabilities")]
     pub capability: Vec<Vec<u8>>,
 }
 
@@ -46,6 +48,24 @@ impl Publication {
             .as_ref()
             .ok_or_else(|| DecodeError::invalid(Self::WHAT, "its message has no subject"))
     }
+
+    /// Puts in what was left out because it follows from the place of the publication.
+    pub fn complete(&mut self, source: &str, line: &Line, seq: u64) {
+        if self.message.id.is_empty() {
+            self.message.id = message_id(line, seq);
+        }
+        if self.message.source.is_empty() {
+            self.message.source = source.to_owned();
+        }
+        if self.message.kind.is_empty() {
+            self.message.kind = MESSAGE_KIND.to_owned();
+        }
+    }
+}
+
+/// The id of a message that has none of its own: unique among those of one publisher.
+pub fn message_id(line: &Line, seq: u64) -> String {
+    format!("{:x}-{}-{seq}", line.epoch, line.shard)
 }
 
 impl Wire for Publication {
@@ -53,14 +73,118 @@ impl Wire for Publication {
     const BYTES_MAX: usize = PUBLICATION_BYTES_MAX;
 
     fn check(&self) -> Result<(), DecodeError> {
-        self.message.check()?;
+        self.message.check_partial()?;
         self.subject()?;
         at_most("message data", self.message.data.len(), PUBLISH_BODY_BYTES_MAX)?;
         check_capabilities(&self.capability)
     }
 }
 
+/// What one run of one publisher says on one shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Line {
+    /// The publisher's key; only compared, so not checked to be a point of the curve.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    publisher: [u8; 32],
+    /// Tells two runs of one publisher apart; rises with each. Unix milliseconds of its start, unless its calendar went back.
+    #[n(1)]
+    pub epoch: u64,
+    /// The shard.
+    #[n(2)]
+    pub shard: u16,
+}
+
+impl Line {
+    /// The line of a publisher; `None` if its identity holds no Ed25519 key.
+    pub fn new(publisher: &PeerId, epoch: u64, shard: u16) -> Option<Self> {
+        let publisher = PublicKey::bytes_in(publisher)?;
+        Some(Self {
+            publisher,
+            epoch,
+            shard,
+        })
+    }
+
+    /// Who publishes.
+    pub fn publisher(&self) -> PeerId {
+        PublicKey::unchecked(self.publisher).peer_id()
+    }
+
+    /// The first and the last place in the order of lines that a publisher's lines can have.
+    pub fn bounds(&self) -> (Self, Self) {
+        let first = Self {
+            epoch: 0,
+            shard: 0,
+            ..*self
+        };
+        let last = Self {
+            epoch: u64::MAX,
+            shard: u16::MAX,
+            ..*self
+        };
+        (first, last)
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Line({}/{:x}/{})", self.publisher(), self.epoch, self.shard)
+    }
+}
+
+/// What one gossip message carries: publications of one publisher on one shard, in their order. None: it says how far the line goes.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Frame {
+    /// Which run of the publisher.
+    #[n(0)]
+    pub epoch: u64,
+    /// The shard that all its publications belong to.
+    #[n(1)]
+    pub shard: u16,
+    /// The number of the first publication; without publications, the number that the next one will have.
+    #[n(2)]
+    pub first_seq: u64,
+    /// When the publication before the first one was made, Unix milliseconds; 0: there was none. So whoever begins to follow knows
+    /// whether something of its own time is missing.
+    #[n(3)]
+    pub before_ms: u64,
+    /// The publications.
+    #[cbor(n(4), decode_with = "bounded::list::<{ FRAME_PUBLICATIONS_MAX }, _, _>")]
+    pub publications: Vec<Publication>,
+}
+
+impl Frame {
+    /// The number of the last publication there is; 0: there is none yet.
+    pub fn last_seq(&self) -> u64 {
+        (self.first_seq - 1).saturating_add(self.publications.len() as u64)
+    }
+}
+
+impl Wire for Frame {
+    const WHAT: &'static str = "frame of publications";
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.first_seq == 0 {
+            return Err(DecodeError::invalid(Self::WHAT, "numbers begin with 1"));
+        }
+        if self.first_seq.checked_add(self.publications.len() as u64).is_none() {
+            return Err(DecodeError::invalid(Self::WHAT, "its numbers do not fit"));
+        }
+        if self.shard >= SHARDS {
+            return Err(DecodeError::invalid(Self::WHAT, "there is no such shard"));
+        }
+        self.publications.iter().try_for_each(|publication| {
+            publication.check()?;
+            if publication.subject()?.shard(SHARDS) == self.shard {
+                return Ok(());
+            }
+            Err(DecodeError::invalid(Self::WHAT, "a subject belongs to another shard"))
+        })
+    }
+}
+
 /// The name of the gossip topic of one shard.
 pub fn topic(mesh: &crate::MeshId, shard: u16) -> String {
-    format!("/weft/{}/pub_sub/1/{shard}", mesh.short())
+    format!("/weft/{}/pub_sub/2/{shard}", mesh.short())
 }

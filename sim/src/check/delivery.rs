@@ -4,7 +4,7 @@ use super::{Verdict, percent};
 use crate::oracle::{Log, Oracle};
 
 /// README, "What it promises".
-const MESSAGE: &str = "A message reaches the subscribers whose pattern it matches, each once, if it reaches their node";
+const MESSAGE: &str = "A message reaches the subscribers whose pattern it matches, each once";
 /// README, "What it promises".
 const CALL: &str = "A call is answered, refused with a reason, or ends at its deadline. It is served at most once";
 

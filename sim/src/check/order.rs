@@ -3,8 +3,8 @@
 use super::Verdict;
 use crate::oracle::{Log, Oracle};
 
-/// docs/simulator.md. The node itself promises it only up to the publisher's neighbours (README, "Not yet").
-const SENTENCE: &str = "what one publisher sends arrives in its order";
+/// README, "What it promises".
+const SENTENCE: &str = "Messages of one publisher whose subjects begin with the same token arrive in its order";
 
 pub(super) fn per_publisher<'a>(oracle: &Oracle, logs: impl Iterator<Item = &'a Log>) -> Verdict {
     let wanted: Vec<&str> = logs.map(|log| log.name.as_str()).collect();

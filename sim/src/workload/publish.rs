@@ -23,7 +23,7 @@ pub fn subscribe(ledger: &Arc<Ledger>, host: HostId, running: &Running, subjects
                 match delivery {
                     Delivery::Message(received) => take(&ledger, host, boot, workload, &received),
                     // Told, and so no promise is broken; the tally shows what is missing.
-                    Delivery::Dropped(_) => {}
+                    Delivery::Dropped(_) | Delivery::Gap { .. } => {}
                 }
             }
         });

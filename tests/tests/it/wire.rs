@@ -12,7 +12,7 @@ use weft_protocol::{
     admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest},
     codec::frame,
     direct::{DirectReply, DirectRequest},
-    patterns::pub_sub::{Publication, SHARDS, topic},
+    patterns::pub_sub::{Frame, Publication, SHARDS, topic},
 };
 use weft_tests::{
     Mesh, Node,
@@ -402,11 +402,15 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
             let mut message = Message::new(format!("m{seq}"), "mesh://flood", "io.weft.message.v1");
             message.subject = Some(subject.clone());
             message.data = vec![7; size];
-            Publication {
-                message,
-                publisher_seq: seq,
-                boot: 1,
-                capability: Vec::new(),
+            Frame {
+                epoch: 1,
+                shard: subject.shard(SHARDS),
+                first_seq: seq,
+                before_ms: 0,
+                publications: vec![Publication {
+                    message,
+                    capability: Vec::new(),
+                }],
             }
             .to_bytes()
         };

@@ -60,6 +60,25 @@ async fn a_subscription_says_when_it_is_active_and_ends_after_its_count() {
 }
 
 #[tokio::test]
+async fn what_nobody_has_any_more_is_said() {
+    let gap = "event: gap\ndata: {\"publisher\":\"12D3\",\"from\":3,\"to\":5}\n\n".to_owned();
+    let node = FakeNode::start(move |_| events(vec![gap.clone(), message(6)]));
+    let (outcome, captured) = run_on(&node, &["sub", "a.>", "--count", "1"]).await;
+    outcome.expect("a message");
+    let said = captured.stderr();
+    assert!(said.contains("3 messages of 12D3 are lost: numbers 3 to 5"), "{said}");
+    let (outcome, captured) = run_on(&node, &["sub", "a.>", "--count", "1", "--json"]).await;
+    outcome.expect("a message");
+    let lines: Vec<Value> = captured
+        .stdout()
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON"))
+        .collect();
+    assert_eq!(lines[0], value!({ "gap": { "publisher": "12D3", "from": 3, "to": 5 } }));
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test]
 async fn a_subscription_ends_with_its_time() {
     let node = FakeNode::start(move |_| events(vec![message(1)]));
     let (outcome, captured) = run_on(&node, &["sub", "a.>", "--timeout", "300ms"]).await;

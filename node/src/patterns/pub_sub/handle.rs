@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weft_protocol::{
-    Message, Pattern, PeerId, Subject, Verb, Wire as _, limits::PUBLISH_BODY_BYTES_MAX, patterns::pub_sub::Publication,
+    Message, Pattern, PeerId, Subject, Verb, Wire as _,
+    limits::PUBLISH_BODY_BYTES_MAX,
+    patterns::pub_sub::{Publication, SHARDS, message_id},
 };
 
-use super::actor::Hub;
 pub use super::core::Received;
+use super::{
+    hub::Hub,
+    publisher::{Outbox, Sent},
+};
 use crate::{
     error::{ErrorKind, Kind},
-    mesh::{Mesh, MeshError},
-    platform::{Clock, Entropy},
+    mesh::MeshError,
     telemetry::trace,
 };
 
@@ -23,12 +27,22 @@ pub enum PublishError {
     /// It exceeds a limit, or its subject is malformed.
     #[error("{0}")]
     Invalid(String),
-    /// Every neighbour's queue is full.
+    /// More is published than goes out.
     #[error("{0}")]
     Busy(String),
     /// The node is stopping, or belongs to no mesh yet.
     #[error("this node is stopping or belongs to no mesh yet")]
     Closed,
+}
+
+impl From<MeshError> for PublishError {
+    fn from(error: MeshError) -> Self {
+        match error {
+            MeshError::Busy(detail) => PublishError::Busy(detail),
+            MeshError::Invalid(detail) => PublishError::Invalid(detail),
+            _ => PublishError::Closed,
+        }
+    }
 }
 
 impl Kind for PublishError {
@@ -55,7 +69,7 @@ pub struct PublishOptions {
 pub struct Receipt {
     /// The message's id.
     pub id: String,
-    /// This publisher's sequence.
+    /// Its number among this node's messages of its subject's shard, since the node's start.
     pub sequence: u64,
     /// Connected members it was sent towards.
     pub peers: usize,
@@ -68,6 +82,37 @@ pub enum Delivery {
     Message(Arc<Received>),
     /// So many were lost because the subscriber was too slow, or away for too long.
     Dropped(u64),
+    /// These messages of one publisher could not be had any more, from anybody. They may have been for this subscriber: they
+    /// were on subjects that travel with its own.
+    Gap {
+        /// Who published them.
+        publisher: PeerId,
+        /// The number of the first one.
+        first: u64,
+        /// The number of the last one.
+        last: u64,
+    },
+}
+
+/// A message that is about to be sent: see [`PubSubHandle::enqueue`].
+#[derive(Debug)]
+pub struct Queued {
+    sent: oneshot::Receiver<Result<Sent, MeshError>>,
+}
+
+impl Queued {
+    /// What came of it: waits until it was handed over or refused.
+    ///
+    /// # Errors
+    /// `Busy` when it could not be handed over in time.
+    pub async fn receipt(self) -> Result<Receipt, PublishError> {
+        let Sent { line, seq, peers } = self.sent.await.map_err(|_| PublishError::Closed)??;
+        Ok(Receipt {
+            id: message_id(&line, seq),
+            sequence: seq,
+            peers,
+        })
+    }
 }
 
 /// A subscription; it ends on drop.
@@ -94,48 +139,54 @@ impl Drop for Subscription {
 /// A cloneable handle on pub/sub.
 #[derive(Clone)]
 pub struct PubSubHandle {
-    mesh: Mesh,
     hub: Arc<Hub>,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    outbox: Outbox,
 }
 
 impl PubSubHandle {
-    pub(super) fn new(mesh: Mesh, hub: Arc<Hub>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        PubSubHandle {
-            mesh,
-            hub,
-            clock,
-            entropy,
-        }
+    pub(super) fn new(hub: Arc<Hub>, outbox: Outbox) -> Self {
+        PubSubHandle { hub, outbox }
     }
 
-    /// Publishes a message. Messages of one node keep their order up to its neighbours.
+    /// Publishes a message, and waits until it was handed over. Messages whose subjects have the same first token arrive
+    /// in the order in which they were handed in.
     ///
     /// Not cancel-safe: a cancelled publication may have been sent.
     ///
     /// # Errors
-    /// See [`PublishError`].
+    /// `Invalid`; `Busy` when more is published than goes out; `Closed` when the node belongs to no mesh.
     pub async fn publish(
         &self,
         subject: &Subject,
         data: Vec<u8>,
         options: PublishOptions,
     ) -> Result<Receipt, PublishError> {
-        let mesh = self.mesh.trust().mesh().ok_or(PublishError::Closed)?;
+        self.enqueue(subject, data, options).await?.receipt().await
+    }
+
+    /// Hands a message in without waiting until it has gone out; waits only for room in the queue. What came of it is told
+    /// by the answer, which can be looked at later: many messages share what one costs.
+    ///
+    /// # Errors
+    /// As [`PubSubHandle::publish`].
+    pub async fn enqueue(
+        &self,
+        subject: &Subject,
+        data: Vec<u8>,
+        options: PublishOptions,
+    ) -> Result<Queued, PublishError> {
         if data.len() > PUBLISH_BODY_BYTES_MAX {
-            let detail = format!(
-                "the message has {} bytes, at most {PUBLISH_BODY_BYTES_MAX} travel",
+            return Err(PublishError::Invalid(format!(
+                "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
                 data.len()
-            );
-            return Err(PublishError::Invalid(detail));
+            )));
         }
-        let id: [u8; 12] = crate::platform::random(&*self.entropy);
-        let id = data_encoding::HEXLOWER.encode(&id);
-        let source = format!("mesh://{}/{}", mesh.id, self.mesh.local_peer());
-        let mut message = Message::new(&id, source, "io.weft.message.v1");
+        let trust = self.hub.mesh.trust();
+        trust.mesh().ok_or(PublishError::Closed)?;
+        // Its id, source and type follow from its place.
+        let mut message = Message::new("", "", "");
         message.subject = Some(subject.clone());
-        message.time_ms = Some(self.clock.now_unix_ms());
+        message.time_ms = Some(self.hub.clock.now_unix_ms());
         message.datacontenttype = options.content_type;
         message.data = data;
         for (name, value) in options.extensions {
@@ -144,30 +195,26 @@ impl PubSubHandle {
         if let Some(traceparent) = trace::traceparent() {
             message.set_extension("traceparent", traceparent);
         }
-        let capability = self.mesh.trust().to_present(Verb::Publish, subject);
         let publication = Publication {
             message,
-            publisher_seq: 0,
-            boot: 0,
-            capability,
+            capability: trust.to_present(Verb::Publish, subject),
         };
         publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
-        let (sequence, peers) = self
-            .hub
-            .publish(&mesh.id, publication)
-            .await
-            .map_err(|error| match error {
-                MeshError::Busy(detail) => PublishError::Busy(detail),
-                MeshError::Invalid(detail) => PublishError::Invalid(detail),
-                _ => PublishError::Closed,
-            })?;
-        Ok(Receipt { id, sequence, peers })
+        let sent = self.outbox.put(publication, subject.shard(SHARDS)).await?;
+        Ok(Queued { sent })
     }
 
     /// Subscribes. With `resume`, a [`PubSubHandle::cursor`] of before, what came since is delivered first, as far as the
     /// replay window reaches; what is gone from it is told as [`Delivery::Dropped`].
     pub fn subscribe(&self, pattern: Pattern, resume: Option<&str>) -> Subscription {
         self.hub.subscribe(pattern, resume)
+    }
+
+    /// The members at which somebody subscribes to a subject, this node among them: as far as their records say, which reach
+    /// everybody within seconds. Nobody: a message would reach no subscriber now. A member that died without a word counts
+    /// until its record expires; one with very many subscriptions may be named for subjects it does not want.
+    pub fn interested(&self, subject: &Subject) -> Vec<PeerId> {
+        self.hub.interested(subject)
     }
 
     /// Subscriptions that there are now.
@@ -182,6 +229,6 @@ impl PubSubHandle {
 
     /// This node.
     pub fn local_peer(&self) -> PeerId {
-        self.mesh.local_peer()
+        self.hub.mesh.local_peer()
     }
 }

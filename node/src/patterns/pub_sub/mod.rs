@@ -2,16 +2,28 @@
 //!
 //! Promises: a message is forwarded only after its signature, its signer's membership and right, its size and its
 //! freshness were checked; a subscriber gets what its pattern matches and its node's members may publish, each message
-//! once, and is told how many it lost when it was too slow; a subscriber that comes back within the replay window gets
-//! what it missed while it was away from its node.
+//! once and those of one publisher and first token in their order, also what gossip lost, as long as any member still
+//! has it; what cannot be had any more is told as a gap, and so is what it was too slow for; a subscriber that comes back
+//! within the replay window gets what it missed while it was away from its node.
 //!
-//! Does not promise delivery: what gossip loses between nodes is not repaired here.
+//! Does not promise history: frames are kept for minutes, in memory, and bounded. Does not promise an order between
+//! subjects whose first tokens differ.
 //!
 //! Subjects ride on eight gossip topics, chosen by the first token, and are matched locally.
+//!
+//! A map: `publisher` puts publications into frames and hands them to gossip; `hub` takes frames in and delivers;
+//! `order` says what is new, next, missing; `cache` keeps frames for others; `interest` is who wants what; `repair` fetches what is missing and answers
+//! those who fetch; `positions` is what outlives the process.
 
-mod actor;
+mod cache;
 mod core;
 mod handle;
+mod hub;
+mod interest;
+mod order;
+mod positions;
+mod publisher;
+mod repair;
 pub mod routes;
 #[cfg(test)]
 mod tests;
@@ -19,9 +31,10 @@ mod tests;
 use std::sync::Arc;
 
 pub use handle::{Delivery, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
-use weft_protocol::patterns::pub_sub::PATTERN_ID;
+use tokio::sync::mpsc;
+use weft_protocol::patterns::pub_sub::{PATTERN_ID, SHARDS, topic};
 
-use crate::{context::Context, error::NodeError, pattern::Pattern};
+use crate::{context::Context, error::NodeError, pattern::Pattern, trust::Standing};
 
 /// The pattern.
 #[derive(Debug, Default)]
@@ -35,14 +48,59 @@ impl Pattern for PubSub {
         let Context {
             mesh,
             doors,
+            keyspace,
             tasks,
             clock,
             entropy,
             metrics,
             ..
         } = context;
-        let hub = Arc::new(actor::Hub::new(mesh.clone(), clock.now_unix_ms(), &metrics));
-        tasks.spawn("pub-sub", actor::run(doors, Arc::clone(&hub), tasks.child()));
-        Ok(PubSubHandle::new(mesh, hub, clock, entropy))
+        let (epoch, orders) = positions::begin(&keyspace, clock.now_unix_ms()).await?;
+        let parts = hub::HubParts {
+            mesh,
+            clock,
+            entropy,
+            epoch,
+            orders,
+        };
+        let hub = Arc::new(hub::Hub::new(parts, &metrics));
+        let (outbox, outgoing) = publisher::Outbox::new();
+        tasks.spawn("pub-sub", take_in(Arc::clone(&hub)));
+        tasks.spawn("pub-sub-publisher", publisher::run(Arc::clone(&hub), outgoing));
+        tasks.spawn("pub-sub-interest", interest::announce(Arc::clone(&hub)));
+        tasks.spawn("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
+        repair::Repair::start(Arc::clone(&hub), doors, &tasks);
+        Ok(PubSubHandle::new(hub, outbox))
+    }
+}
+
+/// Messages waiting for validation.
+const VALIDATION_QUEUE_MAX: usize = 4096;
+
+/// Takes in the shards as soon as the node belongs to a mesh, until it stops.
+async fn take_in(hub: Arc<hub::Hub>) {
+    let mut standing = hub.mesh.trust().watch_standing();
+    let mesh = match standing
+        .wait_for(|s| matches!(s, Standing::Member(_)))
+        .await
+        .map(|s| s.clone())
+    {
+        Ok(Standing::Member(mesh)) => mesh,
+        _ => return,
+    };
+    let (sink, mut gossip) = mpsc::channel(VALIDATION_QUEUE_MAX);
+    for shard in 0..SHARDS {
+        if hub.mesh.subscribe(topic(&mesh.id, shard), sink.clone()).await.is_err() {
+            return;
+        }
+    }
+    drop(sink);
+    while let Some(mut message) = gossip.recv().await {
+        let data = std::mem::take(&mut message.data);
+        let signed = (message.sequence_number, std::mem::take(&mut message.signature));
+        let verdict = hub.take_in(message.source, message.from(), data, signed);
+        if hub.mesh.validate(&message, verdict).await.is_err() {
+            return;
+        }
     }
 }

@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PubSubHandle, PublishOptions, actor::SUBSCRIPTIONS_MAX, handle::Received};
+use super::{Delivery, PubSubHandle, PublishOptions, handle::Received, hub::SUBSCRIPTIONS_MAX};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -121,9 +121,7 @@ async fn subscribe(
                         .event("message")
                         .data(data)
                 }
-                Delivery::Dropped(count) => Event::default()
-                    .event("gap")
-                    .data(json!({ "dropped": count }).to_string()),
+                loss => Event::default().event("gap").data(loss_of(&loss).to_string()),
             };
             Some((Ok::<_, Infallible>(event), (subscription, messages)))
         },
@@ -159,10 +157,7 @@ pub(crate) fn cloud_event(received: &Received) -> Value {
         event.insert(name.clone(), value.clone().into());
     }
     event.insert("weftpublisher".into(), received.publisher.to_string().into());
-    event.insert(
-        "weftsequence".into(),
-        received.publication.publisher_seq.to_string().into(),
-    );
+    event.insert("weftsequence".into(), received.sequence.to_string().into());
     let content_type = message.datacontenttype.as_deref();
     if let Some(content_type) = content_type {
         event.insert("datacontenttype".into(), content_type.into());
@@ -325,8 +320,22 @@ async fn forward(messages: PubSubHandle, pattern: Pattern, deliveries: mpsc::Sen
 }
 
 fn frame(delivery: &Delivery) -> Value {
+    let Delivery::Message(received) = delivery else {
+        let mut loss = loss_of(delivery);
+        loss["op"] = "gap".into();
+        return loss;
+    };
+    json!({ "op": "message", "message": cloud_event(received) })
+}
+
+/// What a subscriber lost: `dropped`, because it was too slow, or the messages `from` to `to` of a `publisher`, because
+/// nobody has them any more.
+fn loss_of(delivery: &Delivery) -> Value {
     match delivery {
-        Delivery::Message(received) => json!({ "op": "message", "message": cloud_event(received) }),
-        Delivery::Dropped(count) => json!({ "op": "gap", "dropped": count }),
+        Delivery::Message(_) => json!({}),
+        Delivery::Dropped(count) => json!({ "dropped": count }),
+        Delivery::Gap { publisher, first, last } => {
+            json!({ "publisher": publisher.to_string(), "from": first, "to": last })
+        }
     }
 }

@@ -1,7 +1,7 @@
-use weft_protocol::{Message, PeerId, patterns::pub_sub::Publication};
+use weft_protocol::{Message, PeerId, Wire as _, patterns::pub_sub::Publication};
 
 use super::{
-    core::{Freshness, REPLAY_MESSAGES_MAX, ReplayGuard, ReplayWindow},
+    core::{Origin, REPLAY_MESSAGES_MAX, ReplayWindow},
     handle::Delivery,
     *,
 };
@@ -17,34 +17,21 @@ fn publication(subject: &str, data: &[u8]) -> Publication {
     message.data = data.to_vec();
     Publication {
         message,
-        publisher_seq: 1,
-        boot: 1,
         capability: Vec::new(),
     }
-}
-
-#[test]
-fn each_message_is_new_once() {
-    let mut guard = ReplayGuard::default();
-    let (a, b) = (PeerId::random(), PeerId::random());
-    for sequence in [1, 2, 5, 4, 3] {
-        assert_eq!(guard.judge(a, 10, sequence), Freshness::Fresh, "{sequence}");
-        assert_eq!(guard.judge(a, 10, sequence), Freshness::Stale, "{sequence}");
-    }
-    assert_eq!(guard.judge(b, 10, 1), Freshness::Fresh, "another publisher");
-    assert_eq!(guard.judge(a, 10, 5000), Freshness::Fresh);
-    assert_eq!(guard.judge(a, 10, 3000), Freshness::Stale, "older than the window");
-    assert_eq!(guard.judge(a, 10, 4999), Freshness::Fresh, "late, within the window");
-    assert_eq!(guard.judge(a, 11, 1), Freshness::Fresh, "it has restarted");
-    assert_eq!(guard.judge(a, 10, 5001), Freshness::OldBoot);
 }
 
 #[test]
 fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let mut window = ReplayWindow::default();
     let peer = PeerId::random();
+    let origin = Origin {
+        publisher: peer,
+        from: peer,
+        sequence: 1,
+    };
     for n in 0..REPLAY_MESSAGES_MAX + 10 {
-        window.push(peer, peer, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
+        window.push(origin, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
     }
     let (all, lost) = window.after(0, &"a.*".parse().unwrap());
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
@@ -53,7 +40,7 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let (none, lost) = window.after(u64::MAX, &">".parse().unwrap());
     assert_eq!((none.len(), lost), (0, 0));
     let slow: Vec<_> = (0..20)
-        .map(|_| window.push(peer, peer, publication("c", &vec![0; 1 << 20])))
+        .map(|_| window.push(origin, publication("c", &vec![0; 1 << 20])))
         .collect();
     assert!(window.held_bytes() >= 20 << 20, "also what only a subscriber holds");
     drop((slow, all, recent));
@@ -71,7 +58,7 @@ async fn next(subscription: &mut Subscription) -> Delivery {
 fn data(delivery: &Delivery) -> &[u8] {
     match delivery {
         Delivery::Message(received) => &received.publication.message.data,
-        Delivery::Dropped(n) => panic!("{n} were dropped"),
+        loss => panic!("{loss:?}"),
     }
 }
 
@@ -187,4 +174,119 @@ async fn a_slow_subscriber_loses_its_own_and_is_told_how_many() {
         matches!(next(&mut from_before).await, Delivery::Dropped(_)),
         "what an earlier run had cannot be known"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_published_before_anybody_was_connected_arrives_once_and_in_order() {
+    let b = start(
+        Node::builder().pattern(PubSub),
+        2,
+        mesh_config("b", vec![], "tcp"),
+        None,
+    )
+    .await;
+    let mut orders = b
+        .handle::<PubSub>()
+        .unwrap()
+        .subscribe("orders.>".parse().unwrap(), None);
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let publisher = a.handle::<PubSub>().unwrap();
+    let subject = "orders.eu".parse().unwrap();
+    for n in 0..50u8 {
+        let receipt = publisher.publish(&subject, vec![n], PublishOptions::default()).await;
+        let receipt = receipt.unwrap();
+        assert_eq!((receipt.sequence, receipt.peers), (u64::from(n) + 1, 0));
+    }
+    b.mesh().add_bootstrap(vec![address(&a)]).await.unwrap();
+    member(&b).await;
+    for n in 0..50u8 {
+        let Delivery::Message(received) = next(&mut orders).await else {
+            panic!("a loss at {n}");
+        };
+        let message = &received.publication.message;
+        assert_eq!((&message.data[..], received.sequence), (&[n][..], u64::from(n) + 1));
+        assert!(message.check().is_ok(), "what the frame left out is there: {message:?}");
+    }
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_share_frames_and_keep_their_order() {
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let handle = a.handle::<PubSub>().unwrap();
+    let mut all = handle.subscribe("x.>".parse().unwrap(), None);
+    let mut queued = Vec::new();
+    for n in 0..1000u32 {
+        let subject = format!("x.{n}").parse().unwrap();
+        let options = PublishOptions::default();
+        queued.push(
+            handle
+                .enqueue(&subject, n.to_be_bytes().to_vec(), options)
+                .await
+                .unwrap(),
+        );
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for (queued, n) in queued.into_iter().zip(1u64..) {
+        let receipt = queued.receipt().await.unwrap();
+        assert_eq!(receipt.sequence, n);
+        ids.insert(receipt.id);
+    }
+    assert_eq!(ids.len(), 1000);
+    for n in 0..1000u32 {
+        assert_eq!(data(&next(&mut all).await), n.to_be_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_knows_who_wants_what() {
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let b = start(
+        Node::builder().pattern(PubSub),
+        2,
+        mesh_config("b", vec![address(&a)], "tcp"),
+        None,
+    )
+    .await;
+    member(&b).await;
+    let (near, far) = (a.handle::<PubSub>().unwrap(), b.handle::<PubSub>().unwrap());
+    let (wanted, other) = ("orders.eu".parse().unwrap(), "invoices.eu".parse().unwrap());
+    assert!(near.interested(&wanted).is_empty());
+    let until = async |expected: Vec<PeerId>| {
+        let mut records = a.trust().watch_records();
+        let known = async {
+            while near.interested(&wanted) != expected {
+                records.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, known).await.unwrap();
+    };
+    let subscription = far.subscribe("orders.>".parse().unwrap(), None);
+    until(vec![far.local_peer()]).await;
+    assert!(near.interested(&other).is_empty());
+    let own = near.subscribe("*.eu".parse().unwrap(), None);
+    assert_eq!(near.interested(&wanted), [far.local_peer(), near.local_peer()]);
+    assert_eq!(near.interested(&other), [near.local_peer()]);
+    drop(own);
+    drop(subscription);
+    until(vec![]).await;
+    drop((a, b));
 }

@@ -1,0 +1,411 @@
+//! Notices what gossip did not bring, and fetches it from other members.
+//!
+//! Promises: what is missing of a line is asked for, in random moments and of one member after the other: who handed over
+//! what comes behind it, the connected members, the publisher. Who connects is asked how far it has followed, and what this
+//! node learns in this way it passes on, so that both sides of a healed partition, and a node that was away, get what
+//! they missed. What is fetched counts only with its publisher's signature.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use weft_protocol::{
+    Hello, PeerId, Refusal, Subject, Verb, Wire as _,
+    limits::{FRAME_BYTES_MAX, HEADS_MAX, ORIGINALS_MAX},
+    patterns::pub_sub::{
+        Line, PATTERN_ID,
+        repair::{Head, Original, RepairReply, RepairRequest},
+        topic,
+    },
+};
+
+use super::{hub::Hub, order::Want, publisher::sleep_until};
+use crate::{
+    context::greeting,
+    mesh::{self, InboundRequest, MeshError, PatternDoors},
+    platform::random,
+    tasks::Tasks,
+};
+
+/// Fetches under way at once.
+const FETCHES_MAX: usize = 8;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Publications asked for at once.
+const FETCH_SEQS_MAX: u64 = 4096;
+/// Bytes of frames in one answer, unless the first one is larger.
+const FETCH_BYTES_MAX: usize = 512 << 10;
+/// A member is asked at a random moment within this time from when it connects.
+const COMPARE_JITTER: Duration = Duration::from_millis(300);
+/// Members compared with at once when many connect; the others follow one a second.
+const COMPARE_BURST: u32 = 4;
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// Two that have compared do not do it again for so long.
+const COMPARED_FOR: Duration = Duration::from_secs(10);
+/// Who is told what was learnt from another.
+const TOLD_MAX: usize = 6;
+const TELL_AFTER: Duration = Duration::from_millis(100);
+/// How long a publisher waits for its neighbours to keep up.
+const PACE_PATIENCE: Duration = Duration::from_secs(2);
+/// Before the deadline of a request its answer leaves.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+
+/// What this node learnt by asking, for those who have not asked: from whom, which line, how far.
+type News = mpsc::Sender<(PeerId, Line, u64)>;
+
+/// What the tasks of repair share.
+#[derive(Clone)]
+pub(super) struct Repair {
+    hub: Arc<Hub>,
+    tasks: Tasks,
+    news: News,
+    /// Members that were compared with, and when.
+    compared: Arc<std::sync::Mutex<BTreeMap<PeerId, Instant>>>,
+    fetches: Arc<Semaphore>,
+}
+
+impl Repair {
+    /// Spawns everything.
+    pub(super) fn start(hub: Arc<Hub>, doors: PatternDoors, tasks: &Tasks) {
+        let (news, heard) = mpsc::channel(HEADS_MAX);
+        let repair = Repair {
+            hub,
+            tasks: tasks.child(),
+            news,
+            compared: Arc::default(),
+            fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+        };
+        tasks.spawn("pub-sub-gaps", repair.clone().fill_gaps());
+        tasks.spawn("pub-sub-news", repair.clone().pass_on(heard));
+        tasks.spawn("pub-sub-connections", repair.clone().compare_with_all());
+        tasks.spawn("pub-sub-doors", repair.answer_all(doors));
+    }
+
+    /// Asks for what is missing as long as it is.
+    async fn fill_gaps(self) {
+        loop {
+            let (wants, next) = self.hub.due();
+            for want in wants {
+                let Ok(place) = Arc::clone(&self.fetches).acquire_owned().await else {
+                    return;
+                };
+                let repair = self.clone();
+                self.tasks.spawn("pub-sub-fetch", async move {
+                    let _place = place;
+                    repair.fill(want).await;
+                });
+            }
+            tokio::select! {
+                biased;
+                () = self.hub.lacks.notified() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    async fn fill(&self, want: Want) {
+        let Some(peer) = self.source(&want) else { return };
+        let to_seq = want.to_seq.min(want.from_seq + FETCH_SEQS_MAX);
+        if let Err(error) = self.fetch(peer, want.line, want.from_seq, to_seq).await {
+            tracing::debug!(%peer, %error, "missing messages could not be fetched");
+        }
+    }
+
+    /// Whom to ask. The publisher last, unless it is connected: all who miss something would ask it.
+    fn source(&self, want: &Want) -> Option<PeerId> {
+        let publisher = want.line.publisher();
+        let connected = self.hub.mesh.peers().ids();
+        let dice = u32::from_be_bytes(random(&*self.hub.entropy)) as usize;
+        let any = (!connected.is_empty()).then(|| connected[dice % connected.len()]);
+        match (want.tries, want.hint) {
+            (0, Some(hint)) if connected.contains(&hint) => Some(hint),
+            (0 | 1, _) if connected.contains(&publisher) => Some(publisher),
+            (tries, _) if tries >= 4 && tries % 2 == 0 => Some(publisher),
+            _ => any.or(Some(publisher)),
+        }
+    }
+
+    /// Fetches publications of a line; the number of frames that were new.
+    async fn fetch(&self, peer: PeerId, line: Line, from_seq: u64, to_seq: u64) -> Result<usize, MeshError> {
+        let request = RepairRequest::Fetch { line, from_seq, to_seq };
+        let RepairReply::Originals { originals } = ask(&self.hub, peer, &request, REQUEST_TIMEOUT).await? else {
+            return Err(not_an_answer(peer));
+        };
+        let Some(mesh) = self.hub.mesh_id() else {
+            return Err(MeshError::Closed);
+        };
+        let mut new = 0;
+        for original in originals {
+            let original = mesh::Original {
+                source: line.publisher(),
+                sequence_number: original.gossip_seq,
+                topic: topic(&mesh, line.shard),
+                data: original.data,
+                signature: original.signature,
+            };
+            if !self.hub.mesh.trust().is_member(&original.source) || !original.verify() {
+                return Err(not_an_answer(peer));
+            }
+            let signed = (original.sequence_number, original.signature);
+            let verdict = self.hub.take_in(original.source, peer, original.data, signed);
+            new += usize::from(verdict == mesh::Validation::Accept);
+        }
+        self.hub.repaired.inc_by(new as u64);
+        Ok(new)
+    }
+
+    /// Compares with every member that connects.
+    async fn compare_with_all(self) {
+        let mut changes = self.hub.mesh.peers().watch();
+        let mut known: BTreeSet<PeerId> = BTreeSet::new();
+        let mut due: Vec<PeerId> = Vec::new();
+        let (mut burst, mut refilled) = (COMPARE_BURST, Instant::now());
+        loop {
+            let now = Instant::now();
+            let connected: BTreeSet<PeerId> = self.hub.mesh.peers().ids().into_iter().collect();
+            due.extend(connected.difference(&known));
+            known = connected;
+            due.retain(|peer| known.contains(peer) && !self.has_compared(peer, now));
+            while now.saturating_duration_since(refilled) >= COMPARE_EVERY {
+                refilled += COMPARE_EVERY;
+                burst = (burst + 1).min(COMPARE_BURST);
+                if burst == COMPARE_BURST {
+                    refilled = now;
+                    break;
+                }
+            }
+            while burst > 0
+                && let Some(peer) = due.pop()
+            {
+                burst -= 1;
+                let repair = self.clone();
+                self.tasks.spawn("pub-sub-compare", async move {
+                    tokio::time::sleep(repair.hub.jitter(COMPARE_JITTER)).await;
+                    repair.compare(peer).await;
+                });
+            }
+            let again = (!due.is_empty()).then(|| now + COMPARE_EVERY);
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() { return },
+                () = sleep_until(again) => {}
+            }
+        }
+    }
+
+    fn has_compared(&self, peer: &PeerId, now: Instant) -> bool {
+        let compared = self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        compared
+            .get(peer)
+            .is_some_and(|at| now.saturating_duration_since(*at) < COMPARED_FOR)
+    }
+
+    fn note_compared(&self, peer: PeerId) {
+        let now = Instant::now();
+        let mut compared = self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        compared.retain(|_, at| now.saturating_duration_since(*at) < COMPARED_FOR);
+        compared.insert(peer, now);
+    }
+
+    /// Asks a member how far it has followed, says how far this node has, and fetches what it has beyond.
+    async fn compare(&self, peer: PeerId) {
+        if self.has_compared(&peer, Instant::now()) {
+            return;
+        }
+        self.note_compared(peer);
+        let (since_ms, heads) = self.hub.heads(HEADS_MAX);
+        let whole = true;
+        let request = RepairRequest::Heads { since_ms, heads, whole };
+        match ask(&self.hub, peer, &request, REQUEST_TIMEOUT).await {
+            Ok(RepairReply::Heads { heads }) => self.catch_up(peer, heads).await,
+            Ok(_) => tracing::debug!(%peer, "its answer makes no sense"),
+            Err(error) => tracing::debug!(%peer, %error, "how far it has followed messages is not known"),
+        }
+    }
+
+    /// Fetches what a member has beyond this node.
+    async fn catch_up(&self, peer: PeerId, heads: Vec<Head>) {
+        for head in heads {
+            let mut learnt = false;
+            let mut last = 0;
+            while let Some(from_seq) = self.hub.behind(&head).filter(|from_seq| *from_seq > last) {
+                let Ok(place) = self.fetches.acquire().await else {
+                    return;
+                };
+                let to_seq = head.last_seq.min(from_seq + FETCH_SEQS_MAX);
+                let fetched = self.fetch(peer, head.line, from_seq, to_seq).await;
+                drop(place);
+                match fetched {
+                    Ok(new) if new > 0 => (learnt, last) = (true, from_seq),
+                    _ => break,
+                }
+            }
+            if learnt {
+                // When many lines wait to be told of, the others are learnt of by their publishers' word.
+                let _ = self.news.try_send((peer, head.line, head.last_seq));
+            }
+        }
+    }
+
+    /// Tells some of the other members what was learnt.
+    async fn pass_on(self, mut heard: mpsc::Receiver<(PeerId, Line, u64)>) {
+        let mut batch = Vec::new();
+        while heard.recv_many(&mut batch, HEADS_MAX).await > 0 {
+            tokio::time::sleep(TELL_AFTER + self.hub.jitter(TELL_AFTER)).await;
+            while batch.len() < HEADS_MAX
+                && let Ok(more) = heard.try_recv()
+            {
+                batch.push(more);
+            }
+            let from: BTreeSet<PeerId> = batch.iter().map(|(peer, ..)| *peer).collect();
+            let lines: BTreeSet<Line> = batch.drain(..).map(|(_, line, _)| line).collect();
+            let head = |line: Line| {
+                Some(Head {
+                    line,
+                    last_seq: self.hub.followed(&line)?,
+                    first_seq: 0,
+                })
+            };
+            let heads: Vec<Head> = lines.into_iter().filter_map(head).collect();
+            let mut others = self.hub.mesh.peers().ids();
+            others.retain(|peer| !from.contains(peer));
+            let start = u32::from_be_bytes(random(&*self.hub.entropy)) as usize % others.len().max(1);
+            others.rotate_left(start);
+            for peer in others.into_iter().take(TOLD_MAX) {
+                let (repair, heads) = (self.clone(), heads.clone());
+                self.tasks.spawn("pub-sub-tell", async move {
+                    let request = RepairRequest::Heads {
+                        since_ms: 0,
+                        heads,
+                        whole: false,
+                    };
+                    let _ = ask(&repair.hub, peer, &request, REQUEST_TIMEOUT).await;
+                });
+            }
+        }
+    }
+
+    /// Answers what other members ask. Streams are not spoken here; what comes is refused by being dropped.
+    async fn answer_all(self, mut doors: PatternDoors) {
+        loop {
+            tokio::select! {
+                biased;
+                request = doors.requests.recv() => match request {
+                    Some(request) => self.answer(request),
+                    None => return,
+                },
+                stream = doors.streams.recv() => if stream.is_none() { return },
+            }
+        }
+    }
+
+    fn answer(&self, request: InboundRequest) {
+        match RepairRequest::from_bytes(&request.payload) {
+            Err(error) => request.refuse(Refusal::Malformed, &error.to_string()),
+            Ok(RepairRequest::Heads { since_ms, heads, whole }) => {
+                let peer = request.peer;
+                if whole {
+                    self.note_compared(peer);
+                    let heads = self.hub.heads_beyond(&heads, since_ms, HEADS_MAX);
+                    request.answer(RepairReply::Heads { heads }.to_bytes());
+                } else {
+                    request.answer(RepairReply::Heads { heads: Vec::new() }.to_bytes());
+                }
+                let ahead: Vec<Head> = heads.into_iter().filter(|h| self.hub.behind(h).is_some()).collect();
+                if !ahead.is_empty() {
+                    let repair = self.clone();
+                    self.tasks
+                        .spawn("pub-sub-catch-up", async move { repair.catch_up(peer, ahead).await });
+                }
+            }
+            Ok(RepairRequest::Fetch { line, from_seq, to_seq }) => {
+                let kept = self.hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
+                let originals = kept.iter().filter_map(|kept| self.original(&line, kept)).collect();
+                request.answer(RepairReply::Originals { originals }.to_bytes());
+            }
+            Ok(RepairRequest::Await { line, seq }) => {
+                let hub = Arc::clone(&self.hub);
+                self.tasks.spawn("pub-sub-await", async move {
+                    let mut progress = hub.progress.subscribe();
+                    let there = progress.wait_for(|_| hub.followed(&line).is_some_and(|last| last >= seq));
+                    let until = request.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(request.deadline);
+                    let _ = tokio::time::timeout_at(until, there).await;
+                    let last_seq = hub.followed(&line).unwrap_or(0);
+                    let heads = vec![Head {
+                        line,
+                        last_seq,
+                        first_seq: 0,
+                    }];
+                    request.answer(RepairReply::Heads { heads }.to_bytes());
+                });
+            }
+        }
+    }
+
+    fn original(&self, line: &Line, kept: &super::cache::Kept) -> Option<Original> {
+        let signature = match kept.signature.get() {
+            Some(signature) => signature.clone(),
+            None => {
+                let topic = topic(&self.hub.mesh_id()?, line.shard);
+                let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.clone())?;
+                kept.signature.get_or_init(|| signed.signature).clone()
+            }
+        };
+        Some(Original {
+            gossip_seq: kept.gossip_seq,
+            data: kept.data.clone(),
+            signature,
+        })
+    }
+}
+
+/// Waits until the neighbours of a shard have followed this node's line so far, for a bounded time.
+pub(super) async fn await_neighbours(hub: &Hub, shard: u16, seq: u64) {
+    let (Some(mesh), Some(line)) = (hub.mesh_id(), hub.own_line(shard)) else {
+        return;
+    };
+    let Ok(neighbours) = hub.mesh.gossip_neighbours(topic(&mesh, shard)).await else {
+        return;
+    };
+    let request = RepairRequest::Await { line, seq };
+    let waits = neighbours
+        .into_iter()
+        .map(|peer| ask(hub, peer, &request, PACE_PATIENCE));
+    for answer in futures::future::join_all(waits).await {
+        let kept_up = matches!(answer, Ok(RepairReply::Heads { heads }) if heads.iter().any(|h| h.last_seq >= seq));
+        if !kept_up {
+            hub.dropped.inc("publish", "slow_neighbour");
+        }
+    }
+}
+
+async fn ask(hub: &Hub, peer: PeerId, request: &RepairRequest, within: Duration) -> Result<RepairReply, MeshError> {
+    let bytes = request
+        .to_checked_bytes()
+        .map_err(|e| MeshError::Invalid(e.to_string()))?;
+    let answer = hub.mesh.request(peer, hello(hub)?, bytes, within).await?;
+    RepairReply::from_bytes(&answer).map_err(|error| MeshError::Broken {
+        peer,
+        reason: error.to_string(),
+    })
+}
+
+/// Gossip is for all members, and so is what it lost; who may publish what is judged with each publication.
+fn hello(hub: &Hub) -> Result<Hello, MeshError> {
+    let resource = Subject::reserved("$pub_sub").map_err(|e| MeshError::Invalid(e.to_string()))?;
+    Ok(greeting(PATTERN_ID, hub.mesh.trust(), Verb::Subscribe, &resource))
+}
+
+fn not_an_answer(peer: PeerId) -> MeshError {
+    MeshError::Broken {
+        peer,
+        reason: "its answer is no answer to what was asked".to_owned(),
+    }
+}
+
+const _: () = assert!(FETCH_BYTES_MAX < FRAME_BYTES_MAX);

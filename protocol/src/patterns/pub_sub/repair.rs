@@ -1,0 +1,142 @@
+//! How what gossip lost is asked for again: one request to a member, one answer, over [`crate::direct`].
+//!
+//! Members compare how far they have followed each line, and fetch what they lack. What is handed over is the gossip message as its
+//! publisher signed it, so that nobody has to be believed but the publisher.
+
+use minicbor::{Decode, Encode};
+
+use super::{Line, SHARDS};
+use crate::codec::{Wire, bounded};
+use crate::error::{DecodeError, at_most};
+use crate::limits::{FRAME_BYTES_MAX, HEADS_MAX, ORIGINALS_MAX, REPAIR_BYTES_MAX};
+
+/// How far a line is known to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Head {
+    /// The line.
+    #[n(0)]
+    pub line: Line,
+    /// The number of its last publication.
+    #[n(1)]
+    pub last_seq: u64,
+    /// In an answer: the number of the first publication made since the asker began to follow, as far as the answerer still has it.
+    #[n(2)]
+    pub first_seq: u64,
+}
+
+/// A question of one member to another.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum RepairRequest {
+    /// This is how far I have followed. Answered with `Heads`: those of the answerer that go beyond.
+    #[n(0)]
+    Heads {
+        /// When the asker began to follow publications at all, Unix milliseconds.
+        #[n(0)]
+        since_ms: u64,
+        /// How far it has followed, the most recently changed lines first.
+        #[cbor(n(1), decode_with = "bounded::list::<{ HEADS_MAX }, _, _>")]
+        heads: Vec<Head>,
+        /// Whether these are all; if not, they are news for the receiver, and the answer is empty.
+        #[n(2)]
+        whole: bool,
+    },
+    /// Give me these publications. Answered with `Originals`.
+    #[n(1)]
+    Fetch {
+        /// Of which line.
+        #[n(0)]
+        line: Line,
+        /// The first one wanted.
+        #[n(1)]
+        from_seq: u64,
+        /// The last one wanted.
+        #[n(2)]
+        to_seq: u64,
+    },
+    /// Tell me when you have followed this line so far, or when the deadline of the request is near. Answered with `Heads`.
+    #[n(2)]
+    Await {
+        /// The line.
+        #[n(0)]
+        line: Line,
+        /// The number of the publication that is waited for.
+        #[n(1)]
+        seq: u64,
+    },
+}
+
+impl Wire for RepairRequest {
+    const WHAT: &'static str = "repair request";
+    const BYTES_MAX: usize = REPAIR_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Heads { heads, .. } => heads.iter().try_for_each(|head| check_line(&head.line)),
+            Self::Fetch { line, from_seq, to_seq } => {
+                if *from_seq == 0 || from_seq > to_seq {
+                    return Err(DecodeError::invalid(Self::WHAT, "it asks for nothing"));
+                }
+                check_line(line)
+            }
+            Self::Await { line, .. } => check_line(line),
+        }
+    }
+}
+
+/// A gossip message as its publisher signed it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Original {
+    /// Gossip's own number, which is signed too.
+    #[n(0)]
+    pub gossip_seq: u64,
+    /// The encoded [`super::Frame`].
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub data: Vec<u8>,
+    /// The publisher's signature.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub signature: Vec<u8>,
+}
+
+/// The answer to a [`RepairRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum RepairReply {
+    /// How far the answerer has followed.
+    #[n(0)]
+    Heads {
+        /// The most recently changed lines first.
+        #[cbor(n(0), decode_with = "bounded::list::<{ HEADS_MAX }, _, _>")]
+        heads: Vec<Head>,
+    },
+    /// What the answerer has of what was wanted, in order.
+    #[n(1)]
+    Originals {
+        /// As many as fit.
+        #[cbor(n(0), decode_with = "bounded::list::<{ ORIGINALS_MAX }, _, _>")]
+        originals: Vec<Original>,
+    },
+}
+
+impl Wire for RepairReply {
+    const WHAT: &'static str = "repair reply";
+    const BYTES_MAX: usize = REPAIR_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Heads { heads } => heads.iter().try_for_each(|head| check_line(&head.line)),
+            Self::Originals { originals } => originals.iter().try_for_each(|original| {
+                at_most("signature", original.signature.len(), 64)?;
+                at_most("frame of publications", original.data.len(), FRAME_BYTES_MAX)
+            }),
+        }
+    }
+}
+
+fn check_line(line: &Line) -> Result<(), DecodeError> {
+    if line.shard < SHARDS {
+        return Ok(());
+    }
+    Err(DecodeError::invalid(
+        "line",
+        format!("there is no shard {}", line.shard),
+    ))
+}
