@@ -296,7 +296,7 @@ impl Repair {
             tokio::select! {
                 biased;
                 request = doors.requests.recv() => match request {
-                    Some(request) => self.answer(request),
+                    Some(request) => self.answer(*request),
                     None => return,
                 },
                 stream = doors.streams.recv() => if stream.is_none() { return },
