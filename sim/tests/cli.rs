@@ -343,7 +343,7 @@ fn one_seed_has_one_trace_and_a_sweep_names_the_command_of_a_failing_seed() {
         "fails.toml",
         "duration = \"20s\"\nquiet = \"5s\"\n[fleet]\nnodes = 4\n[topology]\nkind = \"clique\"\n[[fault]]\nkind = \"partition\"\nat = \"2s\"\nnodes = [1]\n\
          [[fault]]\nkind = \"pause\"\nat = \"3s\"\nfor = \"1s\"\n[[workload]]\nkind = \"publish\"\nstart = \"4s\"\nrate = \"2/s\"\n\
-         [[check]]\nkind = \"delivery-ratio\"\nmin = 1.0\n",
+         [[check]]\nkind = \"latency\"\npercentile = 99\nmax = \"100ms\"\n",
     );
     let hash = |seed: &str| {
         let output = weft_sim(

@@ -25,6 +25,8 @@ use super::{
 };
 use crate::trust::{MeshInfo, MeshKind, PendingMember, ProofVerdict, Standing, Trust};
 
+/// What a node that belongs to no mesh yet takes at most to become a member, once the other side has decided that it is one.
+const BECOMING_MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one message of the dialogue may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node waits for approval on one stream; then it asks anew.
@@ -285,6 +287,12 @@ async fn on_prove(
     name: &str,
     stream: &mut MeshStream,
 ) -> Result<Option<Verified>, AdmissionError> {
+    // The peer may prove itself while its verdict on this node is still being read: then this node is about to belong to its mesh.
+    if trust.mesh().is_none() {
+        let mut standing = trust.watch_standing();
+        let member = standing.wait_for(|s| matches!(s, Standing::Member(_)));
+        let _ = timeout(BECOMING_MEMBER_TIMEOUT, member).await;
+    }
     // A forged certificate is refused at once; a good one waits until we know who was revoked while we were away.
     if let ProofVerdict::Refused(reason, detail) = trust.verify_proof(peer, mesh, chain, name) {
         return Ok(Some(refuse(stream, reason, &detail).await?));

@@ -37,6 +37,14 @@ pub(crate) async fn next(subscriber: &mut Subscriber) -> String {
     String::from_utf8(message.unwrap().payload.to_vec()).unwrap()
 }
 
+/// Waits until the node has taken in what the client asked for. A flush only writes it to the socket.
+pub(crate) async fn settled(client: &Client) {
+    let own = client.new_inbox();
+    let mut echo = client.subscribe(own.clone()).await.unwrap();
+    client.publish(own, "".into()).await.unwrap();
+    next(&mut echo).await;
+}
+
 /// A raw client that has been greeted.
 fn raw(node: &Node) -> TcpStream {
     let url = node.nats();
@@ -74,7 +82,7 @@ async fn clients_of_one_node_publish_subscribe_and_share() {
     let mut one = bob.subscribe("orders.*").await.unwrap();
     let mut first = bob.queue_subscribe("orders.eu", "workers".into()).await.unwrap();
     let mut second = bob.queue_subscribe("orders.*", "workers".into()).await.unwrap();
-    bob.flush().await.unwrap();
+    settled(&bob).await;
     let mut headers = HeaderMap::new();
     headers.insert("Tenant", "x");
     headers.append("Tenant", "y");
@@ -118,7 +126,7 @@ async fn a_request_is_answered_or_refused_at_once() {
     let nobody = ann.request("greet", "x".into()).await.unwrap_err();
     assert_eq!(nobody.kind(), RequestErrorKind::NoResponders);
     let mut greet = bob.subscribe("greet").await.unwrap();
-    bob.flush().await.unwrap();
+    settled(&bob).await;
     let answers = tokio::spawn(async move {
         while let Some(message) = greet.next().await {
             let text = format!("hello {}", String::from_utf8_lossy(&message.payload));

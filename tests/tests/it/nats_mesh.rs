@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use tokio::time::timeout;
 use weft_tests::{Node, until};
 
-use crate::nats::{client, next, node};
+use crate::nats::{client, next, node, settled};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,7 +45,7 @@ async fn a_message_reaches_every_node_with_its_headers() {
     let (ann, bob) = (client(&alpha).await, client(&beta).await);
     let mut there = bob.subscribe("orders.>").await.unwrap();
     let mut here = ann.subscribe("orders.>").await.unwrap();
-    bob.flush().await.unwrap();
+    settled(&bob).await;
     publish_until_heard(&ann, "orders.warm", &mut there).await;
     while next(&mut here).await != "over" {}
     let mut headers = HeaderMap::new();
@@ -102,7 +102,7 @@ async fn a_request_reaches_whoever_answers_wherever_it_is() {
             }
         });
     }
-    bob.flush().await.unwrap();
+    settled(&bob).await;
     assert_eq!(eventually(&ann, "plain.answer", "1").await, "1 of plain.answer");
     assert_eq!(eventually(&ann, "stock.count", "2").await, "2 of stock.count");
     // The group is a service to Weft's own callers, on its node and on the other.
@@ -132,7 +132,7 @@ async fn many_answers_to_one_question_keep_their_order() {
     let (alpha, beta) = pair();
     let (ann, bob) = (client(&alpha).await, client(&beta).await);
     let mut asked = bob.queue_subscribe("count", "q".into()).await.unwrap();
-    bob.flush().await.unwrap();
+    settled(&bob).await;
     tokio::spawn(async move {
         while let Some(message) = asked.next().await {
             for n in 0..200 {
