@@ -9,7 +9,7 @@
 //! Does not promise: JetStream, accounts, permissions per user, clustering with nats-server. A message to a queue group (other than a request)
 //! reaches one member on each node that has some. Subjects are those of the mesh: `[A-Za-z0-9_-]` between dots.
 //!
-//! How: [`parse`] reads operations, `connection` acts on them, `router` knows who listens, `outbox` is what waits to be written, `door` is
+//! How: `parse` reads operations, `connection` acts on them, `router` knows who listens, `outbox` is what waits to be written, `door` is
 //! between all that and the mesh, `ask` finds who answers, `peers` and `replies` carry what is for one node only.
 
 mod ask;
