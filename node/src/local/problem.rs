@@ -80,9 +80,14 @@ impl Problem {
 
     /// A failure of the called service itself, with the service's own code: 502.
     pub fn of_service(code: u16, reason: impl Into<String>) -> Self {
+        // Whose time is over may hear so from the service a moment before it notices itself.
+        let problem = match code {
+            504 => Self::new(ErrorKind::Timeout, reason),
+            _ => Self::new(ErrorKind::Internal, reason).with_status(StatusCode::BAD_GATEWAY),
+        };
         Self {
             code: Some(code),
-            ..Self::new(ErrorKind::Internal, reason).with_status(StatusCode::BAD_GATEWAY)
+            ..problem
         }
     }
 

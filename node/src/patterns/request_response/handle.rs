@@ -123,6 +123,7 @@ impl Kind for CallError {
             CallError::Unreachable { .. } | CallError::Unknown { .. } => ErrorKind::Unreachable,
             CallError::AllBusy(_) => ErrorKind::Busy,
             CallError::Denied(_) => ErrorKind::Denied,
+            CallError::Failed { code: 504, .. } => ErrorKind::Timeout,
             CallError::Failed { .. } => ErrorKind::Internal,
             CallError::Timeout(_) => ErrorKind::Timeout,
             CallError::Invalid(_) => ErrorKind::Invalid,
