@@ -9,18 +9,23 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, MeshId, Pattern, PeerId, Shards, Subject, Verb, Wire as _,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, interest::Interest, repair::Head},
+    patterns::pub_sub::{
+        Frame, Line, Publication, SHARDS,
+        interest::Interest,
+         repair::{Digest, Head},
+    },
 };
 
 use super::{
     cache::{FrameCache, Kept},
     core::{Origin, ReplayWindow, matches},
+    digest::Digests,
     handle::{Delivery, Subscription},
     interest::Interests,
     order::{Arrived, Freshness, Orders, Step, Want},
 };
 use crate::{
-    mesh::{Mesh, Validation},
+    mesh::{Mesh, Noted, Validation},
     platform::{Clock, Entropy, random},
     telemetry::metrics::{Dropped, Metrics},
 };
@@ -54,6 +59,7 @@ pub(super) struct State {
     window: ReplayWindow,
     /// Frames of others, and of this node.
     cache: [FrameCache; 2],
+    digests: Digests,
     next_id: u64,
 }
 
@@ -67,6 +73,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something may be missing.
     pub(super) lacks: Notify,
+    /// Members that have other frames than this node.
+    differing: mpsc::Sender<PeerId>,
     /// Subscriptions came or went.
     pub(super) wanted: Notify,
     pub(super) interests: Interests,
@@ -95,6 +103,7 @@ pub(super) struct HubParts {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
+    pub(super) differing: mpsc::Sender<PeerId>,
 }
 
 impl Hub {
@@ -105,12 +114,15 @@ impl Hub {
             entropy,
             epoch,
             orders,
+            differing,
         } = parts;
+        let digests = Digests::new(clock.now_unix_ms());
         let state = State {
             subscribers: Vec::new(),
             orders,
             window: ReplayWindow::default(),
             cache: Default::default(),
+            digests,
             next_id: 0,
         };
         let dropped = metrics.dropped().clone();
@@ -121,6 +133,7 @@ impl Hub {
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
+            differing,
             wanted: Notify::new(),
             interests: Interests::default(),
             progress: watch::Sender::new(0),
@@ -273,7 +286,9 @@ impl Hub {
         let freshness = state.orders.take(arrived, now, &mut steps);
         if carries && freshness == Freshness::Fresh {
             let own = usize::from(line.publisher() == self.mesh.local_peer());
-            state.cache[own].insert(line, seqs, made_ms, Arc::new(kept), now);
+            if state.cache[own].insert(line, seqs, made_ms, Arc::new(kept), now) {
+                state.digests.add(&line, seqs, made_ms, self.clock.now_unix_ms());
+            }
         }
         self.perform(&mut state, steps);
         drop(state);
@@ -434,6 +449,19 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Noted for Hub {
+    fn note(&self) -> Vec<u8> {
+        self.lock().digests.digest(self.clock.now_unix_ms()).to_bytes()
+    }
+
+    fn heard(&self, peer: &PeerId, note: &[u8]) {
+        if Digest::from_bytes(note).is_ok_and(|theirs| self.lock().digests.differs(&theirs)) {
+            // When many differ, the others say so again with their next probe.
+            let _ = self.differing.try_send(*peer);
+        }
     }
 }
 
