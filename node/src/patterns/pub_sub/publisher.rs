@@ -217,7 +217,7 @@ impl Publisher {
         own.announce = Some((Instant::now() + ANNOUNCE_AFTER[0], 0));
         own.unconfirmed_bytes += data.len();
         self.hub
-            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
+            .went_out(frame, Kept::own(data.into(), published.sequence_number.unwrap_or(0)));
         Ok(published.peers)
     }
 
