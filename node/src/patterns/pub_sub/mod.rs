@@ -99,10 +99,9 @@ async fn take_in(hub: Arc<hub::Hub>) {
         }
     }
     drop(sink);
-    while let Some(mut message) = gossip.recv().await {
-        let data = std::mem::take(&mut message.data);
-        let signed = (message.sequence_number, std::mem::take(&mut message.signature));
-        let verdict = hub.take_in(message.source, message.from(), data, signed);
+    while let Some(message) = gossip.recv().await {
+        let signed = (message.sequence_number, &*message.signature);
+        let verdict = hub.take_in(message.source, message.from(), &message.data, signed);
         if hub.mesh.validate(&message, verdict).await.is_err() {
             return;
         }

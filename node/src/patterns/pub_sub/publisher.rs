@@ -201,7 +201,7 @@ impl Publisher {
         own.last_ms = own.last_ms.max(last_ms).max(1);
         own.unconfirmed_bytes += data.len();
         self.hub
-            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
+            .went_out(frame, Kept::own(data.into(), published.sequence_number.unwrap_or(0)));
         Ok(published.peers)
     }
 

@@ -170,8 +170,8 @@ impl Repair {
             if !self.hub.mesh.trust().is_member(&original.source) || !original.verify() {
                 return Err(not_an_answer(peer));
             }
-            let signed = (original.sequence_number, original.signature);
-            let verdict = self.hub.take_in(original.source, peer, original.data, signed);
+            let signed = (original.sequence_number, &*original.signature);
+            let verdict = self.hub.take_in(original.source, peer, &original.data, signed);
             new += usize::from(verdict == mesh::Validation::Accept);
         }
         self.hub.repaired.inc_by(new as u64);
@@ -387,17 +387,17 @@ impl Repair {
 
     fn original(&self, line: &Line, kept: &super::cache::Kept) -> Option<Original> {
         let signature = match kept.signature.get() {
-            Some(signature) => signature.clone(),
+            Some(signature) => signature,
             None => {
                 let topic = topic(&self.hub.mesh_id()?, line.shard);
-                let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.clone())?;
-                kept.signature.get_or_init(|| signed.signature).clone()
+                let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.to_vec())?;
+                kept.signature.get_or_init(|| signed.signature.into())
             }
         };
         Some(Original {
             gossip_seq: kept.gossip_seq,
-            data: kept.data.clone(),
-            signature,
+            data: kept.data.to_vec(),
+            signature: signature.to_vec(),
         })
     }
 }
