@@ -212,7 +212,6 @@ impl Oracle {
         node != item.sender
             && item.outcome == Outcome::Acknowledged
             && log.receivers.contains(&node)
-            && (self.runs(item.sender, at_ns, later_ns) || self.is_settled(item.sender, at_ns))
             && self.runs(node, at_ns, later_ns)
     }
 
@@ -220,12 +219,6 @@ impl Oracle {
     fn runs(&self, node: u32, from_ns: u64, until_ns: u64) -> bool {
         self.uptime(node)
             .any(|(_, from, end)| from <= from_ns && end >= until_ns)
-    }
-
-    /// Whether a node runs that was not started again shortly before.
-    fn is_settled(&self, node: u32, at_ns: u64) -> bool {
-        self.uptime(node)
-            .any(|(start, from, end)| (start == 0 || from + ARRIVE_NS <= at_ns) && (from..=end).contains(&at_ns))
     }
 
     /// The starts of a node: which it is, from when until when.
