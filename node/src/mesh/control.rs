@@ -99,7 +99,10 @@ pub(crate) async fn ask(
     loop {
         let doubted = || peers.doubt(&peer, connection);
         // Boxed, here and below: between two of them this waits, for each connection, and their memory is free.
-        let probing = Box::pin(timeout(patience, doubting(doubted, probe(trust, notes, &peer, &mut stream))));
+        let probing = Box::pin(timeout(
+            patience,
+            doubting(doubted, probe(trust, notes, &peer, &mut stream)),
+        ));
         let probe = probing.await.map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
         counters.round_trip(probe.rtt);

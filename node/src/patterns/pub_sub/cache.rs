@@ -66,14 +66,7 @@ pub(super) struct FrameCache {
 
 impl FrameCache {
     /// Keeps a frame; whether it was not here yet.
-    pub(super) fn insert(
-        &mut self,
-        line: Line,
-        seqs: (u64, u64),
-        made_ms: u64,
-        kept: Arc<Kept>,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn insert(&mut self, line: Line, seqs: (u64, u64), made_ms: u64, kept: Arc<Kept>, now: Instant) -> bool {
         let bytes = kept.data.len() + ENTRY_BYTES;
         let entry = Entry {
             last_seq: seqs.1,

@@ -12,7 +12,7 @@ use weft_protocol::{
     patterns::pub_sub::{
         Frame, Line, Publication, SHARDS,
         interest::Interest,
-         repair::{Digest, Head},
+        repair::{Digest, Head},
     },
 };
 

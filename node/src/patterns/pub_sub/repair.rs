@@ -223,7 +223,9 @@ impl Repair {
     }
 
     fn has_compared(&self, peer: &PeerId, now: Instant) -> bool {
-        self.compared().get(peer).is_some_and(|compared| now < compared.not_before)
+        self.compared()
+            .get(peer)
+            .is_some_and(|compared| now < compared.not_before)
     }
 
     /// Notes that two have compared. As long as nothing comes of it, although their digests differ, they do it less often.
@@ -232,7 +234,11 @@ impl Repair {
         let mut compared = self.compared();
         compared.retain(|_, compared| now < compared.not_before + COMPARED_FOR);
         let before = compared.get(&peer).map_or(0, |compared| compared.fruitless);
-        let fruitless = if was_fruitless { (before + 1).min(FRUITLESS_MAX) } else { 0 };
+        let fruitless = if was_fruitless {
+            (before + 1).min(FRUITLESS_MAX)
+        } else {
+            0
+        };
         let not_before = now + COMPARED_FOR * 2_u32.pow(fruitless);
         compared.insert(peer, Compared { not_before, fruitless });
     }
@@ -355,8 +361,7 @@ impl Repair {
                 let ahead: Vec<Head> = heads.into_iter().filter(|h| self.hub.behind(h).is_some()).collect();
                 if !ahead.is_empty() {
                     let repair = self.clone();
-                    self.tasks
-                        .spawn("pub-sub-catch-up", async move {
+                    self.tasks.spawn("pub-sub-catch-up", async move {
                         repair.catch_up(peer, ahead).await;
                     });
                 }

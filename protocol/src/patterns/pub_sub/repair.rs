@@ -58,7 +58,9 @@ pub fn digest_of(line: &Line, first_seq: u64, last_seq: u64) -> u64 {
     hash.update(line.shard.to_be_bytes());
     hash.update(first_seq.to_be_bytes());
     hash.update(last_seq.to_be_bytes());
-    hash.finalize().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    hash.finalize()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 /// A question of one member to another.
