@@ -95,6 +95,8 @@ pub(crate) struct Connector {
     target: usize,
     jitter: u64,
     next_probe: Option<Instant>,
+    /// Until then nobody is due, unless something changes before.
+    quiet_until: Option<Instant>,
 }
 
 impl Connector {
@@ -107,6 +109,7 @@ impl Connector {
             target,
             jitter: seed | 1,
             next_probe: None,
+            quiet_until: None,
         }
     }
 
@@ -115,6 +118,7 @@ impl Connector {
         if peer == self.local {
             return;
         }
+        self.quiet_until = None;
         // Two members that hear of each other at the same moment would both dial: the one with the larger id leaves it
         // to the other at first.
         let next = if reason == Reason::Member && peer < self.local {
@@ -156,6 +160,7 @@ impl Connector {
     /// Forgets a peer that must not be dialled again.
     pub(crate) fn remove(&mut self, peer: &PeerId) {
         self.candidates.remove(peer);
+        self.quiet_until = None;
     }
 
     /// Whether a dial to `peer` is under way.
@@ -184,6 +189,7 @@ impl Connector {
 
     /// A connection to `peer` stands.
     pub(crate) fn on_connected(&mut self, peer: PeerId, now: Instant) {
+        self.quiet_until = None;
         let came_back = self.candidates.get(&peer).is_some_and(|c| c.failures > 2);
         self.connected.insert(peer);
         if let Some(candidate) = self.candidates.get_mut(&peer) {
@@ -198,6 +204,7 @@ impl Connector {
     /// The last connection to `peer` is gone.
     pub(crate) fn on_disconnected(&mut self, peer: &PeerId, now: Instant) {
         self.connected.remove(peer);
+        self.quiet_until = None;
         let pause = self.jittered(PAUSE_FIRST);
         if let Some(candidate) = self.candidates.get_mut(peer) {
             candidate.dialing = false;
@@ -207,6 +214,7 @@ impl Connector {
 
     /// A dial to `peer` came to nothing.
     pub(crate) fn on_failed(&mut self, peer: &PeerId, now: Instant) {
+        self.quiet_until = None;
         let alone = self.connected.is_empty();
         let Some(candidate) = self.candidates.get_mut(peer) else {
             return;
@@ -231,6 +239,7 @@ impl Connector {
 
     /// The network has changed or somebody is back: try everybody soon.
     pub(crate) fn hurry(&mut self, now: Instant) {
+        self.quiet_until = None;
         let peers: Vec<PeerId> = self.candidates.keys().copied().collect();
         for peer in peers {
             let pause = self.jittered(Duration::from_secs(2));
@@ -245,6 +254,9 @@ impl Connector {
     /// The dials that are due.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Dial> {
         self.probe(now);
+        if self.quiet_until.is_some_and(|until| now < until) {
+            return Vec::new();
+        }
         let under_way = self.candidates.values().filter(|c| c.dialing).count();
         let members_wanted = self.connected.len() < self.target;
         let connected = &self.connected;
@@ -261,6 +273,9 @@ impl Connector {
             .filter(|(_, c)| members_wanted || (c.reason == Reason::Bootstrap && connected.is_empty()))
             .map(|(peer, c)| (c.reason, c.next, *peer))
             .collect();
+        if due.is_empty() {
+            self.quiet_until = self.next_turn(now);
+        }
         due.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
         due.truncate(DIALS_MAX.saturating_sub(under_way));
         due.into_iter()
@@ -273,6 +288,12 @@ impl Connector {
                 })
             })
             .collect()
+    }
+
+    /// When the next candidate's turn comes, as things are.
+    fn next_turn(&self, now: Instant) -> Option<Instant> {
+        let later = self.candidates.values().map(|c| c.next).filter(|next| *next > now);
+        Some(later.min().unwrap_or(now + PAUSE_MAX))
     }
 
     /// Whether every candidate has been tried at least once, or is one of `heard`: then it is known who can be reached.
@@ -311,6 +332,7 @@ impl Connector {
         let index = self.random() as usize % silent.len();
         if let Some(candidate) = self.candidates.get_mut(&silent[index]) {
             candidate.next = now;
+            self.quiet_until = None;
         }
     }
 

@@ -116,6 +116,9 @@ impl Trust {
             {
                 continue;
             }
+            if !self.has_room_for(&key, from.as_ref()) {
+                continue;
+            }
             match self.verify_record(&signed) {
                 Ok((mut record, membership)) => {
                     let mut state = self.state();
@@ -138,6 +141,15 @@ impl Trust {
             self.touch();
         }
         new
+    }
+
+    /// Whether a record would be kept. Asked before it is verified, too: in a large mesh most are not.
+    fn has_room_for(&self, key: &PublicKey, from: Option<&PeerId>) -> bool {
+        let state = self.state();
+        // A neighbour's own record is worth more than that of somebody far away.
+        state.records.contains_key(key)
+            || state.records.len() < self.0.directory_max
+            || from == Some(&key.peer_id())
     }
 
     fn verify_record(&self, signed: &Signed<NodeRecord>) -> Result<(NodeRecord, Option<Membership>), NodeError> {
