@@ -1,15 +1,17 @@
 use super::*;
-use crate::testing::strings;
+use crate::limits::{SCHEMA_BYTES_MAX, SCHEMAS_BYTES_MAX};
+
+fn endpoints(names: &[&str]) -> Vec<EndpointInfo> {
+    names.iter().copied().map(EndpointInfo::new).collect()
+}
 
 fn request() -> CallRequest {
     CallRequest {
-        service: String::from("stock"),
-        endpoint: String::from("count"),
         headers: vec![
             (String::from("a"), String::from("1")),
             (String::from("a"), String::from("2")),
         ],
-        body: Vec::new(),
+        ..CallRequest::new("stock", "count", Vec::new())
     }
 }
 
@@ -22,7 +24,8 @@ fn refused(change: impl FnOnce(&mut CallRequest)) -> String {
 #[test]
 fn every_field_has_a_limit() {
     assert_eq!(CallRequest::from_bytes(&request().to_bytes()), Ok(request()));
-    for bad in ["", "a.b", "a b", "ä", &"a".repeat(65)] {
+    assert!(refused(|r| r.service = "a.b".to_owned()).starts_with("service is"));
+    for bad in ["", "a b", "ä", "a.", ".a", "a..b", &"a".repeat(65)] {
         assert!(
             refused(|r| r.service = bad.to_owned()).starts_with("service is"),
             "{bad:?}"
@@ -42,6 +45,9 @@ fn every_field_has_a_limit() {
     assert!(refused(|r| r.headers = header("a", "v\r\nx: y")).starts_with("header value is invalid"));
     assert!(refused(|r| r.headers = header("a", &"v".repeat(8192))).starts_with("headers is too large"));
     assert!(refused(|r| r.headers = vec![Default::default(); 65]).contains("65 entries, the limit is 64"));
+    assert!(refused(|r| r.instance = Some(String::new())).starts_with("service instance is"));
+    assert!(refused(|r| r.version = Some("1".repeat(129))).starts_with("version requirement is too large"));
+    assert!(refused(|r| r.idempotency_key = Some("a\n".into())).starts_with("idempotency key is invalid"));
     assert!(refused(|r| r.body = vec![0; DIRECT_BODY_BYTES_MAX + 1]).starts_with("body is too large"));
 }
 
@@ -66,6 +72,7 @@ fn a_failure_can_always_be_sent() {
     let long = CallResponse::Failed {
         code: 1,
         reason: "a".repeat(257),
+        load: None,
     };
     assert!(CallResponse::from_bytes(&long.to_bytes()).is_err());
 }
@@ -77,7 +84,9 @@ fn a_service_announces_itself_properly() {
         version: version.to_owned(),
         id: String::from("a1"),
         metadata: Vec::new(),
-        endpoints: strings(&["count", "reserve"]),
+        endpoints: endpoints(&["count", "reserve", "admin.reset"]),
+        zone: None,
+        draining: None,
     };
     for good in ["0.0.0", "1.2.3", "10.20.30-rc.1+build.5", "1.0.0+x"] {
         let list = ServiceList(vec![service(good)]);
@@ -105,7 +114,7 @@ fn a_service_announces_itself_properly() {
             .contains("occurs twice")
     );
     let mut many = service("1.0.0");
-    many.endpoints = strings(&["count", "count"]);
+    many.endpoints = endpoints(&["count", "count"]);
     assert!(
         ServiceList(vec![many])
             .to_checked_bytes()
@@ -113,4 +122,30 @@ fn a_service_announces_itself_properly() {
             .to_string()
             .contains("occurs twice")
     );
+}
+
+#[test]
+fn a_dot_in_an_endpoints_name_makes_a_group() {
+    assert_eq!(EndpointInfo::new("admin.users.reset").group(), Some("admin.users"));
+    assert_eq!(EndpointInfo::new("count").group(), None);
+}
+
+#[test]
+fn schemas_have_limits_one_by_one_and_together() {
+    let reply = |sizes: &[usize]| QuestionReply::Schemas {
+        instances: vec![InstanceSchemas {
+            id: String::from("a1"),
+            endpoints: sizes
+                .iter()
+                .enumerate()
+                .map(|(n, size)| EndpointSchema {
+                    name: format!("e{n}"),
+                    schema: "x".repeat(*size),
+                })
+                .collect(),
+        }],
+    };
+    assert!(reply(&[SCHEMA_BYTES_MAX]).to_checked_bytes().is_ok());
+    assert!(reply(&[SCHEMA_BYTES_MAX + 1]).to_checked_bytes().is_err());
+    assert!(reply(&[SCHEMA_BYTES_MAX; SCHEMAS_BYTES_MAX / SCHEMA_BYTES_MAX + 1]).to_checked_bytes().is_err());
 }
