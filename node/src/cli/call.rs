@@ -27,13 +27,16 @@ const GRACE: Duration = Duration::from_secs(5);
   weft call greet world
   echo world | weft call greet
   weft call orders/create --file order.json --timeout 30s
-  weft call greet hi --node beta                 one instance, not any
+  weft call orders@^1.2/create --file order.json
+  weft call greet hi --node beta                 the instance on one node, not any
+  weft call pay --file order.json --key order-17 whatever happens, it is paid once
+  weft call search fish --hedge 50ms             ask a second instance when the first is slow
   weft call greet hi --repeat 100 >/dev/null     times on standard error
 
 Exit codes: 1 the service failed or is overloaded, 3 nobody offers it, 4 not allowed, 5 unreachable or out of time.")]
 pub(crate) struct CallArgs {
-    /// Service, or service/endpoint
-    #[arg(value_name = "NAME[/ENDPOINT]", value_parser = parse::target)]
+    /// Service, which versions of it, which of its endpoints
+    #[arg(value_name = "NAME[@VERSION][/ENDPOINT]", value_parser = parse::target)]
     target: parse::Target,
     /// The request; without it and without --file, standard input is the request unless it is a terminal
     #[arg(value_name = "DATA")]
@@ -47,6 +50,18 @@ pub(crate) struct CallArgs {
     /// The node whose instance is to answer: name, peer id or its start
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    /// The id of the instance that is to answer, as `weft services` shows it
+    #[arg(long, value_name = "ID", value_parser = parse::service_name)]
+    instance: Option<String>,
+    /// Names the call: sent again with the same key, it is served once, as long as its instance's node remembers it
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Further tries, where they do no harm: the endpoint is idempotent, or there is a --key
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=16))]
+    retries: u32,
+    /// Ask a second instance when the first has not answered for so long; only for an idempotent endpoint
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    hedge: Option<Duration>,
     /// Header of the call; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
     headers: Vec<parse::Header>,
@@ -85,10 +100,22 @@ fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
             HeaderValue::from(parse::millis(args.timeout).max(1)),
         )
         .time_max(args.timeout + GRACE);
-    if let Some(node) = &args.node {
-        let value =
-            HeaderValue::from_str(node).map_err(|_| CliError::Usage("--node is not the name of a node".to_owned()))?;
-        call = call.header(HeaderName::from_static("weft-node"), value);
+    call = call.header(HeaderName::from_static("weft-retries"), HeaderValue::from(args.retries));
+    if let Some(hedge) = args.hedge {
+        let ms = HeaderValue::from(parse::millis(hedge).max(1));
+        call = call.header(HeaderName::from_static("weft-hedge-ms"), ms);
+    }
+    let texts = [
+        ("weft-node", "--node is not the name of a node", &args.node),
+        ("weft-instance", "--instance is not an id", &args.instance),
+        ("weft-version", "the version is not text", &args.target.version),
+        ("idempotency-key", "--key is not plain text", &args.key),
+    ];
+    for (name, wrong, text) in texts {
+        if let Some(text) = text {
+            let value = HeaderValue::from_str(text).map_err(|_| CliError::Usage(wrong.to_owned()))?;
+            call = call.header(HeaderName::from_static(name), value);
+        }
     }
     for header in &args.headers {
         call = call.header(header.name.clone(), header.value.clone());
@@ -144,7 +171,10 @@ fn described(answer: &Answer) -> Value {
             headers.insert(name.to_owned(), json!(String::from_utf8_lossy(value.as_bytes())));
         }
     }
-    let mut object = json!({ "node": answer.header("weft-node"), "rtt_ms": rtt_ms, "headers": headers });
+    let attempts = answer.header("weft-attempts").and_then(|text| text.parse::<u32>().ok());
+    let mut object = json!({
+        "node": answer.header("weft-node"), "rtt_ms": rtt_ms, "attempts": attempts, "headers": headers,
+    });
     match std::str::from_utf8(&answer.body) {
         Ok(text) => object["data"] = json!(text),
         Err(_) => object["data_base64"] = json!(BASE64.encode(&answer.body)),

@@ -66,6 +66,7 @@ pub async fn call(
         timeout,
         node: Some(server),
         headers: vec![key(workload, item)],
+        ..CallOptions::default()
     };
     let result = calls.call(&service, "", body.clone(), options).await;
     let at_ns = ledger.now_ns();

@@ -23,6 +23,10 @@ pub(super) enum FromNode {
         /// Which request.
         id: u64,
     },
+    /// Somebody asked this instance to drain.
+    Drain {},
+    /// Everything is answered, and nothing new will come.
+    Drained {},
     /// What a newer node may say.
     #[serde(other)]
     Unknown,
@@ -75,6 +79,11 @@ pub(super) enum ToNode {
     },
     /// No more requests, please.
     Drain {},
+    /// The JSON Schema of an endpoint; its text is the body.
+    Schema {
+        /// Which endpoint.
+        endpoint: String,
+    },
 }
 
 /// One message to the node.

@@ -120,7 +120,7 @@ pub struct EndpointStats {
     /// Calls not answered yet.
     #[n(5)]
     pub in_flight: u32,
-    /// Half of the answers took no longer, microseconds; an upper bound, within a twelfth.
+    /// Half of the answers took no longer, microseconds; an upper bound, within an eighth.
     #[n(6)]
     pub p50_us: u64,
     /// All but a hundredth took no longer.

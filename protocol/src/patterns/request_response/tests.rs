@@ -147,5 +147,9 @@ fn schemas_have_limits_one_by_one_and_together() {
     };
     assert!(reply(&[SCHEMA_BYTES_MAX]).to_checked_bytes().is_ok());
     assert!(reply(&[SCHEMA_BYTES_MAX + 1]).to_checked_bytes().is_err());
-    assert!(reply(&[SCHEMA_BYTES_MAX; SCHEMAS_BYTES_MAX / SCHEMA_BYTES_MAX + 1]).to_checked_bytes().is_err());
+    assert!(
+        reply(&[SCHEMA_BYTES_MAX; SCHEMAS_BYTES_MAX / SCHEMA_BYTES_MAX + 1])
+            .to_checked_bytes()
+            .is_err()
+    );
 }
