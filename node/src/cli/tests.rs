@@ -170,7 +170,7 @@ fn names_pairs_and_headers() {
         "..",
         "a b",
         "a@",
-        "a@x",
+        "a@one",
         "@1",
         "a/b.",
         "a/.b",

@@ -10,6 +10,7 @@ mod nats_mesh;
 mod pressure;
 mod quickstart;
 mod resilience;
+mod services;
 mod simulator;
 mod trace;
 mod trust;

@@ -64,7 +64,7 @@ fn of_two_drawn_the_less_busy_is_asked_and_all_are_drawn() {
     let alike = [candidate(Some(5)); 4];
     let mut firsts = std::collections::BTreeSet::new();
     for dice in 0..16 {
-        let order = order(&alike, dice << 32 | dice);
+        let order = order(&alike, (dice << 32) | dice);
         firsts.insert(order[0]);
         let mut sorted = order.clone();
         sorted.sort_unstable();
@@ -77,7 +77,7 @@ fn of_two_drawn_the_less_busy_is_asked_and_all_are_drawn() {
         ..candidate(Some(50))
     };
     let all = [candidate(Some(5)), candidate(Some(5)), worst];
-    assert!((0..64).all(|dice| order(&all, dice << 32 | dice * 31)[0] != 2));
+    assert!((0..64).all(|dice| order(&all, (dice << 32) | (dice * 31))[0] != 2));
 }
 
 #[test]
@@ -171,6 +171,14 @@ fn handles(a: &Node, b: &Node) -> (RequestResponseHandle, RequestResponseHandle)
         a.handle::<RequestResponse>().unwrap(),
         b.handle::<RequestResponse>().unwrap(),
     )
+}
+
+async fn stats_of(
+    handle: &RequestResponseHandle,
+    service: &str,
+) -> weft_protocol::patterns::request_response::InstanceStats {
+    let mut told = handle.stats(service, Duration::from_secs(10)).await;
+    told.remove(0).answer.unwrap()
 }
 
 /// Answers every call of a service with these words, counting them.
@@ -301,12 +309,7 @@ async fn a_call_that_nobody_waits_for_is_cancelled_where_it_is_served() {
     });
     assert!(matches!(ended, Err(CallError::Timeout(_))), "{ended:?}");
     assert!(cancelled.is_ok());
-    let stats = calling
-        .stats("slow", Duration::from_secs(10))
-        .await
-        .remove(0)
-        .answer
-        .unwrap();
+    let stats = stats_of(&calling, "slow").await;
     let endpoint = &stats.endpoints[0];
     assert_eq!(
         (endpoint.requests, endpoint.abandoned, endpoint.in_flight),
@@ -386,7 +389,7 @@ async fn versions_instances_and_groups_choose_and_a_drained_instance_takes_nothi
         matches!(&none, Err(CallError::NoneKnown(what)) if what == "stock@^3"),
         "{none:?}"
     );
-    let bad = calling.call("stock", "", vec![], version("x")).await;
+    let bad = calling.call("stock", "", vec![], version("one")).await;
     assert!(matches!(bad, Err(CallError::Invalid(_))), "{bad:?}");
     let one = || CallOptions {
         instance: Some(old_id.clone()),
@@ -439,26 +442,21 @@ async fn what_is_too_much_is_turned_away_at_once_with_a_time_to_come_back() {
         })
         .collect();
     let full = registry::SERVICE_QUEUE_MAX as u32;
-    for _ in 0..1000 {
-        let stats = offering
-            .stats("narrow", Duration::from_secs(1))
-            .await
-            .remove(0)
-            .answer
-            .unwrap();
-        if stats.in_flight == full {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    while stats_of(&offering, "narrow").await.in_flight < full {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let more = calling.call("narrow", "", vec![], patient()).await;
     assert!(
         matches!(&more, Err(CallError::AllBusy { retry_after: Some(pause), .. }) if !pause.is_zero()),
         "{more:?}"
     );
-    // Those that wait are served; who comes back after the pause is too.
+    // Those that wait are served; who was turned away comes back after the pause, and is too.
     let retry = calling.call("narrow", "", vec![], CallOptions::default());
     let serve = async {
+        let rejected = || async { stats_of(&offering, "narrow").await.endpoints[0].rejected };
+        while rejected().await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         for _ in 0..full + 1 {
             serving.next().await.unwrap().answer(Vec::new(), Vec::new());
         }
