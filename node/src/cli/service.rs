@@ -118,8 +118,8 @@ pub(crate) async fn list(session: &Session, _args: &ListArgs) -> Result<(), CliE
 }
 
 fn json_lines(session: &Session, list: &Value) -> Result<(), CliError> {
-    let elements = view::elements(list).iter();
-    elements.map(|element| session.out.json_line(element)).collect()
+    let mut elements = view::elements(list).iter();
+    elements.try_for_each(|element| session.out.json_line(element))
 }
 
 fn row(service: &Value, terminal: bool) -> Vec<String> {
@@ -327,12 +327,12 @@ async fn describe(session: &Session, args: &DescribeArgs) -> Result<(), CliError
             .as_ref()
             .is_none_or(|wanted| version.is_ok_and(|version| wanted.matches(&version)))
     };
-    let schemas = view::elements(&said)
+    let mut schemas = view::elements(&said)
         .iter()
         .filter(fits)
         .filter_map(|said| said.get("schemas"));
     // Instances of one version say the same; of several, the last one is as good as any.
-    let Some(schemas) = schemas.last().and_then(Value::as_object) else {
+    let Some(schemas) = schemas.next_back().and_then(Value::as_object) else {
         return Err(CliError::Node(NodeError::not_found(format!(
             "no instance of {name} with such a version answered"
         ))));

@@ -405,7 +405,10 @@ async fn versions_instances_and_groups_choose_and_a_drained_instance_takes_nothi
             .count(),
         2
     );
-    assert_eq!(offering.drain("stock", Some(&old_id)).await, [old_id.clone()]);
+    assert_eq!(
+        offering.drain("stock", Some(&old_id)).await,
+        *std::slice::from_ref(&old_id)
+    );
     let gone = calling.call("stock", "", vec![], one()).await;
     assert!(matches!(gone, Err(CallError::NoneKnown(_))), "{gone:?}");
     assert_eq!(
