@@ -19,7 +19,7 @@ use crate::patterns::pub_sub::{
 };
 use crate::patterns::request_response::{
     CallMessage, CallRequest, CallResponse, EndpointInfo, EndpointSchema, EndpointStats, InstanceSchemas,
-    InstanceStats, Question, QuestionReply, ServiceInfo, ServiceList, Topic, TurnedAway,
+    InstanceStats, Question, QuestionReply, ServiceInfo, ServiceList, StreamFrame, Topic, TurnedAway,
 };
 use crate::testing::*;
 use crate::*;
@@ -262,6 +262,24 @@ fn call_samples() -> Vec<Sample> {
             },
         ),
         sample("question-stats", QuestionReply::Stats { instances: vec![stats] }),
+        sample("stream-part", StreamFrame::Part(b"apples".to_vec())),
+        sample("stream-end", StreamFrame::End { load: Some(250) }),
+        sample("stream-begin", StreamFrame::Begin { load: Some(125) }),
+        sample(
+            "stream-head",
+            StreamFrame::Head {
+                headers: vec![(String::from("kind"), String::from("fruit"))],
+            },
+        ),
+        sample("stream-failed", StreamFrame::failed(500, "no apples")),
+        sample(
+            "stream-turned-away",
+            StreamFrame::TurnedAway {
+                why: TurnedAway::Draining,
+                detail: String::from("it ends"),
+                retry_after_ms: None,
+            },
+        ),
         sample(
             "question-schemas",
             QuestionReply::Schemas {

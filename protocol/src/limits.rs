@@ -116,6 +116,8 @@ pub const ENDPOINTS_MAX: usize = 64;
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// All schemas in one answer.
 pub const SCHEMAS_BYTES_MAX: usize = 512 * 1024;
+/// A part of a body that is sent in parts.
+pub const STREAM_PART_BYTES_MAX: usize = 64 * 1024;
 /// A caller's key for a call that it may send twice.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Which versions of a service will do, in words such as `^1.2`.

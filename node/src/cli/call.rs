@@ -10,16 +10,24 @@ use bytes::Bytes;
 use clap::Args;
 use data_encoding::BASE64;
 use http::{HeaderName, HeaderValue, Method};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::{
     CliError, Session,
     client::{Answer, Call, Client},
-    input, parse, view,
+    input,
+    output::{Tone, escape},
+    parse, view,
 };
 
 /// The node answers by itself when a call's time is over; this much later it is taken for stuck.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long an answer may take, and a streamed one until it begins.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer of one of many: what a call carries, as JSON.
+const LINE_BYTES_MAX: usize = 16 << 20;
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Call a service
 #[derive(Debug, Args)]
@@ -28,9 +36,11 @@ const GRACE: Duration = Duration::from_secs(5);
   echo world | weft call greet
   weft call orders/create --file order.json --timeout 30s
   weft call orders@^1.2/create --file order.json
+  weft call resize @film.mkv --stream > small.mkv
   weft call greet hi --node beta                 the instance on one node, not any
   weft call pay --file order.json --key order-17 whatever happens, it is paid once
   weft call search fish --hedge 50ms             ask a second instance when the first is slow
+  weft call disk free --all --stall 300ms        every instance; a line for each answer
   weft call greet hi --repeat 100 >/dev/null     times on standard error
 
 Exit codes: 1 the service failed or is overloaded, 3 nobody offers it, 4 not allowed, 5 unreachable or out of time.")]
@@ -44,9 +54,24 @@ pub(crate) struct CallArgs {
     /// Read the request from a file, `-` is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
-    /// How long the answer may take
-    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = parse::duration_positive)]
-    timeout: Duration,
+    /// How long the answer may take, 5s; with --stream, until it begins, 1h
+    #[arg(short, long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    timeout: Option<Duration>,
+    /// Ask every instance, not one, and print each answer as it comes
+    #[arg(long, conflicts_with_all = ["stream", "repeat", "hedge"])]
+    all: bool,
+    /// With --all: stop when nothing more came for so long after an answer
+    #[arg(long, value_name = "DURATION", requires = "all", value_parser = parse::duration_positive)]
+    stall: Option<Duration>,
+    /// With --all: stop after so many answers
+    #[arg(long, value_name = "N", requires = "all", value_parser = clap::value_parser!(u16).range(1..))]
+    max: Option<u16>,
+    /// With --all: stop at an empty answer
+    #[arg(long, requires = "all")]
+    sentinel: bool,
+    /// Send and receive bodies of any size as they come; DATA may be @FILE
+    #[arg(long, conflicts_with_all = ["repeat", "key", "hedge"])]
+    stream: bool,
     /// The node whose instance is to answer: name, peer id or its start
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
@@ -73,7 +98,13 @@ pub(crate) struct CallArgs {
 /// Calls, writes the answer, and with `--repeat` sums up the times on standard error.
 pub(crate) async fn execute(session: &Session, args: CallArgs) -> Result<(), CliError> {
     let client = session.client()?;
+    if args.stream {
+        return stream(session, &client, &args).await;
+    }
     let call = request(&args, input::body(args.data.clone(), args.file.as_deref()).await?)?;
+    if args.all {
+        return all(session, &client, call, &args).await;
+    }
     let mut times_ms = Vec::new();
     for _ in 0..args.repeat {
         let started = Instant::now();
@@ -87,19 +118,106 @@ pub(crate) async fn execute(session: &Session, args: CallArgs) -> Result<(), Cli
     Ok(())
 }
 
+/// Every instance's answer, a line each, as it comes.
+async fn all(session: &Session, client: &Client, call: Call, args: &CallArgs) -> Result<(), CliError> {
+    let response = advised(client.stream(&call, input::whole(call.whole_body())).await, args)?;
+    let mut answers = response.into_body();
+    let (mut unread, mut answered) = (Vec::new(), 0);
+    while let Some(frame) = answers.frame().await {
+        let frame = frame.map_err(|error| CliError::Lost(format!("the answers broke off: {error}")))?;
+        unread.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| &bytes[..]));
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            let answer: Value = serde_json::from_slice(&line).map_err(|e| CliError::Protocol(e.to_string()))?;
+            answered += usize::from(one_of_all(session, &answer)?);
+        }
+        if unread.len() > LINE_BYTES_MAX {
+            return Err(CliError::Protocol("an answer that has no end".to_owned()));
+        }
+    }
+    match answered {
+        0 => Err(CliError::Timeout(format!(
+            "no instance of {} answered",
+            args.target.service
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it is an answer.
+fn one_of_all(session: &Session, answer: &Value) -> Result<bool, CliError> {
+    let error = view::text(answer, "error");
+    if session.out.json {
+        session.out.json_line(answer)?;
+        return Ok(error.is_empty());
+    }
+    if !error.is_empty() {
+        let words = format!("{}: {error}", view::who(answer));
+        session.out.say(&session.out.paint_talk(Tone::Warn, &escape(&words)));
+        return Ok(false);
+    }
+    match BASE64.decode(view::text(answer, "data_base64").as_bytes()) {
+        Ok(bytes) if !bytes.is_empty() => session.out.bytes(&bytes)?,
+        _ => session.out.bytes(view::text(answer, "data").as_bytes())?,
+    }
+    session.out.bytes(b"\n")?;
+    Ok(true)
+}
+
+/// What comes goes out, and what comes back goes on, a part at a time.
+async fn stream(session: &Session, client: &Client, args: &CallArgs) -> Result<(), CliError> {
+    if session.out.json {
+        return Err(CliError::Usage(
+            "--json cannot show an answer of any size; leave out one of --json and --stream".to_owned(),
+        ));
+    }
+    let call = request(args, Bytes::new())?;
+    let body = input::stream(args.data.clone(), args.file.as_deref()).await?;
+    let response = advised(client.stream(&call, body).await, args)?;
+    let mut answer = response.into_body();
+    while let Some(frame) = answer.frame().await {
+        let frame = frame.map_err(|error| CliError::Lost(format!("the answer broke off: {error}")))?;
+        if let Some(bytes) = frame.data_ref() {
+            session.out.bytes(bytes)?;
+        }
+    }
+    Ok(())
+}
+
 fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
-    let mut path = format!("/v1/services/{}", parse::percent(&args.target.service));
-    if let Some(endpoint) = &args.target.endpoint {
+    let root = if args.stream {
+        "/v1/stream/services"
+    } else {
+        "/v1/services"
+    };
+    let mut path = format!("{root}/{}", parse::percent(&args.target.service));
+    if args.all {
+        let query = [
+            args.target
+                .endpoint
+                .as_ref()
+                .map(|endpoint| format!("endpoint={endpoint}")),
+            args.stall
+                .map(|stall| format!("stall_ms={}", parse::millis(stall).max(1))),
+            args.max.map(|most| format!("max={most}")),
+            args.sentinel.then(|| "sentinel=true".to_owned()),
+        ];
+        let query: Vec<String> = query.into_iter().flatten().collect();
+        path.push_str(&format!("/all?{}", query.join("&")));
+    } else if let Some(endpoint) = &args.target.endpoint {
         path.push_str("/endpoints/");
         path.push_str(&parse::percent(endpoint));
     }
+    let timeout = args
+        .timeout
+        .unwrap_or(if args.stream { STREAM_TIMEOUT } else { TIMEOUT });
     let mut call = Call::new(Method::POST, path)
         .body(body, HeaderValue::from_static("application/octet-stream"))
         .header(
             HeaderName::from_static("weft-timeout-ms"),
-            HeaderValue::from(parse::millis(args.timeout).max(1)),
+            HeaderValue::from(parse::millis(timeout).max(1)),
         )
-        .time_max(args.timeout + GRACE);
+        .time_max(timeout + GRACE);
     call = call.header(HeaderName::from_static("weft-retries"), HeaderValue::from(args.retries));
     if let Some(hedge) = args.hedge {
         let ms = HeaderValue::from(parse::millis(hedge).max(1));
@@ -124,7 +242,11 @@ fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
 }
 
 async fn ask(client: &Client, call: Call, args: &CallArgs) -> Result<Answer, CliError> {
-    let outcome = client.send(call).await;
+    advised(client.send(call).await, args)
+}
+
+/// What the node says of a failure, and what to do about it.
+fn advised<T>(outcome: Result<T, CliError>, args: &CallArgs) -> Result<T, CliError> {
     match outcome {
         Err(CliError::Api(mut problem)) => {
             // The node's words stand; what is missing is what to do next.

@@ -8,7 +8,7 @@ use crate::patterns::pub_sub::{
     Frame, Publication,
     repair::{RepairReply, RepairRequest},
 };
-use crate::patterns::request_response::{CallMessage, CallResponse, QuestionReply, ServiceList};
+use crate::patterns::request_response::{CallMessage, CallResponse, QuestionReply, ServiceList, StreamFrame};
 use crate::*;
 
 fn refused(bytes: &[u8], with: &str) {
@@ -165,6 +165,7 @@ fn read_as_everything(bytes: &[u8]) {
     read::<CallMessage>(bytes);
     read::<CallResponse>(bytes);
     read::<QuestionReply>(bytes);
+    read::<StreamFrame>(bytes);
     read::<crate::direct::DirectRequest>(bytes);
     read::<crate::direct::DirectReply>(bytes);
     read::<ServiceList>(bytes);

@@ -6,11 +6,13 @@
 
 mod question;
 mod service;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use question::{EndpointSchema, EndpointStats, InstanceSchemas, InstanceStats, Question, QuestionReply, Topic};
 pub use service::{EndpointInfo, ServiceInfo, ServiceList, check_endpoint_name, check_service_name};
+pub use stream::StreamFrame;
 
 use minicbor::{Decode, Encode};
 

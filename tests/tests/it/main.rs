@@ -12,6 +12,7 @@ mod quickstart;
 mod resilience;
 mod services;
 mod simulator;
+mod streams;
 mod trace;
 mod trust;
 mod wire;

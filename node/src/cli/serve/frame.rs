@@ -55,6 +55,9 @@ pub(super) struct Request {
     /// The caller's trace context.
     #[serde(default)]
     pub(super) traceparent: Option<String>,
+    /// Where the request is to be fetched and the answer brought, when they are of any size.
+    #[serde(default)]
+    pub(super) stream: Option<String>,
 }
 
 /// What we say.

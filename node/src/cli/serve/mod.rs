@@ -27,6 +27,7 @@ mod exec;
 mod frame;
 mod handler;
 mod session;
+mod streamed;
 mod upstream;
 
 #[cfg(test)]
@@ -211,7 +212,7 @@ async fn schemas(args: &ServeArgs) -> Result<Vec<(String, String)>, CliError> {
 
 fn path(args: &ServeArgs) -> String {
     let mut path = format!(
-        "/v1/services/{}/serve?version={}&concurrency={}",
+        "/v1/services/{}/serve?streams=true&version={}&concurrency={}",
         parse::percent(&args.name),
         parse::percent(&args.service_version),
         args.concurrency

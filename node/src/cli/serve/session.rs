@@ -14,6 +14,7 @@ use super::{
     End, ServeArgs, Signals,
     frame::{self, FromNode, Request, ToNode},
     handler::{Failure, Handler},
+    streamed,
 };
 use crate::cli::{
     CliError, Session,
@@ -164,6 +165,9 @@ impl Calls<'_> {
 
     fn start(&mut self, request: Request, body: Bytes) {
         let id = request.id;
+        if request.stream.is_some() {
+            return self.start_streamed(request);
+        }
         let is_full = self.running.len() >= self.concurrency + REQUESTS_WAITING_MAX;
         let (handler, permits, answers) = (self.handler.clone(), self.permits.clone(), self.answers.clone());
         let is_verbose = self.session.globals.verbose > 0;
@@ -195,6 +199,37 @@ impl Calls<'_> {
             if let Ok(message) = message {
                 let _ = answers.send(message).await;
             }
+            id
+        };
+        let handle = self.running.spawn(task);
+        self.by_id.insert(id, handle);
+    }
+
+    /// A call whose bodies are of any size: they flow beside this connection.
+    fn start_streamed(&mut self, request: Request) {
+        let id = request.id;
+        let (handler, permits, answers) = (self.handler.clone(), self.permits.clone(), self.answers.clone());
+        let client = self.session.client();
+        let task = async move {
+            let outcome = match (permits.acquire().await, client) {
+                (Ok(_permit), Ok(client)) => {
+                    // Told at once: the answer that has begun must not end as if it were whole.
+                    let fail = |failure: Failure| {
+                        let answers = answers.clone();
+                        async move {
+                            let Failure { code, reason } = failure;
+                            if let Ok(message) = frame::encode(&ToNode::Error { id, code, reason }, &[]) {
+                                let _ = answers.send(message).await;
+                            }
+                        }
+                    };
+                    streamed::handle(&handler, &client, &request, fail).await
+                }
+                (_, Err(error)) => Err(error),
+                (Err(_), _) => Ok(()),
+            };
+            // The node has told the caller what it knows; there is nobody else.
+            drop(outcome);
             id
         };
         let handle = self.running.spawn(task);

@@ -16,6 +16,7 @@ use weft_protocol::{
 use super::{
     handle::resource,
     registry::{Registry, Served},
+    stream_in,
 };
 use crate::{
     mesh::{InboundRequest, PatternDoors},
@@ -71,8 +72,11 @@ pub(super) async fn serve(mut doors: PatternDoors, registry: Arc<Registry>, task
                 None => return,
             },
             stream = doors.streams.recv() => match stream {
-                // Calls are unary: a stream has no meaning here yet, and says so by closing.
-                Some(stream) => drop(stream),
+                Some(stream) => {
+                    let span = stream.span.clone();
+                    let registry = Arc::clone(&actor.registry);
+                    tasks.spawn("call-stream", stream_in::serve(registry, stream).instrument(span));
+                }
                 None => return,
             },
             () = actor.registry.changed.notified() => actor.registry.announce().await,

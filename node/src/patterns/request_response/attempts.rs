@@ -145,7 +145,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Those whose breaker is open are not asked, which is told when nobody else is there.
-    fn note_open(&mut self, found: &[Arc<Entry>]) {
+    pub(super) fn note_open(&mut self, found: &[Arc<Entry>]) {
         for entry in found.iter().filter(|entry| !entry.is_local) {
             let known = entry.health.known();
             if known.verdict == Verdict::Open && self.request.idempotency_key.is_none() {
@@ -160,7 +160,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The result, if a response is one; otherwise another instance is to be asked.
-    fn settle(&mut self, entry: &Entry, response: CallResponse) -> Option<Result<CallAnswer, CallError>> {
+    pub(super) fn settle(&mut self, entry: &Entry, response: CallResponse) -> Option<Result<CallAnswer, CallError>> {
         match response {
             CallResponse::Answer { headers, body, .. } => Some(Ok(CallAnswer {
                 headers,
@@ -191,7 +191,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn note(&mut self, peer: PeerId, attempt: Attempt, error: &CallError) {
+    pub(super) fn note(&mut self, peer: PeerId, attempt: Attempt, error: &CallError) {
         self.details.push(format!("{peer}: {error}"));
         if let Attempt::NotSeen(kind) = attempt {
             self.ended.push(kind);
@@ -234,7 +234,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whom to ask, in which order.
-    fn order(&self, found: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+    pub(super) fn order(&self, found: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         let mut found = found.to_vec();
         if let Some(key) = &self.request.idempotency_key {
             // The same key goes to the same instance, as long as that is there.
@@ -275,7 +275,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn nobody(&self, target: &str) -> CallError {
+    pub(super) fn nobody(&self, target: &str) -> CallError {
         match core::nobody(&self.ended) {
             ErrorKind::NotFound => CallError::NoneKnown(target.to_owned()),
             ErrorKind::Busy => CallError::AllBusy {
@@ -421,7 +421,7 @@ impl Inner {
     }
 }
 
-fn judge(peer: PeerId, error: MeshError) -> (Attempt, CallError) {
+pub(super) fn judge(peer: PeerId, error: MeshError) -> (Attempt, CallError) {
     let kind = error.kind();
     let text = error.to_string();
     match error {

@@ -23,6 +23,7 @@ use super::{
     metrics::CallMetrics,
     options::{CallAnswer, CallError, CallOptions, DEFAULT_ENDPOINT, EndpointOptions, ServiceOptions},
     registry::{Offered, Registry, SERVICE_QUEUE_MAX},
+    routes::Pickups,
     serving::Serving,
 };
 use crate::{
@@ -35,6 +36,8 @@ use crate::{
 /// A node that has only just joined may not know every service yet.
 const NEWCOMER: Duration = Duration::from_secs(5);
 const NEWCOMER_PATIENCE: Duration = Duration::from_secs(2);
+/// Who is asked knows the deadline, and that it was missed is held against them; so much later the call ends whatever it waits for.
+const OVERTIME: Duration = Duration::from_millis(50);
 
 /// An instance of a service somewhere in the mesh.
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ pub(super) struct Inner {
     pub(super) catalogue: Catalogue,
     pub(super) metrics: CallMetrics,
     pub(super) tasks: Tasks,
+    /// Streamed calls that applications of this node are told of.
+    pub(super) pickups: Pickups,
     entropy: Arc<dyn Entropy>,
     clock: Arc<dyn Clock>,
     next_call: AtomicU64,
@@ -104,6 +109,7 @@ impl RequestResponseHandle {
             registry,
             metrics,
             tasks,
+            pickups: Pickups::default(),
             // From another place with each start: what is left of a former run must not be cancelled.
             next_call: AtomicU64::new(u64::from_le_bytes(crate::platform::random(&*entropy)) >> 1),
             entropy,
@@ -142,7 +148,13 @@ impl RequestResponseHandle {
         weft_protocol::Wire::check(&ServiceList(vec![info.clone()]))?;
         let (calls, receiver) = mpsc::channel(SERVICE_QUEUE_MAX);
         let started_at_ms = self.inner.clock.now_unix_ms();
-        let offered = Arc::new(Offered::new(info, schemas, options.concurrency, started_at_ms, calls)?);
+        let offered = Arc::new(Offered::new(
+            info,
+            schemas,
+            (options.concurrency, options.takes_streams),
+            started_at_ms,
+            calls,
+        )?);
         self.inner.registry.offer(&offered)?;
         self.inner.registry.announce().await;
         Ok(Serving {
@@ -239,7 +251,7 @@ impl RequestResponseHandle {
             let attempts = Attempts::new(inner, request, &options, started)?;
             attempts.run(found, &target(service, &wanted)).await
         };
-        let result = match tokio::time::timeout(within, calling).await {
+        let result = match tokio::time::timeout(within + OVERTIME, calling).await {
             Ok(Err(CallError::Timeout(_))) | Err(_) => Err(CallError::Timeout(within)),
             Ok(result) => result,
         };

@@ -9,13 +9,18 @@
 //! Of the instances that will do the near and less busy are preferred (`core`), those that fail are left alone for a while
 //! (`health`). A call with an idempotency key is served once for as long as its instance remembers (`memory`).
 //!
+//! Requests and answers of any size flow in parts, no faster than they are read (`stream_in`, `stream_out`); such a call is
+//! made once.
+//!
 //! Does not promise that a service that says it is idempotent is so, nor that it exists: an instance that died is known until its
 //! node says otherwise or its record runs out.
 
 mod actor;
 mod attempts;
+mod body;
 mod catalogue;
 mod core;
+mod gather;
 mod handle;
 mod health;
 mod memory;
@@ -26,17 +31,22 @@ mod registry;
 pub mod routes;
 mod serving;
 mod stats;
+mod stream_in;
+mod stream_out;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+pub use body::{BodyError, BodyReader, BodyWriter, body};
+pub use gather::{GATHER_MAX, GatherOptions, Gathered};
 pub use handle::{Instance, RequestResponseHandle};
 use metrics::CallMetrics;
 pub(crate) use options::DEFAULT_ENDPOINT;
 pub use options::{CallAnswer, CallError, CallOptions, EndpointOptions, ServiceOptions};
 pub use questions::Told;
 pub use serving::{IncomingCall, Serving};
+pub use stream_out::StreamAnswer;
 use weft_protocol::patterns::request_response::PATTERN_ID;
 
 use crate::{context::Context, error::NodeError, pattern::Pattern};

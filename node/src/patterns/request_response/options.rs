@@ -175,6 +175,8 @@ pub struct ServiceOptions {
     /// Calls it works on at once. How many are in hand in proportion to it is what callers are told of its load; much more than
     /// that are turned away.
     pub concurrency: u32,
+    /// It reads requests in parts ([`IncomingCall::take_body`](super::IncomingCall::take_body)), so they may be of any size.
+    pub takes_streams: bool,
 }
 
 impl ServiceOptions {
@@ -186,6 +188,7 @@ impl ServiceOptions {
             endpoints: Vec::new(),
             metadata: Vec::new(),
             concurrency: CONCURRENCY,
+            takes_streams: false,
         }
     }
 

@@ -26,8 +26,9 @@ use weft_protocol::{
 };
 
 use super::{
+    body::BodyReader,
     memory::{Memory, Recall},
-    serving::IncomingCall,
+    serving::{IncomingCall, Reply},
     stats::EndpointCounts,
 };
 use crate::{error::NodeError, mesh::Mesh, tasks::Tasks};
@@ -44,6 +45,7 @@ pub(super) struct Offered {
     info: ServiceInfo,
     version: Version,
     concurrency: u32,
+    takes_streams: bool,
     started_at_ms: u64,
     calls: mpsc::Sender<IncomingCall>,
     counts: BTreeMap<String, EndpointCounts>,
@@ -66,7 +68,7 @@ impl Offered {
     pub(super) fn new(
         info: ServiceInfo,
         schemas: BTreeMap<String, String>,
-        concurrency: u32,
+        (concurrency, takes_streams): (u32, bool),
         started_at_ms: u64,
         calls: mpsc::Sender<IncomingCall>,
     ) -> Result<Self, NodeError> {
@@ -78,6 +80,7 @@ impl Offered {
             info,
             version,
             concurrency: concurrency.max(1),
+            takes_streams,
             started_at_ms,
             calls,
             schemas: Mutex::default(),
@@ -171,23 +174,31 @@ impl Offered {
 }
 
 /// A call that the service has in hand.
-struct InHand {
+pub(super) struct InHand {
     offered: Arc<Offered>,
     endpoint: String,
     started: Instant,
     answered: bool,
-    answer: oneshot::Receiver<CallResponse>,
+    reply: oneshot::Receiver<Reply>,
     /// What the call has started ends with it.
     _cancel: DropGuard,
 }
 
 impl InHand {
-    /// Waits for the service's answer; `None` when it went away without one. Its drop is the caller's going.
-    async fn answer(mut self) -> Option<CallResponse> {
-        let answer = (&mut self.answer).await.ok();
+    /// Waits for the service's answer; `None` when it went away without one.
+    pub(super) async fn answer(&mut self) -> Option<Reply> {
+        (&mut self.reply).await.ok()
+    }
+
+    /// The answer is whole. Dropped before, the caller has gone, or the service.
+    pub(super) fn settle(mut self, answer: &CallResponse) {
         self.answered = true;
-        self.note(answer.as_ref());
-        answer
+        self.note(Some(answer));
+    }
+
+    /// How busy the instance is.
+    pub(super) fn load(&self) -> Option<u16> {
+        Some(self.offered.load())
     }
 
     fn note(&self, answer: Option<&CallResponse>) {
@@ -403,16 +414,17 @@ impl Registry {
     }
 
     async fn serve_once(&self, caller: PeerId, request: CallRequest, deadline: Instant, span: tracing::Span) -> Served {
-        let in_hand = match self.hand_over(caller, request, deadline, span) {
+        let mut in_hand = match self.hand_over(caller, request, None, deadline, span) {
             Ok(in_hand) => in_hand,
             Err(turned_away) => return turned_away,
         };
-        let offered = Arc::clone(&in_hand.offered);
-        match tokio::time::timeout_at(deadline, in_hand.answer()).await {
+        let answering = async { Some(in_hand.answer().await?.whole().await) };
+        match tokio::time::timeout_at(deadline, answering).await {
             Ok(Some(mut response)) => {
                 if let CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. } = &mut response {
-                    *load = Some(offered.load());
+                    *load = in_hand.load();
                 }
+                in_hand.settle(&response);
                 Served::Response(Arc::new(response))
             }
             Ok(None) => Served::Gone,
@@ -420,10 +432,17 @@ impl Registry {
         }
     }
 
-    fn hand_over(
+    /// Whether the instance that would get this call reads requests in parts.
+    pub(super) fn takes_streams(&self, request: &CallRequest) -> Result<bool, Served> {
+        self.choose(request).map(|offered| offered.takes_streams)
+    }
+
+    /// Gives a call to the service; `input` is its body, where that comes in parts.
+    pub(super) fn hand_over(
         &self,
         caller: PeerId,
         request: CallRequest,
+        input: Option<BodyReader>,
         deadline: Instant,
         span: tracing::Span,
     ) -> Result<InHand, Served> {
@@ -445,7 +464,7 @@ impl Registry {
         if Instant::now() + wait > deadline {
             return Err(shed(format!("the service {service} could not begin in time")));
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answered) = oneshot::channel();
         let cancelled = CancellationToken::new();
         let call = IncomingCall {
             caller,
@@ -456,6 +475,7 @@ impl Registry {
             deadline,
             span,
             cancelled: cancelled.clone(),
+            input,
             reply,
         };
         match offered.calls.try_send(call) {
@@ -475,7 +495,7 @@ impl Registry {
             endpoint,
             started: Instant::now(),
             answered: false,
-            answer,
+            reply: answered,
             _cancel: cancelled.drop_guard(),
         })
     }

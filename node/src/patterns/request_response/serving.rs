@@ -7,9 +7,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use weft_protocol::{PeerId, patterns::request_response::CallResponse};
+use weft_protocol::{PeerId, limits::DIRECT_BODY_BYTES_MAX, patterns::request_response::CallResponse};
 
-use super::registry::{Offered, Registry};
+use super::{
+    body::{BodyError, BodyReader, BodyWriter, body},
+    registry::{Offered, Registry},
+};
 use crate::error::NodeError;
 
 /// A service this node offers; it is withdrawn on drop.
@@ -84,18 +87,72 @@ pub struct IncomingCall {
     /// Continues the caller's trace.
     pub span: tracing::Span,
     pub(super) cancelled: CancellationToken,
-    pub(super) reply: oneshot::Sender<CallResponse>,
+    /// The request, where it comes in parts.
+    pub(super) input: Option<BodyReader>,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// What a service says to a call.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: CallResponse,
+    /// The body of an answer that comes in parts.
+    pub(super) rest: Option<BodyReader>,
+}
+
+impl Reply {
+    /// The answer as a whole, for a caller that takes no parts.
+    pub(super) async fn whole(self) -> CallResponse {
+        let Some(rest) = self.rest else { return self.response };
+        let CallResponse::Answer { headers, .. } = self.response else {
+            return self.response;
+        };
+        match rest.collect(DIRECT_BODY_BYTES_MAX).await {
+            Ok(body) => CallResponse::answer(headers, body),
+            Err(BodyError::Failed { code, reason }) => CallResponse::failed(code, &reason),
+            Err(BodyError::TooLarge(most)) => {
+                let words = format!("the answer has more than {most} bytes: call with a stream (`weft call --stream`)");
+                CallResponse::failed(500, &words)
+            }
+            Err(error) => CallResponse::failed(502, &format!("the service broke off: {error}")),
+        }
+    }
 }
 
 impl IncomingCall {
     /// Answers.
     pub fn answer(self, headers: Vec<(String, String)>, body: Vec<u8>) {
-        let _ = self.reply.send(CallResponse::answer(headers, body));
+        let response = CallResponse::answer(headers, body);
+        let _ = self.reply.send(Reply { response, rest: None });
     }
 
     /// Says that the service failed.
     pub fn fail(self, code: u16, reason: &str) {
-        let _ = self.reply.send(CallResponse::failed(code, reason));
+        let response = CallResponse::failed(code, reason);
+        let _ = self.reply.send(Reply { response, rest: None });
+    }
+
+    /// Whether the caller sends its request in parts; only for a service that takes streams.
+    pub fn is_streamed(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// The request in parts, whichever way it came.
+    pub fn take_body(&mut self) -> BodyReader {
+        match self.input.take() {
+            Some(input) => input,
+            None => BodyReader::of(std::mem::take(&mut self.body)),
+        }
+    }
+
+    /// Begins an answer whose body follows in parts. A caller that takes no parts gets it as a whole, if it is no larger than an
+    /// ordinary answer.
+    pub fn stream(self, headers: Vec<(String, String)>) -> BodyWriter {
+        let (writer, rest) = body();
+        let response = CallResponse::answer(headers, Vec::new());
+        let rest = Some(rest);
+        let _ = self.reply.send(Reply { response, rest });
+        writer
     }
 
     /// Resolves when the caller no longer waits: it cancelled, or its time is over.

@@ -533,6 +533,134 @@ async fn an_instance_that_fails_again_and_again_is_left_alone_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_never_answers_is_left_alone_too() {
+    let (a, b) = pair().await;
+    let (offering, calling) = handles(&a, &b);
+    let _mute = offering.serve(service("mute")).await.unwrap();
+    eventually("b knows the service", || !calling.services().is_empty()).await;
+    let short = || CallOptions {
+        timeout: Duration::from_millis(100),
+        ..CallOptions::default()
+    };
+    for _ in 0..health::FAILURES_IN_A_ROW {
+        let late = calling.call("mute", "", vec![], short()).await;
+        assert!(matches!(late, Err(CallError::Timeout(_))), "{late:?}");
+    }
+    let refused = calling.call("mute", "", vec![], short()).await;
+    assert!(matches!(refused, Err(CallError::Unreachable { .. })), "{refused:?}");
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_flow_both_ways_at_once_and_only_as_fast_as_they_are_read() {
+    let (a, b) = pair().await;
+    let (offering, calling) = handles(&a, &b);
+    let mut serving = offering
+        .serve(ServiceOptions {
+            takes_streams: true,
+            ..service("upper")
+        })
+        .await
+        .unwrap();
+    a.tasks().spawn("test-service", async move {
+        while let Some(mut call) = serving.next().await {
+            let mut input = call.take_body();
+            let mut output = call.stream(vec![("kind".into(), "upper".into())]);
+            while let Ok(Some(part)) = input.next().await {
+                if part.starts_with(b"!") {
+                    return output.fail(7, "as asked").await;
+                }
+                if output.send(part.to_ascii_uppercase().into()).await.is_err() {
+                    break;
+                }
+            }
+            let _ = output.finish().await;
+        }
+    });
+    eventually("b knows the service", || !calling.services().is_empty()).await;
+    for handle in [&calling, &offering] {
+        let (mut writer, reader) = body();
+        let mut answer = handle
+            .call_stream("upper", "", reader, CallOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(answer.headers, [("kind".to_owned(), "upper".to_owned())]);
+        // Each part is answered before the next is sent.
+        for word in ["one", "two"] {
+            writer.send(word.into()).await.unwrap();
+            let part = answer.body.next().await.unwrap().unwrap();
+            assert_eq!(part, word.to_ascii_uppercase());
+        }
+        // Nobody reads: the writer comes to a stop.
+        let big = vec![b'x'; 64 << 20];
+        let flooding = writer.send(big.into());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(500), flooding)
+                .await
+                .is_err()
+        );
+        drop(answer);
+        // And hears it when nobody will.
+        tokio::time::timeout(Duration::from_secs(10), writer.unread())
+            .await
+            .unwrap();
+        // Called as usual it answers as usual.
+        let whole = handle
+            .call("upper", "", b"small".to_vec(), CallOptions::default())
+            .await;
+        assert_eq!(whole.unwrap().body, b"SMALL");
+    }
+    let (mut writer, reader) = body();
+    let mut answer = calling
+        .call_stream("upper", "", reader, CallOptions::default())
+        .await
+        .unwrap();
+    writer.send("!".into()).await.unwrap();
+    let failed = answer.body.next().await;
+    assert!(matches!(failed, Err(BodyError::Failed { code: 7, .. })), "{failed:?}");
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_is_asked_and_the_silent_are_not_waited_for() {
+    let (a, b) = pair().await;
+    let (offering, calling) = handles(&a, &b);
+    for words in [&b"one"[..], b"two"] {
+        answering(&a, offering.serve(service("who")).await.unwrap(), words);
+    }
+    answering(&b, calling.serve(service("who")).await.unwrap(), b"three");
+    let _mute = calling.serve(service("who")).await.unwrap();
+    eventually("b knows all", || calling.services().len() == 4).await;
+    let gather = GatherOptions {
+        stall: Some(Duration::from_millis(500)),
+        ..GatherOptions::default()
+    };
+    let (sink, mut answers) = tokio::sync::mpsc::channel(8);
+    let options = CallOptions::default();
+    let count = calling
+        .call_all("who", "", b"?", &options, &gather, sink)
+        .await
+        .unwrap();
+    assert_eq!(count, 3);
+    let mut said = Vec::new();
+    while let Some(gathered) = answers.recv().await {
+        said.push(gathered.answer.unwrap().body);
+    }
+    said.sort();
+    assert_eq!(said, [b"one".to_vec(), b"three".to_vec(), b"two".to_vec()]);
+    let (sink, _answers) = tokio::sync::mpsc::channel(8);
+    let one = GatherOptions {
+        answers_max: Some(1),
+        ..GatherOptions::default()
+    };
+    assert_eq!(
+        calling.call_all("who", "", b"?", &options, &one, sink).await.unwrap(),
+        1
+    );
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_is_announced_by_its_hash_and_told_to_who_asks() {
     let (a, b) = pair().await;
     let (offering, calling) = handles(&a, &b);

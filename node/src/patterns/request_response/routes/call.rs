@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tracing::Instrument as _;
+use weft_protocol::PeerId;
 
 use super::super::{CallError, CallOptions};
 use crate::{
@@ -69,27 +70,43 @@ async fn perform(
         Err(error) => return Err(problem(error)),
     };
     let mut response = answer.body.into_response();
-    for (name, value) in &answer.headers {
-        let name = HeaderName::try_from(format!("weft-header-{}", name.to_ascii_lowercase()));
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
-            response.headers_mut().append(name, value);
-        }
-    }
-    let rtt_ms = format!("{:.3}", answer.elapsed.as_secs_f64() * 1e3);
-    for (name, value) in [
-        ("weft-node", answer.node.to_string()),
-        ("weft-rtt-ms", rtt_ms),
-        ("weft-attempts", answer.attempts.to_string()),
-    ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
+    let headers = response.headers_mut();
+    answer_headers(headers, &answer.headers, answer.node, answer.elapsed);
+    headers.insert("weft-attempts", HeaderValue::from(answer.attempts));
     Ok(response)
 }
 
+/// What an answer says besides its body.
+pub(super) fn answer_headers(headers: &mut HeaderMap, own: &[(String, String)], node: PeerId, elapsed: Duration) {
+    for (name, value) in own {
+        let name = HeaderName::try_from(format!("weft-header-{}", name.to_ascii_lowercase()));
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    let rtt_ms = format!("{:.3}", elapsed.as_secs_f64() * 1e3);
+    for (name, value) in [("weft-node", node.to_string()), ("weft-rtt-ms", rtt_ms)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// The headers that are the service's or its caller's own.
+pub(super) fn service_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, NodeError> {
+    let mut own = Vec::new();
+    for (name, value) in headers {
+        if let Some(short) = name.as_str().strip_prefix("weft-header-") {
+            let text = value.to_str();
+            let text = text.map_err(|_| NodeError::invalid(format!("the header {name} is no plain text")))?;
+            own.push((short.to_owned(), text.to_owned()));
+        }
+    }
+    Ok(own)
+}
+
 /// A failed call, as the client is told.
-fn problem(error: CallError) -> Problem {
+pub(super) fn problem(error: CallError) -> Problem {
     match error {
         CallError::Failed { code, reason } => Problem::of_service(code, reason),
         CallError::AllBusy {
@@ -114,8 +131,11 @@ fn number<T: std::str::FromStr + PartialOrd>(
         .ok_or_else(|| NodeError::invalid(format!("{name} is a number {what}")))
 }
 
-fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, NodeError> {
-    let mut options = CallOptions::default();
+pub(super) fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, NodeError> {
+    let mut options = CallOptions {
+        headers: service_headers(headers)?,
+        ..CallOptions::default()
+    };
     for (name, value) in headers {
         let text = || {
             value
@@ -137,11 +157,7 @@ fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, NodeError> {
             "weft-instance" => options.instance = Some(text()?.to_owned()),
             "weft-version" => options.version = Some(text()?.to_owned()),
             "idempotency-key" => options.idempotency_key = Some(text()?.to_owned()),
-            other => {
-                if let Some(name) = other.strip_prefix("weft-header-") {
-                    options.headers.push((name.to_owned(), text()?.to_owned()));
-                }
-            }
+            _ => {}
         }
     }
     Ok(options)

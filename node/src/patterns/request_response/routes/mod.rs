@@ -1,12 +1,15 @@
 //! The same handle over the local API.
 
 mod call;
+mod gather;
 mod serve;
+mod stream;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+pub(super) use stream::Pickups;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{
@@ -37,6 +40,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(drain))
         .routes(routes!(call::call_endpoint))
         .routes(routes!(serve::serve))
+        .routes(routes!(gather::all))
+        .routes(routes!(stream::call))
+        .routes(routes!(stream::call_endpoint))
+        .routes(routes!(stream::fetch, stream::bring))
 }
 
 /// An instance of a service.

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 use utoipa::IntoParams;
 use weft_protocol::limits::DIRECT_BODY_BYTES_MAX;
 
-use super::super::{DEFAULT_ENDPOINT, EndpointOptions, IncomingCall, ServiceOptions, Serving};
+use super::super::{DEFAULT_ENDPOINT, EndpointOptions, IncomingCall, RequestResponseHandle, ServiceOptions, Serving};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -52,6 +52,8 @@ pub(super) struct ServeQuery {
     endpoint: Option<String>,
     /// Those of them that may be called twice, with commas between; `*`: all.
     idempotent: Option<String>,
+    /// It takes requests of any size, by `/v1/stream/calls/{call}`.
+    streams: Option<bool>,
     /// Calls at once.
     concurrency: Option<usize>,
     /// A JSON object of strings.
@@ -108,11 +110,13 @@ pub(super) async fn serve(
             version: query.version,
             metadata: metadata.into_iter().collect(),
             concurrency: concurrency as u32,
+            takes_streams: query.streams.unwrap_or(false),
         })
         .await?;
     let tasks = app.node.tasks().child();
     let upgrade = upgrade.max_message_size(DIRECT_BODY_BYTES_MAX + HEADER_BYTES_MAX + 4);
-    Ok(upgrade.on_upgrade(move |socket| converse(socket, serving, concurrency, tasks)))
+    let calls = app.calls.clone();
+    Ok(upgrade.on_upgrade(move |socket| converse(socket, serving, concurrency, (calls, tasks))))
 }
 
 /// What goes to the serving application.
@@ -131,6 +135,9 @@ enum ToApplication<'a> {
         deadline_ms: u64,
         caller: String,
         traceparent: Option<String>,
+        /// Where the request's body is to be fetched and the answer's to be brought.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<&'a str>,
     },
     Cancel {
         id: u64,
@@ -198,6 +205,7 @@ struct Application {
     write: Sink,
     serving: Serving,
     calls: HashMap<u64, Pending>,
+    handle: RequestResponseHandle,
     next_id: u64,
     given_up: mpsc::Sender<u64>,
     tasks: Tasks,
@@ -207,13 +215,19 @@ struct Application {
 struct End;
 
 /// Carries calls to the application and its answers back until either side ends.
-async fn converse(socket: WebSocket, serving: Serving, concurrency: usize, tasks: Tasks) {
+async fn converse(
+    socket: WebSocket,
+    serving: Serving,
+    concurrency: usize,
+    (handle, tasks): (RequestResponseHandle, Tasks),
+) {
     let (write, mut read) = socket.split();
     let (given_up, mut to_tell) = mpsc::channel::<u64>(GIVEN_UP_MAX);
     let mut application = Application {
         write,
         serving,
         calls: HashMap::new(),
+        handle,
         next_id: 0,
         given_up,
         tasks,
@@ -277,8 +291,17 @@ impl Application {
     async fn hand(&mut self, call: IncomingCall) -> Result<(), End> {
         self.next_id += 1;
         let id = self.next_id;
-        self.write.send(request_frame(id, &call)).await.map_err(|_| End)?;
-        let pending = Pending::watch(id, call, self.given_up.clone(), &self.tasks);
+        let key = call.is_streamed().then(|| {
+            let inner = &self.handle.inner;
+            format!("{:016x}{:016x}", inner.dice(), inner.dice())
+        });
+        let frame = request_frame(id, &call, key.as_deref());
+        // Whoever hears of a call may come for it at once.
+        let pending = match key {
+            Some(key) => Pending::leave(id, key, call, self),
+            None => Pending::watch(id, call, self.given_up.clone(), &self.tasks),
+        };
+        self.write.send(frame).await.map_err(|_| End)?;
         self.calls.insert(id, pending);
         Ok(())
     }
@@ -332,7 +355,7 @@ fn refusal(reason: &str) -> Message {
     }))
 }
 
-fn request_frame(id: u64, call: &IncomingCall) -> Message {
+fn request_frame(id: u64, call: &IncomingCall, stream: Option<&str>) -> Message {
     let header = ToApplication::Request {
         id,
         service: &call.service,
@@ -341,6 +364,7 @@ fn request_frame(id: u64, call: &IncomingCall) -> Message {
         deadline_ms: call.deadline.saturating_duration_since(Instant::now()).as_millis() as u64,
         caller: call.caller.to_string(),
         traceparent: trace::of(&call.span).map(|t| t.traceparent()),
+        stream,
     };
     frame(&header, &call.body)
 }
@@ -351,7 +375,24 @@ enum Outcome {
 }
 
 /// A call the application works on; it learns when the caller no longer waits.
-struct Pending(tokio::sync::oneshot::Sender<Outcome>);
+enum Pending {
+    Whole(tokio::sync::oneshot::Sender<Outcome>),
+    Streamed(Streamed),
+}
+
+/// A call whose bodies flow by themselves.
+struct Streamed {
+    handle: RequestResponseHandle,
+    key: String,
+    fail: Option<tokio::sync::oneshot::Sender<(u16, String)>>,
+}
+
+impl Drop for Streamed {
+    /// What was not answered by now will not be.
+    fn drop(&mut self) {
+        self.handle.inner.pickups.remove(&self.key);
+    }
+}
 
 impl Pending {
     fn watch(id: u64, mut call: IncomingCall, gone: mpsc::Sender<u64>, tasks: &Tasks) -> Self {
@@ -372,14 +413,40 @@ impl Pending {
         };
         // Ends with the call: when the socket closes, the sender is dropped.
         tasks.spawn("serve-call", work.instrument(span));
-        Pending(sender)
+        Pending::Whole(sender)
+    }
+
+    /// Leaves a call to be fetched and answered by its key.
+    fn leave(id: u64, key: String, call: IncomingCall, application: &Application) -> Self {
+        let (over, gone) = (call.token(), application.given_up.clone());
+        application.tasks.spawn("serve-call", async move {
+            over.cancelled().await;
+            let _ = gone.send(id).await;
+        });
+        let handle = application.handle.clone();
+        let fail = Some(handle.inner.pickups.put(key.clone(), call));
+        Pending::Streamed(Streamed { handle, key, fail })
     }
 
     fn answer(self, headers: Vec<(String, String)>, body: Vec<u8>) {
-        let _ = self.0.send(Outcome::Answer(headers, body));
+        match self {
+            Pending::Whole(sender) => drop(sender.send(Outcome::Answer(headers, body))),
+            Pending::Streamed(streamed) => {
+                if let Some((call, _)) = streamed.handle.inner.pickups.call(&streamed.key) {
+                    call.answer(headers, body);
+                }
+            }
+        }
     }
 
     fn fail(self, code: u16, reason: String) {
-        let _ = self.0.send(Outcome::Fail(code, reason));
+        match self {
+            Pending::Whole(sender) => drop(sender.send(Outcome::Fail(code, reason))),
+            Pending::Streamed(mut streamed) => match streamed.handle.inner.pickups.call(&streamed.key) {
+                Some((call, _)) => call.fail(code, &reason),
+                // Its answer has begun.
+                None => drop(streamed.fail.take().map(|fail| fail.send((code, reason)))),
+            },
+        }
     }
 }
