@@ -216,6 +216,7 @@ fn call_samples() -> Vec<Sample> {
         instance: Some(String::from("a1")),
         version: Some(String::from("^1.2")),
         idempotency_key: Some(String::from("order-1")),
+        receipt_nonce: Some([9; 16]),
         ..request.clone()
     };
     let question = Question {

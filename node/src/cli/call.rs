@@ -21,6 +21,8 @@ use super::{
     parse, view,
 };
 
+use crate::error::NodeError;
+
 /// The node answers by itself when a call's time is over; this much later it is taken for stuck.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long an answer may take, and a streamed one until it begins.
@@ -57,6 +59,9 @@ pub(crate) struct CallArgs {
     /// How long the answer may take, 5s; with --stream, until it begins, 1h
     #[arg(short, long, value_name = "DURATION", value_parser = parse::duration_positive)]
     timeout: Option<Duration>,
+    /// Have the callee's node sign what was asked and answered, and write its receipt here; see `weft receipt verify`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "stream", "repeat"], value_hint = clap::ValueHint::FilePath)]
+    receipt: Option<PathBuf>,
     /// Ask every instance, not one, and print each answer as it comes
     #[arg(long, conflicts_with_all = ["stream", "repeat", "hedge"])]
     all: bool,
@@ -111,6 +116,9 @@ pub(crate) async fn execute(session: &Session, args: CallArgs) -> Result<(), Cli
         let answer = ask(&client, call.clone(), &args).await?;
         times_ms.push(started.elapsed().as_secs_f64() * 1000.0);
         write(session, &answer, args.repeat > 1)?;
+        if let Some(file) = &args.receipt {
+            keep_receipt(file, &answer)?;
+        }
     }
     if args.repeat > 1 {
         summarise(session, &mut times_ms);
@@ -218,6 +226,12 @@ fn request(args: &CallArgs, body: Bytes) -> Result<Call, CliError> {
             HeaderValue::from(parse::millis(timeout).max(1)),
         )
         .time_max(timeout + GRACE);
+    if args.receipt.is_some() {
+        call = call.header(
+            HeaderName::from_static("weft-receipt"),
+            HeaderValue::from_static("true"),
+        );
+    }
     call = call.header(HeaderName::from_static("weft-retries"), HeaderValue::from(args.retries));
     if let Some(hedge) = args.hedge {
         let ms = HeaderValue::from(parse::millis(hedge).max(1));
@@ -271,6 +285,13 @@ fn advice(kind: crate::error::ErrorKind, service: &str) -> Option<String> {
         ErrorKind::Busy => Some("it is overloaded; try again in a moment".to_owned()),
         _ => None,
     }
+}
+
+fn keep_receipt(file: &std::path::Path, answer: &Answer) -> Result<(), CliError> {
+    let missing = || NodeError::unreachable("the call was answered, but without a receipt that holds");
+    let receipt = answer.header("weft-receipt").ok_or_else(missing)?;
+    std::fs::write(file, format!("{receipt}\n"))
+        .map_err(|error| CliError::io(format!("cannot write the receipt to {}", file.display()), error))
 }
 
 fn write(session: &Session, answer: &Answer, one_of_many: bool) -> Result<(), CliError> {

@@ -44,6 +44,7 @@ mod passphrase;
 mod peers;
 mod ping;
 mod publish;
+mod receipt;
 pub mod run;
 mod serve;
 mod service;
@@ -127,6 +128,7 @@ enum Command {
     Service(service::ServiceArgs),
     Services(service::ListArgs),
     Bench(bench::BenchArgs),
+    Receipt(receipt::ReceiptArgs),
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
     Doctor(doctor::DoctorArgs),
@@ -216,6 +218,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Call(args) => call::execute(session, args).await,
         Command::Service(args) => service::execute(session, &args).await,
         Command::Services(args) => service::list(session, &args).await,
+        Command::Receipt(args) => receipt::execute(session, args).await,
         Command::Bench(args) => Box::pin(bench::execute(session, args)).await,
         Command::Pub(args) => publish::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,

@@ -5,12 +5,14 @@
 //! services of a node, in [`DirectReply`](crate::direct::DirectReply) by the node itself.
 
 mod question;
+mod receipt;
 mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use question::{EndpointSchema, EndpointStats, InstanceSchemas, InstanceStats, Question, QuestionReply, Topic};
+pub use receipt::Receipt;
 pub use service::{EndpointInfo, ServiceInfo, ServiceList, check_endpoint_name, check_service_name};
 pub use stream::StreamFrame;
 
@@ -87,6 +89,9 @@ pub struct CallRequest {
     /// The same call sent twice has the same key, and is served once.
     #[n(7)]
     pub idempotency_key: Option<String>,
+    /// What the receipt is to name, when one is wanted.
+    #[cbor(n(8), with = "minicbor::bytes")]
+    pub receipt_nonce: Option<[u8; 16]>,
 }
 
 impl CallRequest {
@@ -101,6 +106,7 @@ impl CallRequest {
             instance: None,
             version: None,
             idempotency_key: None,
+            receipt_nonce: None,
         }
     }
 }
@@ -141,6 +147,9 @@ pub enum CallResponse {
         /// How busy the instance is, thousandths of what it can do at once.
         #[n(2)]
         load: Option<u16>,
+        /// A signed [`Receipt`], encoded, when one was wanted.
+        #[cbor(n(3), with = "minicbor::bytes")]
+        receipt: Option<Vec<u8>>,
     },
     /// The service says that it failed.
     #[n(1)]
@@ -154,6 +163,9 @@ pub enum CallResponse {
         /// How busy the instance is, thousandths of what it can do at once.
         #[n(2)]
         load: Option<u16>,
+        /// A signed [`Receipt`], encoded, when one was wanted.
+        #[cbor(n(3), with = "minicbor::bytes")]
+        receipt: Option<Vec<u8>>,
     },
     /// The service saw nothing of it.
     #[n(2)]
@@ -192,6 +204,7 @@ impl CallResponse {
             headers,
             body,
             load: None,
+            receipt: None,
         }
     }
 
@@ -210,6 +223,7 @@ impl CallResponse {
             code,
             reason: reason(why),
             load: None,
+            receipt: None,
         }
     }
 }

@@ -181,3 +181,46 @@ fn a_drained_service_finishes_what_it_has_and_ends() {
     }
     alpha.run(&["service", "drain", "last"]).fails(3);
 }
+
+#[test]
+fn a_receipt_holds_without_the_mesh_and_only_for_its_call() {
+    let mesh = Mesh::of(2);
+    let (alpha, beta) = (&mesh[0], &mesh[1]);
+    let _pay = alpha.serve("pay", &["--exec", "printf paid"]);
+    wait_knows(beta, 1);
+    let home = beta.home();
+    let file = |name: &str| home.join(name).display().to_string();
+    for (name, text) in [("order", "10 apples"), ("other", "11 apples"), ("answer", "paid")] {
+        std::fs::write(home.join(name), text).unwrap();
+    }
+    let (order, other, answer, receipt) = (file("order"), file("other"), file("answer"), file("receipt"));
+    let paid = beta.run(&["call", "pay", "--file", &order, "--receipt", &receipt]);
+    assert_eq!(paid.ok(), "paid");
+    let nowhere = home.join("nowhere");
+    let verify = |args: &[&str]| {
+        let args = [&["receipt", "verify", &receipt], args].concat();
+        weft_tests::command::weft(home, &nowhere, &args)
+    };
+    let told = verify(&["--request", &order, "--answer", &answer, "--json"]).json();
+    assert_eq!(told["signer"], alpha.id());
+    assert_eq!(told["caller"], beta.id());
+    assert_eq!(told["signer_was_member"], true);
+    let mesh_id = told["mesh_id"].as_str().unwrap();
+    verify(&["--mesh", mesh_id]).ok();
+    verify(&["--request", &other]).fails_saying(4, &["another request"]);
+    verify(&["--answer", &order]).fails_saying(4, &["another answer"]);
+    let text = std::fs::read_to_string(&receipt).unwrap();
+    let bent = text.replacen(&text[200..203], "AAA", 1);
+    std::fs::write(
+        &receipt,
+        if bent == text {
+            text.replacen(&text[200..203], "BBB", 1)
+        } else {
+            bent
+        },
+    )
+    .unwrap();
+    verify(&[]).fails(4);
+    std::fs::write(&receipt, "no receipt").unwrap();
+    verify(&[]).fails(2);
+}

@@ -20,6 +20,7 @@ use super::{
     handle::{Inner, resource},
     health::Ended,
     options::{CallAnswer, CallError, CallOptions},
+    receipts,
     registry::Served,
 };
 use crate::{
@@ -162,7 +163,10 @@ impl<'a> Attempts<'a> {
     /// The result, if a response is one; otherwise another instance is to be asked.
     pub(super) fn settle(&mut self, entry: &Entry, response: CallResponse) -> Option<Result<CallAnswer, CallError>> {
         match response {
-            CallResponse::Answer { headers, body, .. } => Some(Ok(CallAnswer {
+            CallResponse::Answer {
+                headers, body, receipt, ..
+            } => Some(Ok(CallAnswer {
+                receipt: receipt.filter(|receipt| receipts::is_right(receipt, &entry.peer, &self.request, &body)),
                 headers,
                 body,
                 node: entry.peer,

@@ -239,6 +239,7 @@ impl RequestResponseHandle {
             instance: options.instance.clone(),
             version: wanted.version.as_ref().map(ToString::to_string),
             idempotency_key: options.idempotency_key.clone(),
+            receipt_nonce: options.receipt.then(|| crate::platform::random(&*self.inner.entropy)),
             ..CallRequest::new(service, endpoint, body)
         };
         weft_protocol::Wire::check(&request).map_err(|e| CallError::Invalid(e.to_string()))?;

@@ -27,6 +27,7 @@ mod memory;
 mod metrics;
 mod options;
 mod questions;
+mod receipts;
 mod registry;
 pub mod routes;
 mod serving;

@@ -34,6 +34,8 @@ pub struct CallOptions {
     /// Further tries when an instance broke down with the call in hand. They happen only where they do no harm: the endpoint
     /// is idempotent, or the call has a key and goes to the same instance.
     pub retries: u32,
+    /// Have the callee's node sign a receipt of what was asked and answered.
+    pub receipt: bool,
     /// Ask a second instance when the first has not answered for so long; the first answer counts, the other call is cancelled.
     /// Only for an idempotent endpoint.
     pub hedge_after: Option<Duration>,
@@ -49,6 +51,7 @@ impl Default for CallOptions {
             headers: Vec::new(),
             idempotency_key: None,
             retries: RETRIES,
+            receipt: false,
             hedge_after: None,
         }
     }
@@ -65,6 +68,8 @@ pub struct CallAnswer {
     pub node: PeerId,
     /// Which of its instances, where that is certain.
     pub instance: Option<String>,
+    /// The receipt, a signed `Receipt` as bytes, if one was wanted and it is right.
+    pub receipt: Option<Vec<u8>>,
     /// How often somebody was asked.
     pub attempts: u32,
     /// How long it took.

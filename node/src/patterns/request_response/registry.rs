@@ -28,6 +28,7 @@ use weft_protocol::{
 use super::{
     body::BodyReader,
     memory::{Memory, Recall},
+    receipts,
     serving::{IncomingCall, Reply},
     stats::EndpointCounts,
 };
@@ -414,6 +415,7 @@ impl Registry {
     }
 
     async fn serve_once(&self, caller: PeerId, request: CallRequest, deadline: Instant, span: tracing::Span) -> Served {
+        let receipt = receipts::Pending::of(&self.mesh, caller, &request);
         let mut in_hand = match self.hand_over(caller, request, None, deadline, span) {
             Ok(in_hand) => in_hand,
             Err(turned_away) => return turned_away,
@@ -423,6 +425,9 @@ impl Registry {
             Ok(Some(mut response)) => {
                 if let CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. } = &mut response {
                     *load = in_hand.load();
+                }
+                if let Some(receipt) = receipt {
+                    receipt.sign(&self.mesh, &in_hand.offered.info, &mut response);
                 }
                 in_hand.settle(&response);
                 Served::Response(Arc::new(response))

@@ -175,7 +175,9 @@ async fn write_all(writer: &mut (impl AsyncWrite + Unpin), served: Served) -> Re
         Served::Late => CallResponse::failed(504, "the service did not answer before the deadline"),
     };
     match response {
-        CallResponse::Answer { headers, body, load } => {
+        CallResponse::Answer {
+            headers, body, load, ..
+        } => {
             if let Err(error) = (StreamFrame::Head {
                 headers: headers.clone(),
             })

@@ -64,8 +64,8 @@ impl RequestResponseHandle {
         body: BodyReader,
         options: CallOptions,
     ) -> Result<StreamAnswer, CallError> {
-        if options.idempotency_key.is_some() || options.hedge_after.is_some() {
-            let words = "a streamed call has neither an idempotency key nor a second instance: it cannot be sent twice";
+        if options.idempotency_key.is_some() || options.hedge_after.is_some() || options.receipt {
+            let words = "a streamed call has no idempotency key, no second instance and no receipt: it flows once, and nobody has all of it";
             return Err(CallError::Invalid(words.to_owned()));
         }
         let endpoint = if endpoint.is_empty() {

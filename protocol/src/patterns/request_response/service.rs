@@ -147,7 +147,7 @@ pub fn check_service_name(what: &'static str, name: &str) -> Result<(), DecodeEr
 }
 
 /// Three numbers, then optionally `-` or `+` and a suffix.
-fn check_version(version: &str) -> Result<(), DecodeError> {
+pub(super) fn check_version(version: &str) -> Result<(), DecodeError> {
     let refuse = || DecodeError::invalid("service version", format!("{version:?} is not of the form 1.2.3"));
     at_most("service version", version.len(), NAME_BYTES_MAX)?;
     let (core, suffix) = match version.find(['-', '+']) {

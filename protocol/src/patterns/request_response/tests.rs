@@ -1,5 +1,6 @@
 use super::*;
 use crate::limits::{SCHEMA_BYTES_MAX, SCHEMAS_BYTES_MAX};
+use crate::{MeshId, Signed};
 
 fn endpoints(names: &[&str]) -> Vec<EndpointInfo> {
     names.iter().copied().map(EndpointInfo::new).collect()
@@ -73,6 +74,7 @@ fn a_failure_can_always_be_sent() {
         code: 1,
         reason: "a".repeat(257),
         load: None,
+        receipt: None,
     };
     assert!(CallResponse::from_bytes(&long.to_bytes()).is_err());
 }
@@ -151,5 +153,48 @@ fn schemas_have_limits_one_by_one_and_together() {
         reply(&[SCHEMA_BYTES_MAX; SCHEMAS_BYTES_MAX / SCHEMA_BYTES_MAX + 1])
             .to_checked_bytes()
             .is_err()
+    );
+}
+
+#[test]
+fn a_receipt_is_its_signers_and_holds_by_itself() {
+    use crate::testing::{NOW_MS, member, public, secret};
+    let chain = member(3, &["worker"], &["call:stock"]);
+    let mesh = MeshId::from_root(&chain.root().unwrap());
+    let receipt = Receipt {
+        mesh,
+        chain,
+        caller: public(4),
+        service: "stock".into(),
+        endpoint: "count".into(),
+        instance: "a1".into(),
+        version: "1.2.3".into(),
+        nonce: [1; 16],
+        request_sha256: [2; 32],
+        answer_sha256: [3; 32],
+        failed: None,
+        received_at_ms: NOW_MS,
+        answered_at_ms: NOW_MS + 5,
+    };
+    let signed = Signed::sign(&receipt, &secret(3)).unwrap();
+    let (opened, signer) = Receipt::open(&signed).unwrap();
+    assert_eq!((opened, signer.unwrap().key), (receipt.clone(), public(3)));
+    let forged = Signed::sign(&receipt, &secret(5)).unwrap();
+    assert!(
+        Receipt::open(&forged).is_err(),
+        "signed by another than its certificates say"
+    );
+    let elsewhere = Receipt {
+        mesh: MeshId::from_root(&public(9)),
+        ..receipt.clone()
+    };
+    assert!(Receipt::open(&Signed::sign(&elsewhere, &secret(3)).unwrap()).is_err());
+    let late = Receipt {
+        answered_at_ms: u64::MAX / 2,
+        ..receipt
+    };
+    assert!(
+        Receipt::open(&Signed::sign(&late, &secret(3)).unwrap()).is_err(),
+        "its certificates were over"
     );
 }

@@ -72,6 +72,10 @@ async fn perform(
     let mut response = answer.body.into_response();
     let headers = response.headers_mut();
     answer_headers(headers, &answer.headers, answer.node, answer.elapsed);
+    let receipt = answer.receipt.map(|receipt| data_encoding::BASE64.encode(&receipt));
+    if let Some(Ok(receipt)) = receipt.map(HeaderValue::try_from) {
+        headers.insert("weft-receipt", receipt);
+    }
     headers.insert("weft-attempts", HeaderValue::from(answer.attempts));
     Ok(response)
 }
@@ -156,6 +160,7 @@ pub(super) fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, Nod
             "weft-node" => options.node = Some(resolve(app, text()?)?),
             "weft-instance" => options.instance = Some(text()?.to_owned()),
             "weft-version" => options.version = Some(text()?.to_owned()),
+            "weft-receipt" => options.receipt = text()? == "true",
             "idempotency-key" => options.idempotency_key = Some(text()?.to_owned()),
             _ => {}
         }
