@@ -224,3 +224,31 @@ fn a_receipt_holds_without_the_mesh_and_only_for_its_call() {
     std::fs::write(&receipt, "no receipt").unwrap();
     verify(&[]).fails(2);
 }
+
+#[test]
+fn the_bench_needs_no_node_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = weft_tests::command::command(home.path());
+    let args = [
+        "bench",
+        "call",
+        "--for",
+        "200ms",
+        "--size",
+        "64,1KiB",
+        "--in-flight",
+        "2",
+        "--json",
+    ];
+    command.env("TMPDIR", home.path()).args(args);
+    let figures = weft_tests::command::run(command, b"").json_lines();
+    assert_eq!(figures.len(), 2, "{figures:?}");
+    for figure in &figures {
+        assert!(figure["calls_per_s"].as_f64().unwrap() > 0.0, "{figure}");
+        assert!(figure["p50_us"].as_u64() <= figure["p99_us"].as_u64(), "{figure}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    let mut command = weft_tests::command::command(home.path());
+    command.args(["bench", "call", "--size", "2MiB"]);
+    weft_tests::command::run(command, b"").fails_saying(2, &["1048576"]);
+}
