@@ -17,7 +17,10 @@ use crate::patterns::pub_sub::{
     interest::Interest,
     repair::{Digest, Head, Original, RepairReply, RepairRequest, digest_of},
 };
-use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
+use crate::patterns::request_response::{
+    CallMessage, CallRequest, CallResponse, EndpointInfo, EndpointSchema, EndpointStats, InstanceSchemas,
+    InstanceStats, Question, QuestionReply, ServiceInfo, ServiceList, StreamFrame, Topic, TurnedAway,
+};
 use crate::testing::*;
 use crate::*;
 
@@ -50,6 +53,7 @@ pub(crate) fn samples() -> &'static [Sample] {
         let mut all = trust_samples();
         all.extend(mesh_samples());
         all.extend(application_samples());
+        all.extend(call_samples());
         all.extend(nats_samples());
         all
     })
@@ -201,22 +205,109 @@ fn mesh_samples() -> Vec<Sample> {
     ]
 }
 
+fn call_samples() -> Vec<Sample> {
+    let headers = vec![(String::from("content-type"), String::from("text/plain"))];
+    let request = CallRequest {
+        headers: headers.clone(),
+        ..CallRequest::new("stock", "count", b"apples".to_vec())
+    };
+    let whole = CallRequest {
+        call: Some(7),
+        instance: Some(String::from("a1")),
+        version: Some(String::from("^1.2")),
+        idempotency_key: Some(String::from("order-1")),
+        receipt_nonce: Some([9; 16]),
+        ..request.clone()
+    };
+    let question = Question {
+        service: String::from("stock"),
+        endpoint: String::from("count"),
+        instance: None,
+        topic: Topic::Stats,
+    };
+    let stats = InstanceStats {
+        id: String::from("a1"),
+        started_at_ms: NOW_MS,
+        in_flight: 1,
+        concurrency: 16,
+        endpoints: vec![EndpointStats {
+            name: String::from("count"),
+            requests: 3,
+            errors: 1,
+            last_error: Some(String::from("no apples")),
+            ..EndpointStats::default()
+        }],
+    };
+    let schemas = InstanceSchemas {
+        id: String::from("a1"),
+        endpoints: vec![EndpointSchema {
+            name: String::from("count"),
+            schema: String::from("{}"),
+        }],
+    };
+    vec![
+        sample("call", CallMessage::Call(request)),
+        sample("call-with-everything", CallMessage::Call(whole)),
+        sample("call-cancel", CallMessage::Cancel { call: 7 }),
+        sample("call-question", CallMessage::Ask(question)),
+        sample("answer", CallResponse::answer(headers, b"12".to_vec())),
+        sample("answer-failed", CallResponse::failed(404, "no apples")),
+        sample(
+            "answer-turned-away",
+            CallResponse::turned_away(TurnedAway::Busy, "too much to do", Some(20)),
+        ),
+        sample(
+            "question-pong",
+            QuestionReply::Pong {
+                instances: vec![String::from("a1")],
+            },
+        ),
+        sample("question-stats", QuestionReply::Stats { instances: vec![stats] }),
+        sample("stream-part", StreamFrame::Part(b"apples".to_vec())),
+        sample("stream-end", StreamFrame::End { load: Some(250) }),
+        sample("stream-begin", StreamFrame::Begin { load: Some(125) }),
+        sample(
+            "stream-head",
+            StreamFrame::Head {
+                headers: vec![(String::from("kind"), String::from("fruit"))],
+            },
+        ),
+        sample("stream-failed", StreamFrame::failed(500, "no apples")),
+        sample(
+            "stream-turned-away",
+            StreamFrame::TurnedAway {
+                why: TurnedAway::Draining,
+                detail: String::from("it ends"),
+                retry_after_ms: None,
+            },
+        ),
+        sample(
+            "question-schemas",
+            QuestionReply::Schemas {
+                instances: vec![schemas],
+            },
+        ),
+    ]
+}
+
 fn application_samples() -> Vec<Sample> {
     let hello = crate::hello::tests::hello();
     let message = crate::message::tests::message();
-    let headers = vec![(String::from("content-type"), String::from("text/plain"))];
-    let request = CallRequest {
-        service: String::from("stock"),
-        endpoint: String::from("count"),
-        headers: headers.clone(),
-        body: b"apples".to_vec(),
-    };
     let services = ServiceList(vec![ServiceInfo {
         name: String::from("stock"),
         version: String::from("1.2.3-rc.1"),
         id: String::from("a1"),
         metadata: vec![(String::from("zone"), String::from("eu"))],
-        endpoints: vec![String::from("count")],
+        endpoints: vec![
+            EndpointInfo::new("count"),
+            EndpointInfo {
+                idempotent: Some(true),
+                schema_sha256: Some([7; 32]),
+                ..EndpointInfo::new("admin.reset")
+            },
+        ],
+        zone: Some(String::from("eu-1")),
+        draining: Some(true),
     }]);
     let publication = Publication {
         message: message.clone(),
@@ -245,15 +336,6 @@ fn application_samples() -> Vec<Sample> {
         ),
         sample("message", message),
         sample("message-plain", Message::new("1", "/a", "t")),
-        sample("call", request),
-        sample(
-            "answer",
-            CallResponse::Answer {
-                headers,
-                body: b"12".to_vec(),
-            },
-        ),
-        sample("answer-failed", CallResponse::failed(404, "no apples")),
         sample(
             "direct",
             DirectRequest {

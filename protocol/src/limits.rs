@@ -112,6 +112,16 @@ pub const NATS_INTEREST_BYTES_MAX: usize = 4 * 1024;
 pub const NATS_ITEMS_MAX: usize = 256;
 /// Endpoints of one service.
 pub const ENDPOINTS_MAX: usize = 64;
+/// The JSON Schema of one endpoint.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// All schemas in one answer.
+pub const SCHEMAS_BYTES_MAX: usize = 512 * 1024;
+/// A part of a body that is sent in parts.
+pub const STREAM_PART_BYTES_MAX: usize = 64 * 1024;
+/// A caller's key for a call that it may send twice.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Which versions of a service will do, in words such as `^1.2`.
+pub const VERSION_REQUIREMENT_BYTES_MAX: usize = 128;
 
 /// A frame of the admission protocol.
 pub const ADMISSION_BYTES_MAX: usize = 64 * 1024;

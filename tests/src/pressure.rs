@@ -20,7 +20,7 @@ use weft_protocol::{
     limits::{DIRECT_BODY_BYTES_MAX, PUBLISH_BODY_BYTES_MAX},
     patterns::{
         pub_sub::{Frame, Publication, SHARDS, topic},
-        request_response::CallRequest,
+        request_response::{CallMessage, CallRequest},
     },
 };
 
@@ -191,12 +191,11 @@ async fn member(alpha: &Node, ticket: &Ticket, protocol: &str, transport: &str) 
 
 /// Requests of the largest size, in every stage at which a peer can stop.
 async fn streams(alpha: &Node, ticket: &Ticket) {
-    let call = CallRequest {
-        service: "echo".to_owned(),
-        endpoint: "default".to_owned(),
-        headers: Vec::new(),
-        body: vec![7; DIRECT_BODY_BYTES_MAX - 100],
-    };
+    let call = CallMessage::Call(CallRequest::new(
+        "echo",
+        "default",
+        vec![7; DIRECT_BODY_BYTES_MAX - 100],
+    ));
     let request = DirectRequest {
         hello: Hello::new("request_response", Verb::Call, "echo"),
         payload: call.to_bytes(),

@@ -8,9 +8,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::TryStreamExt as _;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::io::ReaderStream;
 
-use super::error::CliError;
+use super::{client::OutgoingBody, error::CliError};
+
+/// How much of a stream is read at once.
+const PART_BYTES: usize = 64 * 1024;
 
 /// More than any body a node takes; the node's own limit is smaller and says so itself.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -28,6 +35,34 @@ pub(crate) async fn body(data: Option<OsString>, file: Option<&Path>) -> Result<
         (None, None) if io::stdin().is_terminal() => Ok(Bytes::new()),
         (None, None) => stdin().await,
     }
+}
+
+/// The same, as it comes and of any size; data that begins with `@` names a file.
+pub(crate) async fn stream(data: Option<OsString>, file: Option<&Path>) -> Result<OutgoingBody, CliError> {
+    let named = data
+        .as_ref()
+        .and_then(|data| data.as_encoded_bytes().strip_prefix(b"@"));
+    let named = named.map(|name| std::path::PathBuf::from(OsString::from_vec(name.to_vec())));
+    match (data, named.as_deref().or(file)) {
+        (_, Some(path)) if path != Path::new("-") => {
+            let fail = |error| CliError::io(format!("cannot read {}", path.display()), error);
+            Ok(parts(tokio::fs::File::open(path).await.map_err(fail)?))
+        }
+        (Some(data), None) => Ok(whole(Bytes::from(data.into_vec()))),
+        (None, None) if io::stdin().is_terminal() => Ok(whole(Bytes::new())),
+        _ => Ok(parts(tokio::io::stdin())),
+    }
+}
+
+/// What a reader gives, as a body.
+pub(crate) fn parts(reader: impl AsyncRead + Send + 'static) -> OutgoingBody {
+    let parts = ReaderStream::with_capacity(reader, PART_BYTES);
+    StreamBody::new(parts.map_ok(Frame::data)).boxed_unsync()
+}
+
+/// A body that is there already.
+pub(crate) fn whole(bytes: Bytes) -> OutgoingBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 async fn stdin() -> Result<Bytes, CliError> {

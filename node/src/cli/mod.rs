@@ -24,6 +24,7 @@ pub(crate) fn ask_passphrase(what: &str) -> Result<crate::trust::passphrase::Pas
 use output::Out;
 
 mod backoff;
+mod bench;
 mod call;
 mod cap;
 mod client;
@@ -43,6 +44,7 @@ mod passphrase;
 mod peers;
 mod ping;
 mod publish;
+mod receipt;
 pub mod run;
 mod serve;
 mod service;
@@ -125,6 +127,8 @@ enum Command {
     Call(call::CallArgs),
     Service(service::ServiceArgs),
     Services(service::ListArgs),
+    Bench(bench::BenchArgs),
+    Receipt(receipt::ReceiptArgs),
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
     Doctor(doctor::DoctorArgs),
@@ -214,6 +218,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Call(args) => call::execute(session, args).await,
         Command::Service(args) => service::execute(session, &args).await,
         Command::Services(args) => service::list(session, &args).await,
+        Command::Receipt(args) => receipt::execute(session, args).await,
+        Command::Bench(args) => Box::pin(bench::execute(session, args)).await,
         Command::Pub(args) => publish::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,
@@ -226,7 +232,9 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
 
 fn runtime_for(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match command {
-        Command::Run(_) | Command::Init(_) | Command::Join(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Run(_) | Command::Init(_) | Command::Join(_) | Command::Bench(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build()

@@ -112,27 +112,57 @@ pub(crate) fn header(text: &str) -> Result<Header, String> {
     Ok(Header { name, value })
 }
 
-/// A service and, when a `/` follows, one of its endpoints.
+/// A service and, when a `@` or `/` follows, which versions of it and which of its endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The service's name.
     pub(crate) service: String,
+    /// Which versions will do.
+    pub(crate) version: Option<String>,
     /// The endpoint, if one was named.
     pub(crate) endpoint: Option<String>,
 }
 
-/// `NAME` or `NAME/ENDPOINT`.
+/// `NAME`, `NAME/ENDPOINT`, `NAME@VERSION` or `NAME@VERSION/ENDPOINT`.
 pub(crate) fn target(text: &str) -> Result<Target, String> {
     let (service, endpoint) = match text.split_once('/') {
         Some((service, endpoint)) => (service, Some(endpoint)),
         None => (text, None),
     };
-    let service = service_name(service)?;
-    let endpoint = endpoint.map(service_name).transpose()?;
-    Ok(Target { service, endpoint })
+    let (service, version) = match service.split_once('@') {
+        Some((service, version)) => (service, Some(version)),
+        None => (service, None),
+    };
+    let version = version.map(|version| {
+        let read = semver::VersionReq::parse(version);
+        read.map(|_| version.to_owned())
+            .map_err(|error| format!("`{}` says no versions, as ^1.2 does: {error}", version.escape_debug()))
+    });
+    Ok(Target {
+        service: service_name(service)?,
+        version: version.transpose()?,
+        endpoint: endpoint.map(endpoint_name).transpose()?,
+    })
 }
 
-/// The name of a service or endpoint: letters, digits, `_` and `-`, at most 64.
+/// The name of an endpoint: as a service's, with dots between groups.
+pub(crate) fn endpoint_name(text: &str) -> Result<String, String> {
+    text.split('.').try_for_each(|part| service_name(part).map(drop))?;
+    if text.len() > 64 {
+        return Err(format!("`{}` is longer than 64 characters", text.escape_debug()));
+    }
+    Ok(text.to_owned())
+}
+
+/// `FILE`, or `ENDPOINT=FILE`.
+pub(crate) fn schema(text: &str) -> Result<(Option<String>, std::path::PathBuf), String> {
+    match text.split_once('=') {
+        Some((endpoint, file)) if endpoint_name(endpoint).is_ok() => Ok((Some(endpoint.to_owned()), file.into())),
+        _ => Ok((None, text.into())),
+    }
+}
+
+/// The name of a service or a part of an endpoint's: letters, digits, `_` and `-`, at most 64.
 pub(crate) fn service_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len());
     if fits

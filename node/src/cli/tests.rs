@@ -155,7 +155,27 @@ fn names_pairs_and_headers() {
         (target.service.as_str(), target.endpoint.as_deref()),
         ("orders", Some("create"))
     );
-    for bad in ["", "/", "a/", "a/b/c", "..", "a b", &"x".repeat(65)] {
+    let target = parse::target("orders@>=1.2, <2/admin.reset").expect("a target");
+    let parts = (
+        target.service.as_str(),
+        target.version.as_deref(),
+        target.endpoint.as_deref(),
+    );
+    assert_eq!(parts, ("orders", Some(">=1.2, <2"), Some("admin.reset")));
+    for bad in [
+        "",
+        "/",
+        "a/",
+        "a/b/c",
+        "..",
+        "a b",
+        "a@",
+        "a@one",
+        "@1",
+        "a/b.",
+        "a/.b",
+        &"x".repeat(65),
+    ] {
         assert!(parse::target(bad).is_err(), "{bad}");
     }
     let header = parse::header("Trace: a b").expect("a header");

@@ -87,6 +87,9 @@ impl Check<'_> {
         if let Some(Err(error)) = node.name.as_deref().map(|name| check_name("name", name)) {
             self.misnamed("node.name", &error);
         }
+        if let Some(Err(error)) = node.zone.as_deref().map(|zone| check_name("zone", zone)) {
+            self.misnamed("node.zone", &error);
+        }
     }
 
     fn mesh_addresses(&mut self) {

@@ -35,6 +35,8 @@ section! {
     "node" NodeConfig {
         /// The name other nodes see; lower-case letters, digits, `-`, `_` and `.`, at most 64 bytes. Not set: `node-` and the end of its id.
         Restart name: Option<String> = None;
+        /// Where this node is, such as a data centre or a region; the same letters as a name. Services in the same zone are preferred.
+        Restart zone: Option<String> = None;
     }
 }
 

@@ -316,6 +316,7 @@ fn contradictions_are_errors() {
             "trust.certificate_ttl must be from 1s to 3650d, not 5ms",
         ),
         ("[node]\nname = \"\"", "node.name is not a name"),
+        ("[node]\nzone = \"EU\"", "node.zone is not a name"),
         (
             "[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\", \"/ip4/0.0.0.0/tcp/1\"]",
             "mesh.listen names /ip4/0.0.0.0/tcp/1 twice",

@@ -128,7 +128,7 @@ async fn open_nats(
     let nats = node.handle::<Nats>().ok_or_else(missing)?;
     let messages = node.handle::<PubSub>().ok_or_else(missing)?;
     let calls = node.handle::<RequestResponse>().ok_or_else(missing)?;
-    let settings = nats::Settings::new(config, name, node.started_at_ms());
+    let settings = nats::Settings::new(config, name);
     Ok(Some(Arc::new(nats.open(address, settings, messages, calls).await?)))
 }
 

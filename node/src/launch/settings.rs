@@ -68,6 +68,7 @@ pub fn mesh(config: &Config, name: &str, ticket: Option<Ticket>) -> Result<MeshC
     }
     Ok(MeshConfig {
         name: name.to_owned(),
+        zone: config.node.zone.clone(),
         agent: AGENT.to_owned(),
         listen: mesh.listen.clone(),
         listen_explicit: config.listen_explicit(),

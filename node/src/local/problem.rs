@@ -47,6 +47,9 @@ pub struct Problem {
     /// The code a service gave to its own failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<u16>,
+    /// When it may be worth another try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
 }
 
 impl Problem {
@@ -61,6 +64,7 @@ impl Problem {
             retryable: kind.is_retryable(),
             hint: None,
             code: None,
+            retry_after_ms: None,
         }
     }
 
@@ -75,6 +79,13 @@ impl Problem {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same with a time after which another try may be worth it.
+    #[must_use]
+    pub fn with_retry_after(mut self, pause: std::time::Duration) -> Self {
+        self.retry_after_ms = Some(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
@@ -135,17 +146,20 @@ impl IntoResponse for Problem {
         if matches!(self.kind, ErrorKind::Internal | ErrorKind::Corrupt) && self.code.is_none() {
             tracing::warn!(kind = %self.kind, error = ?self.detail, "a request to the local API failed");
         }
-        let status = self.status();
+        let (status, retry_after_ms) = (self.status(), self.retry_after_ms);
+        let is_busy = self.kind == ErrorKind::Busy;
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], self.to_json()).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind == ErrorKind::Busy {
+        if is_busy {
+            // Whole seconds are all that this header knows.
+            let seconds = retry_after_ms.unwrap_or(1000).div_ceil(1000).max(1);
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -118,6 +118,9 @@ impl Kind for ServerError {
     }
 }
 
+/// Below it, requests have bodies of any size, which their handlers pass on as they come.
+const STREAM_PATHS: &str = "/v1/stream/";
+
 /// Listens on an address; when it is in use and the user did not choose it (`explicit`), on a free port of the same IP address.
 pub async fn bind_tcp(address: SocketAddr, explicit: bool) -> Result<TcpListener, ServerError> {
     let failed = |source| ServerError::Io { address, source };
@@ -357,7 +360,12 @@ async fn connection<I>(
 }
 
 fn prepare(request: Request<Incoming>, limits: &ServerLimits, via: Via) -> Request<Body> {
-    let mut request = request.map(|body| Body::new(LimitedBody::new(body, limits)));
+    let is_streamed = request.uri().path().starts_with(STREAM_PATHS);
+    let mut request = request.map(|body| match is_streamed {
+        // Nothing of it is kept: who reads it says how fast it comes.
+        true => Body::new(body),
+        false => Body::new(LimitedBody::new(body, limits)),
+    });
     request.extensions_mut().insert(via);
     request
 }

@@ -21,6 +21,8 @@ use crate::trust::MeshKind;
 pub struct MeshConfig {
     /// This node's name.
     pub name: String,
+    /// Where this node is, in words of whoever runs it: what is in the same zone is near.
+    pub zone: Option<String>,
     /// The software's name and version, as others see it.
     pub agent: String,
     /// Where to listen.
@@ -68,6 +70,7 @@ impl MeshConfig {
     pub fn new(name: impl Into<String>) -> Self {
         MeshConfig {
             name: name.into(),
+            zone: None,
             agent: concat!("weft/", env!("CARGO_PKG_VERSION")).to_owned(),
             listen: crate::config::MeshConfig::default().listen,
             listen_explicit: false,

@@ -206,6 +206,7 @@ pub struct Mesh {
 pub(crate) struct Shared {
     pub(super) key: Keypair,
     pub(super) local: PeerId,
+    pub(super) zone: Option<String>,
     pub(super) trust: Trust,
     pub(super) peers: PeerTable,
     pub(super) lanes: Lanes,
@@ -225,6 +226,11 @@ impl Mesh {
     /// This node.
     pub fn local_peer(&self) -> PeerId {
         self.inner.local
+    }
+
+    /// Where this node is, if that was said.
+    pub fn zone(&self) -> Option<&str> {
+        self.inner.zone.as_deref()
     }
 
     /// Who belongs, and who may what.

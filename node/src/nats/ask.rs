@@ -4,7 +4,7 @@
 //! of each queue group, here if there is one, else on one node that has some; and a Weft service of that name when no queue group took
 //! it. When there is nobody at all, the client is told at once: 503, no responders.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use weft_protocol::{PeerId, Subject, patterns::nats::NatsItem};
 
@@ -42,7 +42,7 @@ pub(super) struct Question {
 pub(super) async fn ask(door: &Arc<Door>, question: Question) {
     let mut reached = question.reached;
     if question.subject.is_reserved() {
-        reached += services::answer(door, &question);
+        reached += services::answer(door, &question).await;
         reached += ask_everybody(door, &question).await;
     } else {
         let listeners = door.elsewhere.listeners(&question.subject);
@@ -119,7 +119,6 @@ async fn call(door: &Arc<Door>, question: &Question, service: &str, endpoint: &s
         headers: headers::to_call(&question.headers),
         ..CallOptions::default()
     };
-    let started = Instant::now();
     let outcome = door
         .calls
         .call(service, endpoint, question.payload.clone(), options)
@@ -127,8 +126,6 @@ async fn call(door: &Arc<Door>, question: &Question, service: &str, endpoint: &s
     if matches!(outcome, Err(CallError::NoneKnown(_))) {
         return false;
     }
-    let error = outcome.as_ref().err().map(ToString::to_string);
-    door.stats.note(service, endpoint, started.elapsed(), error.as_deref());
     let (headers, body) = match outcome {
         Ok(answer) => (headers::from_call(&answer.headers), answer.body),
         Err(error) => (failure(&error), Vec::new()),
@@ -182,7 +179,10 @@ mod tests {
         });
         let expected = "NATS/1.0\r\nNats-Service-Error: no apples nor pears\r\nNats-Service-Error-Code: 404\r\n\r\n";
         assert_eq!(std::str::from_utf8(&made).unwrap(), expected);
-        let busy = failure(&CallError::AllBusy("greet".to_owned()));
+        let busy = failure(&CallError::AllBusy {
+            service: "greet".to_owned(),
+            retry_after: None,
+        });
         assert_eq!(headers::field(&busy, "nats-service-error-code"), Some("429"));
     }
 }

@@ -92,7 +92,6 @@ pub(super) struct Door {
     pub(super) elsewhere: Elsewhere,
     pub(super) replies: Replies,
     pub(super) peers: Arc<Peers>,
-    pub(super) stats: services::Stats,
     pub(super) unread: Arc<Unread>,
     pub(super) questions: Arc<Semaphore>,
     /// In units of 1 KiB.
@@ -140,7 +139,6 @@ impl Door {
             elsewhere: Elsewhere::new(mesh.clone()),
             replies: Replies::new(mesh.local_peer(), Arc::clone(&entropy)),
             peers: Peers::new(mesh.clone(), tasks.clone(), metrics.dropped.clone()),
-            stats: services::Stats::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             long: Arc::new(Semaphore::new(LONG_BYTES_MAX >> 10)),
             listening: Mutex::new(false),

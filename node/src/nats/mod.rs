@@ -63,8 +63,6 @@ use crate::{
 pub struct Settings {
     /// What clients hear as the server's name.
     pub name: String,
-    /// When the node started, Unix milliseconds.
-    pub started_at_ms: u64,
     /// Connections at once.
     pub connections_max: usize,
     /// Subscriptions of all connections together.
@@ -91,10 +89,9 @@ pub struct Settings {
 
 impl Settings {
     /// From the configuration of a node.
-    pub fn new(config: &NatsConfig, name: &str, started_at_ms: u64) -> Self {
+    pub fn new(config: &NatsConfig, name: &str) -> Self {
         Settings {
             name: name.to_owned(),
-            started_at_ms,
             connections_max: config.connections_max as usize,
             subscriptions_max: config.subscriptions_max.into(),
             payload_bytes_max: config.payload_bytes_max.as_len(),

@@ -1,23 +1,25 @@
 //! Services: Weft's as NATS clients see them, and those of NATS clients as Weft sees them.
 //!
 //! `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, each also with a name and an id, are answered for every Weft service the directory knows, in
-//! the forms of NATS micro. The numbers of `STATS` are those of the calls that came through this door: each node counts its own.
+//! the forms of NATS micro. The numbers of `STATS` are each instance's own, asked of its node; one that does not say them in time does not
+//! answer.
 //!
 //! A queue subscription to a literal subject of one or two tokens is offered to the mesh as a service, so that `weft call` reaches it: the
 //! first token is the service, the second the endpoint.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
+use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use weft_protocol::{
     Subject, Wire as _,
     patterns::{
         nats::{ANNOUNCEMENT_KEY, NatsInterests},
-        request_response::check_service_name,
+        request_response::{EndpointStats, InstanceStats, check_service_name},
     },
 };
 
@@ -30,7 +32,7 @@ use super::{
 use crate::{
     local::rfc3339,
     patterns::request_response::{
-        DEFAULT_ENDPOINT, IncomingCall, Instance, RequestResponseHandle, ServiceOptions, Serving,
+        DEFAULT_ENDPOINT, EndpointOptions, IncomingCall, Instance, RequestResponseHandle, ServiceOptions, Serving,
     },
 };
 
@@ -42,8 +44,10 @@ const VERSION: &str = "0.0.0";
 const GATHER: Duration = Duration::from_millis(20);
 /// How often the mesh is told at most.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Services of which calls are counted; the rest are counted as one.
-const STATS_MAX: usize = 1024;
+/// How long an instance may take to say what it has done.
+const STATS_PATIENCE: Duration = Duration::from_secs(1);
+/// Services whose instances are asked at once.
+const ASKED_AT_ONCE: usize = 16;
 
 /// The service and endpoint a subject calls.
 pub(super) fn name_of(subject: &Subject) -> Option<(&str, &str)> {
@@ -81,48 +85,12 @@ pub(super) fn subjects(calls: &RequestResponseHandle) -> impl Iterator<Item = St
             .info
             .endpoints
             .into_iter()
-            .map(move |endpoint| subject_of(&name, &endpoint))
+            .map(move |endpoint| subject_of(&name, &endpoint.name))
     })
 }
 
-/// What became of the calls of one endpoint.
-#[derive(Debug, Clone, Default)]
-struct Stat {
-    requests: u64,
-    errors: u64,
-    last_error: String,
-    time: Duration,
-}
-
-/// The calls that came through this door.
-#[derive(Debug, Default)]
-pub(super) struct Stats(Mutex<HashMap<String, Stat>>);
-
-impl Stats {
-    /// Counts one.
-    pub(super) fn note(&self, service: &str, endpoint: &str, took: Duration, error: Option<&str>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = subject_of(service, endpoint);
-        if all.len() >= STATS_MAX && !all.contains_key(&key) {
-            key = String::new();
-        }
-        let stat = all.entry(key).or_default();
-        stat.requests += 1;
-        stat.time += took;
-        if let Some(error) = error {
-            stat.errors += 1;
-            error.clone_into(&mut stat.last_error);
-        }
-    }
-
-    fn of(&self, subject: &str) -> Stat {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(subject).cloned().unwrap_or_default()
-    }
-}
-
 /// Answers `$SRV` for Weft's services. How many answers there were.
-pub(super) fn answer(door: &Door, question: &Question) -> u32 {
+pub(super) async fn answer(door: &Door, question: &Question) -> u32 {
     let mut tokens = question.subject.tokens();
     if tokens.next() != Some("$SRV") {
         return 0;
@@ -132,15 +100,20 @@ pub(super) fn answer(door: &Door, question: &Question) -> u32 {
     if tokens.next().is_some() {
         return 0;
     }
+    let is_meant = |instance: &Instance| {
+        name.is_none_or(|name| name == instance.info.name) && id.is_none_or(|id| id == instance.info.id)
+    };
+    let meant: Vec<Instance> = weft_services(&door.calls).filter(is_meant).collect();
+    let forms: Vec<Value> = match verb {
+        "PING" => meant.iter().map(|instance| form(verb, instance)).collect(),
+        "INFO" => meant.iter().map(described).collect(),
+        "STATS" => with_numbers(door, &meant).await,
+        _ => return 0,
+    };
     let mut touched = Touched::default();
     let matched = door.router.matching(&question.reply);
-    let mut answers = 0;
-    for instance in weft_services(&door.calls) {
-        let is_meant = name.is_none_or(|name| name == instance.info.name) && id.is_none_or(|id| id == instance.info.id);
-        let Some(text) = is_meant.then(|| describe(door, verb, &instance)).flatten() else {
-            continue;
-        };
-        let text = text.to_string();
+    for form in &forms {
+        let text = form.to_string();
         let message = Outgoing {
             subject: &question.reply,
             reply: None,
@@ -148,53 +121,68 @@ pub(super) fn answer(door: &Door, question: &Question) -> u32 {
             payload: text.as_bytes(),
         };
         door.deliver(&matched, &message, Scope::ALL, &mut touched);
-        answers += 1;
     }
-    answers
+    u32::try_from(forms.len()).unwrap_or(u32::MAX)
 }
 
-/// One of the forms of NATS micro, version 1; nothing for a verb there is not.
-fn describe(door: &Door, verb: &str, instance: &Instance) -> Option<Value> {
+/// What all forms of NATS micro, version 1, have in common.
+fn form(verb: &str, instance: &Instance) -> Value {
     let info = &instance.info;
-    let metadata: Map<String, Value> = info
+    let own = info
         .metadata
         .iter()
-        .map(|(key, value)| (key.clone(), value.clone().into()))
-        .chain([("weft_node".to_owned(), instance.peer.to_string().into())])
-        .collect();
-    let mut form = json!({
+        .map(|(key, value)| (key.clone(), value.clone().into()));
+    let node = ("weft_node".to_owned(), instance.peer.to_string().into());
+    let metadata: Map<String, Value> = own.chain([node]).collect();
+    json!({
         "type": format!("io.nats.micro.v1.{}_response", verb.to_ascii_lowercase()),
         "name": info.name, "id": info.id, "version": info.version, "metadata": metadata,
-    });
-    let endpoint = |name: &String| {
-        json!({
-            "name": name, "subject": subject_of(&info.name, name), "queue_group": "q", "metadata": {},
-        })
-    };
-    match verb {
-        "PING" => {}
-        "INFO" => {
-            form["description"] = format!("a Weft service on {}", instance.peer).into();
-            form["endpoints"] = info.endpoints.iter().map(endpoint).collect();
+    })
+}
+
+fn endpoint(service: &str, endpoint: &str) -> Value {
+    json!({ "name": endpoint, "subject": subject_of(service, endpoint), "queue_group": "q", "metadata": {} })
+}
+
+fn described(instance: &Instance) -> Value {
+    let info = &instance.info;
+    let mut form = form("INFO", instance);
+    form["description"] = format!("a Weft service on {}", instance.peer).into();
+    form["endpoints"] = info.endpoints.iter().map(|e| endpoint(&info.name, &e.name)).collect();
+    form
+}
+
+/// The instances' own numbers.
+async fn with_numbers(door: &Door, meant: &[Instance]) -> Vec<Value> {
+    let names: BTreeSet<&String> = meant.iter().map(|instance| &instance.info.name).collect();
+    let names: Vec<&String> = names.into_iter().collect();
+    let mut by_id: HashMap<String, InstanceStats> = HashMap::new();
+    for some in names.chunks(ASKED_AT_ONCE) {
+        let mut asking = Vec::new();
+        for name in some {
+            asking.push(door.calls.stats(name, STATS_PATIENCE));
         }
-        "STATS" => {
-            form["started"] = rfc3339(door.settings.started_at_ms).into();
-            let with_numbers = |name: &String| {
-                let stat = door.stats.of(&subject_of(&info.name, name));
-                let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-                let mut form = endpoint(name);
-                form["num_requests"] = stat.requests.into();
-                form["num_errors"] = stat.errors.into();
-                form["last_error"] = stat.last_error.into();
-                form["processing_time"] = nanos(stat.time).into();
-                form["average_processing_time"] = (nanos(stat.time) / stat.requests.max(1)).into();
-                form
-            };
-            form["endpoints"] = info.endpoints.iter().map(with_numbers).collect();
-        }
-        _ => return None,
+        let told = join_all(asking).await.into_iter().flatten();
+        by_id.extend(told.filter_map(|told| Some((told.info.id, told.answer.ok()?))));
     }
-    Some(form)
+    let form = |instance: &Instance| {
+        let stats = by_id.get(&instance.info.id)?;
+        let mut form = form("STATS", instance);
+        form["started"] = rfc3339(stats.started_at_ms).into();
+        let numbers = |stat: &EndpointStats| {
+            let mut form = endpoint(&instance.info.name, &stat.name);
+            let nanos = stat.total_us.saturating_mul(1000);
+            form["num_requests"] = stat.requests.into();
+            form["num_errors"] = stat.errors.into();
+            form["last_error"] = stat.last_error.clone().unwrap_or_default().into();
+            form["processing_time"] = nanos.into();
+            form["average_processing_time"] = (nanos / stat.requests.max(1)).into();
+            form
+        };
+        form["endpoints"] = stats.endpoints.iter().map(numbers).collect();
+        Some(form)
+    };
+    meant.iter().filter_map(form).collect()
 }
 
 /// Tells the mesh what this door's clients listen to, and offers their queue groups as services, as long as the door is open.
@@ -228,7 +216,7 @@ pub(super) async fn keep_told(door: Arc<Door>) {
 async fn offer(door: &Arc<Door>, subject: &Subject) -> Option<tokio_util::sync::DropGuard> {
     let (service, endpoint) = name_of(subject)?;
     let mut options = ServiceOptions::new(service, VERSION);
-    options.endpoints = vec![endpoint.to_owned()];
+    options.endpoints = vec![EndpointOptions::new(endpoint)];
     options.metadata = vec![(MARK.0.to_owned(), MARK.1.to_owned())];
     let serving = match door.calls.serve(options).await {
         Ok(serving) => serving,
@@ -302,18 +290,5 @@ mod tests {
         assert_eq!(name("a.b.c"), None);
         assert_eq!(subject_of("greet", DEFAULT_ENDPOINT), "greet");
         assert_eq!(subject_of("stock", "count"), "stock.count");
-    }
-
-    #[test]
-    fn calls_are_counted_within_a_bound() {
-        let stats = Stats::default();
-        for n in 0..STATS_MAX + 10 {
-            stats.note(&format!("s{n}"), DEFAULT_ENDPOINT, Duration::from_millis(2), None);
-        }
-        stats.note("s0", DEFAULT_ENDPOINT, Duration::from_millis(4), Some("no"));
-        assert_eq!(stats.0.lock().unwrap().len(), STATS_MAX + 1);
-        let stat = stats.of("s0");
-        assert_eq!((stat.requests, stat.errors, &*stat.last_error), (2, 1, "no"));
-        assert_eq!(stat.time, Duration::from_millis(6));
     }
 }

@@ -252,6 +252,17 @@ impl Trust {
         self.0.changed.subscribe()
     }
 
+    /// Signs something with this node's key.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn sign<T: weft_protocol::Payload>(
+        &self,
+        value: &T,
+    ) -> Result<weft_protocol::Signed<T>, weft_protocol::DecodeError> {
+        weft_protocol::Signed::sign(value, &self.0.key)
+    }
+
     /// Changes whenever a revocation is learned.
     pub fn watch_revocations(&self) -> watch::Receiver<u64> {
         self.0.revoked.subscribe()

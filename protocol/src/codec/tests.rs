@@ -8,7 +8,7 @@ use crate::patterns::pub_sub::{
     Frame, Publication,
     repair::{RepairReply, RepairRequest},
 };
-use crate::patterns::request_response::{CallRequest, CallResponse, ServiceList};
+use crate::patterns::request_response::{CallMessage, CallResponse, QuestionReply, ServiceList, StreamFrame};
 use crate::*;
 
 fn refused(bytes: &[u8], with: &str) {
@@ -162,8 +162,10 @@ fn read_as_everything(bytes: &[u8]) {
     read::<AdmissionReply>(bytes);
     read::<ControlRequest>(bytes);
     read::<ControlReply>(bytes);
-    read::<CallRequest>(bytes);
+    read::<CallMessage>(bytes);
     read::<CallResponse>(bytes);
+    read::<QuestionReply>(bytes);
+    read::<StreamFrame>(bytes);
     read::<crate::direct::DirectRequest>(bytes);
     read::<crate::direct::DirectReply>(bytes);
     read::<ServiceList>(bytes);

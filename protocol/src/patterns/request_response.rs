@@ -1,25 +1,66 @@
 //! Calls: one request, one answer, and how services announce themselves.
 //!
 //! `headers` are names and values of text, as in HTTP but without its rules of repetition: a name may occur twice. A failure is the
-//! service's own answer (`code` is its business); a refusal is the node's and travels in [`DirectReply`](crate::direct::DirectReply).
+//! service's own answer (`code` is its business). A refusal says that the service saw nothing: here by whoever answers for the
+//! services of a node, in [`DirectReply`](crate::direct::DirectReply) by the node itself.
 
+mod question;
+mod receipt;
+mod service;
+mod stream;
 #[cfg(test)]
 mod tests;
+
+pub use question::{EndpointSchema, EndpointStats, InstanceSchemas, InstanceStats, Question, QuestionReply, Topic};
+pub use receipt::Receipt;
+pub use service::{EndpointInfo, ServiceInfo, ServiceList, check_endpoint_name, check_service_name};
+pub use stream::StreamFrame;
 
 use minicbor::{Decode, Encode};
 
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{
-    ANNOUNCEMENT_BYTES_MAX, CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, ENDPOINTS_MAX, HEADER_BYTES_MAX, HEADERS_MAX,
-    LABELS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, SERVICES_MAX,
+    CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, REASON_BYTES_MAX,
+    VERSION_REQUIREMENT_BYTES_MAX,
 };
-use crate::name::{check_distinct, check_name, check_text, reason};
+use crate::name::{check_text, reason};
 
 /// The pattern's identifier in [`Hello`](crate::Hello).
 pub const PATTERN_ID: &str = "request_response";
 /// The key of its announcement in a node record.
 pub const ANNOUNCEMENT_KEY: &str = "request_response";
+
+/// What a caller sends: a call, or a word about one.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum CallMessage {
+    /// A call, answered by a [`CallResponse`].
+    #[n(0)]
+    Call(#[n(0)] CallRequest),
+    /// The caller no longer waits for one of its calls, named by [`CallRequest::call`]. The answer is empty.
+    #[n(1)]
+    Cancel {
+        /// Which.
+        #[n(0)]
+        call: u64,
+    },
+    /// Something else to be known of a service, answered by a [`QuestionReply`].
+    #[n(2)]
+    Ask(#[n(0)] Question),
+}
+
+impl Wire for CallMessage {
+    const WHAT: &'static str = "call";
+    const BYTES_MAX: usize = CALL_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Call(request) => request.check(),
+            Self::Cancel { .. } => Ok(()),
+            Self::Ask(question) => question.check(),
+        }
+    }
+}
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -36,6 +77,38 @@ pub struct CallRequest {
     /// The body.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub body: Vec<u8>,
+    /// By what the caller cancels it; another one for each of its calls.
+    #[n(4)]
+    pub call: Option<u64>,
+    /// One instance and no other.
+    #[n(5)]
+    pub instance: Option<String>,
+    /// Which versions will do, as in `^1.2`.
+    #[n(6)]
+    pub version: Option<String>,
+    /// The same call sent twice has the same key, and is served once.
+    #[n(7)]
+    pub idempotency_key: Option<String>,
+    /// What the receipt is to name, when one is wanted.
+    #[cbor(n(8), with = "minicbor::bytes")]
+    pub receipt_nonce: Option<[u8; 16]>,
+}
+
+impl CallRequest {
+    /// A call without anything optional.
+    pub fn new(service: impl Into<String>, endpoint: impl Into<String>, body: Vec<u8>) -> Self {
+        Self {
+            service: service.into(),
+            endpoint: endpoint.into(),
+            headers: Vec::new(),
+            body,
+            call: None,
+            instance: None,
+            version: None,
+            idempotency_key: None,
+            receipt_nonce: None,
+        }
+    }
 }
 
 impl Wire for CallRequest {
@@ -44,8 +117,17 @@ impl Wire for CallRequest {
 
     fn check(&self) -> Result<(), DecodeError> {
         check_service_name("service", &self.service)?;
-        check_service_name("endpoint", &self.endpoint)?;
+        check_endpoint_name(&self.endpoint)?;
         check_headers(&self.headers)?;
+        if let Some(instance) = &self.instance {
+            check_service_name("service instance", instance)?;
+        }
+        if let Some(version) = &self.version {
+            check_text("version requirement", version, VERSION_REQUIREMENT_BYTES_MAX)?;
+        }
+        if let Some(key) = &self.idempotency_key {
+            check_text("idempotency key", key, IDEMPOTENCY_KEY_BYTES_MAX)?;
+        }
         at_most("body", self.body.len(), DIRECT_BODY_BYTES_MAX)
     }
 }
@@ -62,6 +144,12 @@ pub enum CallResponse {
         /// The body.
         #[cbor(n(1), with = "minicbor::bytes")]
         body: Vec<u8>,
+        /// How busy the instance is, thousandths of what it can do at once.
+        #[n(2)]
+        load: Option<u16>,
+        /// A signed [`Receipt`], encoded, when one was wanted.
+        #[cbor(n(3), with = "minicbor::bytes")]
+        receipt: Option<Vec<u8>>,
     },
     /// The service says that it failed.
     #[n(1)]
@@ -72,15 +160,70 @@ pub enum CallResponse {
         /// Why, for people.
         #[n(1)]
         reason: String,
+        /// How busy the instance is, thousandths of what it can do at once.
+        #[n(2)]
+        load: Option<u16>,
+        /// A signed [`Receipt`], encoded, when one was wanted.
+        #[cbor(n(3), with = "minicbor::bytes")]
+        receipt: Option<Vec<u8>>,
+    },
+    /// The service saw nothing of it.
+    #[n(2)]
+    TurnedAway {
+        /// Why, for programs.
+        #[n(0)]
+        why: TurnedAway,
+        /// Why, for people.
+        #[n(1)]
+        detail: String,
+        /// When it may be worth another try.
+        #[n(2)]
+        retry_after_ms: Option<u32>,
     },
 }
 
+/// Why a call did not reach the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum TurnedAway {
+    /// It has too much to do.
+    #[n(0)]
+    Busy,
+    /// There is no such service, endpoint, version or instance here.
+    #[n(1)]
+    Unknown,
+    /// It finishes what it has and takes nothing new.
+    #[n(2)]
+    Draining,
+}
+
 impl CallResponse {
+    /// An answer, before it is known how busy the instance is.
+    pub fn answer(headers: Vec<(String, String)>, body: Vec<u8>) -> Self {
+        Self::Answer {
+            headers,
+            body,
+            load: None,
+            receipt: None,
+        }
+    }
+
+    /// Turned away, with a detail cut to what may be sent.
+    pub fn turned_away(why: TurnedAway, detail: &str, retry_after_ms: Option<u32>) -> Self {
+        Self::TurnedAway {
+            why,
+            detail: reason(detail),
+            retry_after_ms,
+        }
+    }
+
     /// A failure whose reason is cut to what may be sent.
     pub fn failed(code: u16, why: &str) -> Self {
         Self::Failed {
             code,
             reason: reason(why),
+            load: None,
+            receipt: None,
         }
     }
 }
@@ -91,106 +234,13 @@ impl Wire for CallResponse {
 
     fn check(&self) -> Result<(), DecodeError> {
         match self {
-            Self::Answer { headers, body } => {
+            Self::Answer { headers, body, .. } => {
                 check_headers(headers)?;
                 at_most("body", body.len(), DIRECT_BODY_BYTES_MAX)
             }
             Self::Failed { reason, .. } => check_text("reason", reason, REASON_BYTES_MAX),
+            Self::TurnedAway { detail, .. } => check_text("detail", detail, REASON_BYTES_MAX),
         }
-    }
-}
-
-/// One instance of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, serde::Serialize, serde::Deserialize)]
-pub struct ServiceInfo {
-    /// The service.
-    #[n(0)]
-    pub name: String,
-    /// Its version, `major.minor.patch` with optional suffixes (semantic versioning).
-    #[n(1)]
-    pub version: String,
-    /// This instance.
-    #[n(2)]
-    pub id: String,
-    /// Names and values for people and selection.
-    #[cbor(n(3), decode_with = "bounded::list::<{ LABELS_MAX }, _, _>")]
-    pub metadata: Vec<(String, String)>,
-    /// Its endpoints.
-    #[cbor(n(4), decode_with = "bounded::list::<{ ENDPOINTS_MAX }, _, _>")]
-    pub endpoints: Vec<String>,
-}
-
-/// What a node announces: the services it answers for.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, serde::Serialize, serde::Deserialize)]
-#[cbor(transparent)]
-#[serde(transparent)]
-pub struct ServiceList(#[cbor(n(0), decode_with = "bounded::list::<{ SERVICES_MAX }, _, _>")] pub Vec<ServiceInfo>);
-
-impl Wire for ServiceList {
-    const WHAT: &'static str = "service announcement";
-    const BYTES_MAX: usize = ANNOUNCEMENT_BYTES_MAX;
-
-    fn check(&self) -> Result<(), DecodeError> {
-        at_most("services", self.0.len(), SERVICES_MAX)?;
-        self.0.iter().try_for_each(check_service)?;
-        check_distinct("service instances", self.0.iter().map(|service| service.id.as_str()))
-    }
-}
-
-fn check_service(service: &ServiceInfo) -> Result<(), DecodeError> {
-    check_service_name("service", &service.name)?;
-    check_version(&service.version)?;
-    check_service_name("service instance", &service.id)?;
-    at_most("metadata", service.metadata.len(), LABELS_MAX)?;
-    for (key, value) in &service.metadata {
-        check_name("metadata", key)?;
-        check_text("metadata value", value, REASON_BYTES_MAX)?;
-    }
-    check_distinct("metadata", service.metadata.iter().map(|(key, _)| key.as_str()))?;
-    at_most("endpoints", service.endpoints.len(), ENDPOINTS_MAX)?;
-    service
-        .endpoints
-        .iter()
-        .try_for_each(|endpoint| check_service_name("endpoint", endpoint))?;
-    check_distinct("endpoints", service.endpoints.iter().map(String::as_str))
-}
-
-/// Checks the name of a service, an endpoint or an instance: `[A-Za-z0-9_-]{1,64}`, one token of a subject.
-pub fn check_service_name(what: &'static str, name: &str) -> Result<(), DecodeError> {
-    at_most(what, name.len(), NAME_BYTES_MAX)?;
-    if name.is_empty()
-        || !name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-    {
-        return Err(DecodeError::invalid(
-            what,
-            format!("{name:?} is not of A-Z a-z 0-9 _ -"),
-        ));
-    }
-    Ok(())
-}
-
-/// Three numbers, then optionally `-` or `+` and a suffix.
-fn check_version(version: &str) -> Result<(), DecodeError> {
-    let refuse = || DecodeError::invalid("service version", format!("{version:?} is not of the form 1.2.3"));
-    at_most("service version", version.len(), NAME_BYTES_MAX)?;
-    let (core, suffix) = match version.find(['-', '+']) {
-        Some(at) => (&version[..at], Some(&version[at + 1..])),
-        None => (version, None),
-    };
-    let number = |part: &str| {
-        part.parse::<u64>().is_ok()
-            && part.bytes().all(|byte| byte.is_ascii_digit())
-            && (part == "0" || !part.starts_with('0'))
-    };
-    if core.split('.').count() != 3 || !core.split('.').all(number) {
-        return Err(refuse());
-    }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.+".contains(&byte);
-    match suffix {
-        Some(suffix) if suffix.is_empty() || !suffix.bytes().all(plain) => Err(refuse()),
-        _ => Ok(()),
     }
 }
 

@@ -385,12 +385,12 @@ impl<'a> World<'a> {
                 let application = running.application.clone();
                 application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
             }
-            WorkloadKind::Call { service, timeout } => {
+            WorkloadKind::Call { service, timeout, any } => {
                 let servers = up(&self.parts.receivers[index], Some(sender));
                 let Some(server) = pick(&servers, &mut self.dice) else {
                     return;
                 };
-                let server = self.fleet.peer(server);
+                let server = (!any).then(|| self.fleet.peer(server));
                 let call = workload::call(
                     ledger,
                     sender,

@@ -165,7 +165,7 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
                     ));
                 }
             }
-            WorkloadKind::Call { service, timeout } => {
+            WorkloadKind::Call { service, timeout, .. } => {
                 if takes {
                     head.push_str(&format!("{weft} serve '{service}' --echo >>served.log 2>&1 &\n"));
                 }

@@ -127,7 +127,7 @@ pub(super) async fn send(ledger: Arc<Ledger>, api: Api, workload: usize, node: u
             let outcome = api.publish(subject, key(workload, item), body).await;
             ledger.oracle().outcome(workload, item, outcome);
         }
-        WorkloadKind::Call { service, timeout } => {
+        WorkloadKind::Call { service, timeout, .. } => {
             let called = api.call(service, body, *timeout).await;
             let at_ns = ledger.now_ns();
             match called.answer {

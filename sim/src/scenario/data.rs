@@ -411,6 +411,8 @@ pub enum WorkloadKind {
         service: String,
         /// How long a caller waits.
         timeout: Duration,
+        /// Whether the caller's node chooses whom to ask; else one who runs is drawn for each call.
+        any: bool,
     },
 }
 

@@ -12,6 +12,9 @@ use crate::{
     oracle::{Arrival, Outcome},
 };
 
+/// A call that has not ended so long after its deadline was not held to it.
+const LATE_MAX: Duration = Duration::from_millis(200);
+
 /// Serves a service on a node for as long as its process lives.
 pub fn serve(ledger: &Arc<Ledger>, host: HostId, running: &Running, service: String) {
     let Some(calls) = running.calls.clone() else { return };
@@ -49,27 +52,35 @@ pub fn serve(ledger: &Arc<Ledger>, host: HostId, running: &Running, service: Str
     });
 }
 
-/// Makes the next call of a workload to `server`, and waits for what becomes of it.
+/// Makes the next call of a workload, to `server` or to whom the node chooses, and waits for what becomes of it.
 pub async fn call(
     ledger: Arc<Ledger>,
     host: HostId,
     running: Running,
     workload: usize,
     service: String,
-    server: PeerId,
+    server: Option<PeerId>,
     timeout: Duration,
 ) {
     let Some(calls) = running.calls else { return };
-    let item = ledger.oracle().sending(workload, host, running.boot, ledger.now_ns());
+    let sent_ns = ledger.now_ns();
+    let item = ledger.oracle().sending(workload, host, running.boot, sent_ns);
     let body = ledger.body(workload, item);
     let options = CallOptions {
         timeout,
-        node: Some(server),
+        node: server,
         headers: vec![key(workload, item)],
+        ..CallOptions::default()
     };
     let result = calls.call(&service, "", body.clone(), options).await;
     let at_ns = ledger.now_ns();
     let mut oracle = ledger.oracle();
+    let waited = Duration::from_nanos(at_ns.saturating_sub(sent_ns));
+    if waited > timeout + LATE_MAX {
+        oracle.broken(format!(
+            "call {item} was waited for {waited:?}, its time was {timeout:?}"
+        ));
+    }
     match result {
         Ok(answer) => {
             if answer.body != body {

@@ -4,11 +4,11 @@
 //! then loopback TCP with the token. One connection is kept for plain requests; event streams and WebSockets have their own.
 //! Whatever a node sends is bounded before it is held in memory. Not promised: retries; a request is sent once.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -39,6 +39,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 
 type Sender = SendRequest<Full<Bytes>>;
+
+/// A body that is sent as it comes.
+pub(crate) type OutgoingBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A node on this machine.
 pub(crate) struct Client {
@@ -85,6 +88,11 @@ impl Call {
     pub(crate) fn time_max(mut self, span: Duration) -> Self {
         self.time_max = span;
         self
+    }
+
+    /// Its body, to be sent another way.
+    pub(crate) fn whole_body(&self) -> Bytes {
+        self.body.clone()
     }
 
     fn request(&self, via: &Via) -> Result<Request<Full<Bytes>>, CliError> {
@@ -180,6 +188,25 @@ impl Client {
     pub(crate) async fn websocket(&self, path: &str) -> Result<Socket, CliError> {
         let (stream, via) = self.doors.connect().await?;
         websocket::open(stream, &via, path).await
+    }
+
+    /// Sends a request whose body comes as it comes, on a connection of its own; returns when its answer begins. Nothing is
+    /// timed here: the node keeps the call's time.
+    pub(crate) async fn stream(&self, call: &Call, body: OutgoingBody) -> Result<http::Response<Incoming>, CliError> {
+        let (stream, via) = self.doors.connect().await?;
+        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| CliError::Lost(error.to_string()))?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let mut request = via.request(call.method.clone(), &call.path, body)?;
+        request.headers_mut().extend(call.headers.clone());
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| CliError::Lost(error.to_string()))?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        Ok(response)
     }
 
     async fn exchange(&self, call: &Call) -> Result<Answer, CliError> {

@@ -95,7 +95,7 @@ impl Exec {
         Err(Failure::new(500, reason(status, &words)))
     }
 
-    fn spawn(&self, request: &Request, limit: Duration) -> Result<Child, Failure> {
+    pub(super) fn spawn(&self, request: &Request, limit: Duration) -> Result<Child, Failure> {
         let mut command = Command::new("sh");
         match &self.program {
             // Through the shell, which also runs a script that names no interpreter.
@@ -162,7 +162,7 @@ async fn head(stream: Option<impl AsyncRead + Unpin>) -> Result<Bytes, Failure> 
 }
 
 /// The end of a stream, read to its end.
-async fn tail(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+pub(super) async fn tail(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut stream) = stream else { return kept };
     let mut chunk = [0; 4096];
@@ -174,7 +174,7 @@ async fn tail(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     kept
 }
 
-fn reason(status: ExitStatus, words: &[u8]) -> String {
+pub(super) fn reason(status: ExitStatus, words: &[u8]) -> String {
     use std::os::unix::process::ExitStatusExt;
 
     let how = match (status.code(), status.signal()) {
@@ -191,15 +191,15 @@ fn reason(status: ExitStatus, words: &[u8]) -> String {
 
 /// Kills a process group unless it ended by itself.
 #[derive(Debug)]
-struct Group(Option<Pid>);
+pub(super) struct Group(Option<Pid>);
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    pub(super) fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
     }
 
     /// The leader has ended and was waited for: its number may belong to someone else soon.
-    fn disarm(mut self) {
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }

@@ -23,6 +23,10 @@ pub(super) enum FromNode {
         /// Which request.
         id: u64,
     },
+    /// Somebody asked this instance to drain.
+    Drain {},
+    /// Everything is answered, and nothing new will come.
+    Drained {},
     /// What a newer node may say.
     #[serde(other)]
     Unknown,
@@ -51,6 +55,9 @@ pub(super) struct Request {
     /// The caller's trace context.
     #[serde(default)]
     pub(super) traceparent: Option<String>,
+    /// Where the request is to be fetched and the answer brought, when they are of any size.
+    #[serde(default)]
+    pub(super) stream: Option<String>,
 }
 
 /// What we say.
@@ -75,6 +82,11 @@ pub(super) enum ToNode {
     },
     /// No more requests, please.
     Drain {},
+    /// The JSON Schema of an endpoint; its text is the body.
+    Schema {
+        /// Which endpoint.
+        endpoint: String,
+    },
 }
 
 /// One message to the node.

@@ -44,12 +44,12 @@ impl Failure {
 /// Answers calls; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Handler {
-    way: Way,
+    pub(super) way: Way,
     time_max: Duration,
 }
 
 #[derive(Debug, Clone)]
-enum Way {
+pub(super) enum Way {
     Echo,
     Exec(Exec),
     Http(Upstream),

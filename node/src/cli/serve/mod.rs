@@ -15,15 +15,19 @@ use tokio::{
 use super::{
     CliError, Session,
     backoff::Backoff,
+    input,
     output::{Tone, escape},
     parse, view,
 };
+use crate::patterns::request_response::DEFAULT_ENDPOINT;
 use handler::Handler;
+use weft_protocol::limits::SCHEMA_BYTES_MAX;
 
 mod exec;
 mod frame;
 mod handler;
 mod session;
+mod streamed;
 mod upstream;
 
 #[cfg(test)]
@@ -38,12 +42,13 @@ mod tests;
   weft serve greet --exec 'sed \"s/^/hello /\"'
   weft serve orders --http http://127.0.0.1:8080/orders
   weft serve ping --echo
+  weft serve orders --endpoint create --endpoint list --schema create=create.json --http http://127.0.0.1:8080/orders
 
 A command that exits with anything but 0 makes the call fail; the end of its standard error is the reason. It finds
 WEFT_CALLER, WEFT_SERVICE, WEFT_ENDPOINT, WEFT_DEADLINE_MS, TRACEPARENT and WEFT_HEADER_… in its environment.
 With --http every call is a POST; an answer that is not 2xx makes the call fail with that code.
 
-Ctrl-C lets running calls finish; a second Ctrl-C does not."
+Ctrl-C, SIGTERM and `weft service drain` let running calls finish; a second Ctrl-C does not."
 )]
 pub(crate) struct ServeArgs {
     /// Name of the service: letters, digits, `_` and `-`
@@ -58,9 +63,15 @@ pub(crate) struct ServeArgs {
     /// Answer with the request
     #[arg(long, group = "how")]
     echo: bool,
-    /// Endpoint of the service that is offered; without it, all of them
-    #[arg(long, value_name = "NAME", value_parser = parse::service_name)]
-    endpoint: Option<String>,
+    /// Endpoint of the service, `default` without any; may be given several times. Dots make groups: admin.reset
+    #[arg(long = "endpoint", value_name = "NAME", value_parser = parse::endpoint_name)]
+    endpoints: Vec<String>,
+    /// Calling it twice is as good as calling it once: callers may try again, and ask two instances
+    #[arg(long)]
+    idempotent: bool,
+    /// JSON Schema of the requests and answers, of one endpoint or of all; may be given several times
+    #[arg(long = "schema", value_name = "[ENDPOINT=]FILE", value_parser = parse::schema)]
+    schemas: Vec<(Option<String>, std::path::PathBuf)>,
     /// Version of the service
     #[arg(long, value_name = "SEMVER", default_value = "1.0.0")]
     service_version: String,
@@ -122,6 +133,7 @@ pub(crate) async fn execute(session: &Session, args: ServeArgs) -> Result<(), Cl
 
 async fn serve(session: &Session, args: &ServeArgs, mut signals: Signals) -> Result<(), CliError> {
     let handler = Handler::new(args)?;
+    let schemas = schemas(args).await?;
     let path = path(args);
     let mut backoff = Backoff::new();
     let mut has_served = false;
@@ -133,7 +145,7 @@ async fn serve(session: &Session, args: &ServeArgs, mut signals: Signals) -> Res
                 announce(session, args, &node, has_served);
                 (has_served, is_told) = (true, false);
                 backoff.reset();
-                match session::run(session, socket, &handler, args, &mut signals).await? {
+                match session::run(session, socket, &handler, (args, &schemas), &mut signals).await? {
                     End::Stopped => return Ok(()),
                     End::Lost(error) => error,
                 }
@@ -175,15 +187,41 @@ async fn connect(session: &Session, path: &str, signals: &mut Signals) -> Option
     }
 }
 
+/// The schemas by endpoint, read.
+async fn schemas(args: &ServeArgs) -> Result<Vec<(String, String)>, CliError> {
+    let all = match args.endpoints.is_empty() {
+        true => vec![DEFAULT_ENDPOINT.to_owned()],
+        false => args.endpoints.clone(),
+    };
+    let mut schemas = Vec::new();
+    for (endpoint, file) in &args.schemas {
+        let fail = |error| CliError::io(format!("cannot read the schema {}", file.display()), error);
+        let opened = tokio::fs::File::open(file).await.map_err(fail)?;
+        let bytes = input::bounded(opened, SCHEMA_BYTES_MAX as u64).await.map_err(fail)?;
+        let wrong = |why: String| CliError::Usage(format!("the schema {}: {why}", file.display()));
+        let text = String::from_utf8(bytes.into()).map_err(|_| wrong("it is no text".to_owned()))?;
+        serde_json::from_str::<serde_json::Value>(&text).map_err(|error| wrong(format!("it is no JSON: {error}")))?;
+        match endpoint {
+            Some(endpoint) if all.contains(endpoint) => schemas.push((endpoint.clone(), text)),
+            Some(endpoint) => return Err(wrong(format!("there is no endpoint {endpoint}"))),
+            None => schemas.extend(all.iter().map(|endpoint| (endpoint.clone(), text.clone()))),
+        }
+    }
+    Ok(schemas)
+}
+
 fn path(args: &ServeArgs) -> String {
     let mut path = format!(
-        "/v1/services/{}/serve?version={}&concurrency={}",
+        "/v1/services/{}/serve?streams=true&version={}&concurrency={}",
         parse::percent(&args.name),
         parse::percent(&args.service_version),
         args.concurrency
     );
-    if let Some(endpoint) = &args.endpoint {
-        path.push_str(&format!("&endpoint={}", parse::percent(endpoint)));
+    if !args.endpoints.is_empty() {
+        path.push_str(&format!("&endpoint={}", parse::percent(&args.endpoints.join(","))));
+    }
+    if args.idempotent {
+        path.push_str("&idempotent=*");
     }
     if !args.metadata.is_empty() {
         let metadata: BTreeMap<_, _> = args.metadata.iter().cloned().collect();
@@ -195,7 +233,7 @@ fn path(args: &ServeArgs) -> String {
 
 fn announce(session: &Session, args: &ServeArgs, node: &str, again: bool) {
     let node = if node.is_empty() { "this node" } else { node };
-    let what = match &args.endpoint {
+    let what = match args.endpoints.first() {
         Some(endpoint) => format!("{}/{endpoint}", args.name),
         None => args.name.clone(),
     };

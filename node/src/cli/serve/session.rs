@@ -14,6 +14,7 @@ use super::{
     End, ServeArgs, Signals,
     frame::{self, FromNode, Request, ToNode},
     handler::{Failure, Handler},
+    streamed,
 };
 use crate::cli::{
     CliError, Session,
@@ -52,6 +53,15 @@ pub(super) async fn await_ready(socket: &mut Socket) -> Result<(), CliError> {
     })
 }
 
+/// What a message of the node means for the connection.
+enum Word {
+    Nothing,
+    /// Somebody asked for the end.
+    Drain,
+    /// This is the end.
+    Drained,
+}
+
 /// The calls of one connection that are not answered yet.
 struct Calls<'a> {
     session: &'a Session,
@@ -68,10 +78,15 @@ pub(super) async fn run(
     session: &Session,
     socket: Socket,
     handler: &Handler,
-    args: &ServeArgs,
+    (args, schemas): (&ServeArgs, &[(String, String)]),
     signals: &mut Signals,
 ) -> Result<End, CliError> {
-    let (sink, mut stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
+    for (endpoint, schema) in schemas {
+        let endpoint = endpoint.clone();
+        let message = frame::encode(&ToNode::Schema { endpoint }, schema.as_bytes())?;
+        sink.send(Message::Binary(message)).await.map_err(lost)?;
+    }
     let (answers, waiting) = mpsc::channel(ANSWERS_WAITING_MAX);
     // Writing has its own task: a node that is slow to read must not keep us from hearing its cancels.
     let writer = tokio::spawn(write(sink, waiting));
@@ -90,7 +105,16 @@ pub(super) async fn run(
         let is_quiet = is_draining && calls.running.is_empty();
         tokio::select! {
             message = stream.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => calls.take(bytes)?,
+                Some(Ok(Message::Binary(bytes))) => match calls.take(bytes)? {
+                    Word::Nothing => {}
+                    Word::Drain => {
+                        if !std::mem::replace(&mut is_draining, true) {
+                            session.out.say("asked to stop; what is running is finished");
+                        }
+                    }
+                    Word::Drained if calls.running.is_empty() => break End::Stopped,
+                    Word::Drained => is_draining = true,
+                },
                 Some(Ok(Message::Close(frame))) if !is_draining => break End::Lost(closed(frame.as_ref())),
                 Some(Ok(Message::Close(_))) | None if is_draining => break End::Stopped,
                 None => break End::Lost(CliError::Lost("the node closed it".to_owned())),
@@ -122,7 +146,7 @@ pub(super) async fn run(
 
 impl Calls<'_> {
     /// Acts on one message of the node.
-    fn take(&mut self, message: Bytes) -> Result<(), CliError> {
+    fn take(&mut self, message: Bytes) -> Result<Word, CliError> {
         let (header, body) = frame::decode(message)?;
         match header {
             FromNode::Request(request) => self.start(request, body),
@@ -132,13 +156,18 @@ impl Calls<'_> {
                     handle.abort();
                 }
             }
+            FromNode::Drain {} => return Ok(Word::Drain),
+            FromNode::Drained {} => return Ok(Word::Drained),
             FromNode::Ready {} | FromNode::Unknown => {}
         }
-        Ok(())
+        Ok(Word::Nothing)
     }
 
     fn start(&mut self, request: Request, body: Bytes) {
         let id = request.id;
+        if request.stream.is_some() {
+            return self.start_streamed(request);
+        }
         let is_full = self.running.len() >= self.concurrency + REQUESTS_WAITING_MAX;
         let (handler, permits, answers) = (self.handler.clone(), self.permits.clone(), self.answers.clone());
         let is_verbose = self.session.globals.verbose > 0;
@@ -170,6 +199,37 @@ impl Calls<'_> {
             if let Ok(message) = message {
                 let _ = answers.send(message).await;
             }
+            id
+        };
+        let handle = self.running.spawn(task);
+        self.by_id.insert(id, handle);
+    }
+
+    /// A call whose bodies are of any size: they flow beside this connection.
+    fn start_streamed(&mut self, request: Request) {
+        let id = request.id;
+        let (handler, permits, answers) = (self.handler.clone(), self.permits.clone(), self.answers.clone());
+        let client = self.session.client();
+        let task = async move {
+            let outcome = match (permits.acquire().await, client) {
+                (Ok(_permit), Ok(client)) => {
+                    // Told at once: the answer that has begun must not end as if it were whole.
+                    let fail = |failure: Failure| {
+                        let answers = answers.clone();
+                        async move {
+                            let Failure { code, reason } = failure;
+                            if let Ok(message) = frame::encode(&ToNode::Error { id, code, reason }, &[]) {
+                                let _ = answers.send(message).await;
+                            }
+                        }
+                    };
+                    streamed::handle(&handler, &client, &request, fail).await
+                }
+                (_, Err(error)) => Err(error),
+                (Err(_), _) => Ok(()),
+            };
+            // The node has told the caller what it knows; there is nobody else.
+            drop(outcome);
             id
         };
         let handle = self.running.spawn(task);

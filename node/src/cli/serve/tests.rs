@@ -466,6 +466,6 @@ fn the_path_carries_what_the_service_is() {
     let metadata = "%7B%22a%22%3A%221%262%22%7D";
     assert_eq!(
         path,
-        format!("/v1/services/s/serve?version=2.0.0%2Bx&concurrency=16&endpoint=e&metadata={metadata}")
+        format!("/v1/services/s/serve?streams=true&version=2.0.0%2Bx&concurrency=16&endpoint=e&metadata={metadata}")
     );
 }

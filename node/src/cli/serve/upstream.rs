@@ -39,6 +39,29 @@ impl Upstream {
 
     /// Posts one call. The caller's deadline is the handler's business.
     pub(super) async fn handle(&self, request: &Request, body: Bytes) -> Result<Answer, Failure> {
+        let mut response = self.post(request, body.into()).await?;
+        if !response.status().is_success() {
+            return Err(Self::refusal(response).await);
+        }
+        let headers = Self::headers(&response);
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > ANSWER_BYTES_MAX {
+                return Err(Failure::new(
+                    502,
+                    format!("the server's answer is larger than {ANSWER_BYTES_MAX} bytes"),
+                ));
+            }
+        }
+        Ok(Answer {
+            headers,
+            body: bytes.freeze(),
+        })
+    }
+
+    /// Posts a body that comes as it comes, and returns when the server's answer begins.
+    pub(super) async fn post(&self, request: &Request, body: reqwest::Body) -> Result<reqwest::Response, Failure> {
         let mut post = self.client.post(self.target(request)).body(body);
         for (name, value) in &request.headers {
             post = match name.as_str() {
@@ -51,42 +74,29 @@ impl Upstream {
                 post = post.header(name, value);
             }
         }
-        let mut response = post.send().await.map_err(|error| failure(&error))?;
+        post.send().await.map_err(|error| failure(&error))
+    }
+
+    /// What an answer says besides its body, for the caller.
+    pub(super) fn headers(response: &reqwest::Response) -> BTreeMap<String, String> {
+        let media = response.headers().get(CONTENT_TYPE);
+        let media = media.and_then(|value| value.to_str().ok());
+        let media = media.map(|media| ("content-type".to_owned(), media.to_owned()));
+        media.into_iter().collect()
+    }
+
+    /// Why an answer that is no success is none.
+    pub(super) async fn refusal(mut response: reqwest::Response) -> Failure {
         let status = response.status();
-        let limit = if status.is_success() {
-            ANSWER_BYTES_MAX
-        } else {
-            REASON_BYTES_MAX
-        };
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+        while let Ok(Some(chunk)) = response.chunk().await {
             bytes.extend_from_slice(&chunk);
-            if bytes.len() > limit {
+            if bytes.len() > REASON_BYTES_MAX {
                 break;
             }
         }
-        if !status.is_success() {
-            bytes.truncate(limit);
-            return Err(Failure::new(status.as_u16(), reason(status, &bytes)));
-        }
-        if bytes.len() > limit {
-            return Err(Failure::new(
-                502,
-                format!("the server's answer is larger than {limit} bytes"),
-            ));
-        }
-        let media = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
-        let headers: BTreeMap<_, _> = media
-            .map(|media| ("content-type".to_owned(), media.to_owned()))
-            .into_iter()
-            .collect();
-        Ok(Answer {
-            headers,
-            body: bytes.freeze(),
-        })
+        bytes.truncate(REASON_BYTES_MAX);
+        Failure::new(status.as_u16(), reason(status, &bytes))
     }
 
     /// The URL for an endpoint: one more segment on the path.

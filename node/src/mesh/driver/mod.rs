@@ -219,6 +219,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let shared = Shared {
         key: keypair.clone(),
         local,
+        zone: config.zone.clone(),
         trust: trust.clone(),
         peers: peers.clone(),
         lanes: lanes.clone(),

@@ -15,10 +15,16 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// `weft_request_response_calls_total{outcome}` and how long they took.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Event {
+    event: &'static str,
+}
+
+/// `weft_request_response_calls_total{outcome}`, how long they took, and what was done about those that went wrong.
 #[derive(Debug, Clone)]
 pub(super) struct CallMetrics {
     calls: Family<Outcome, Counter>,
+    events: Family<Event, Counter>,
     durations: Histogram,
 }
 
@@ -26,6 +32,7 @@ impl CallMetrics {
     pub(super) fn register(metrics: &Metrics) -> Self {
         metrics.subsystem("request_response", |subsystem| CallMetrics {
             calls: subsystem.counters("calls", "Calls made by this node, by their outcome"),
+            events: subsystem.counters("further_tries", "Calls sent again, or to a second instance as well"),
             durations: subsystem.durations("call_duration", "How long calls by this node took, however they ended"),
         })
     }
@@ -34,5 +41,9 @@ impl CallMetrics {
         let outcome = result.as_ref().err().map_or("ok", |error| error.kind().as_str());
         self.calls.get_or_create(&Outcome { outcome }).inc();
         self.durations.observe(elapsed.as_secs_f64());
+    }
+
+    pub(super) fn note_event(&self, event: &'static str) {
+        self.events.get_or_create(&Event { event }).inc();
     }
 }

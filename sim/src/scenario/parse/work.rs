@@ -143,6 +143,7 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
     Some(WorkloadKind::Call {
         service,
         timeout: keys.or("timeout", Duration::from_secs(5)),
+        any: keys.or("any", false),
     })
 }
 
