@@ -264,6 +264,7 @@ impl Fleet {
             Arc::clone(&member.clock),
             member.disk.clone(),
             Arc::clone(&brake),
+            member.plan.attacks.clone(),
         );
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod engine;
 pub mod export;
 pub mod fleet;
+mod gossip_metrics;
 pub mod hosts;
 pub mod network;
 pub mod oracle;

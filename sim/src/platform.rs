@@ -22,6 +22,7 @@ use weft_node::{
 };
 
 use crate::{
+    attack::{Behaviour, TamperedMuxer},
     disk::SimDisk,
     network::{HostId, Network, SimTransport},
     virtual_os::{calendar_ms, split_mix},
@@ -35,6 +36,8 @@ pub struct SimPlatform {
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
     brake: Arc<Brake>,
+    /// Of an attacker: its wire is another one.
+    attacks: Option<Arc<Behaviour>>,
 }
 
 impl SimPlatform {
@@ -47,6 +50,7 @@ impl SimPlatform {
         clock: Arc<SkewedClock>,
         disk: SimDisk,
         brake: Arc<Brake>,
+        attacks: Option<Arc<Behaviour>>,
     ) -> Arc<SimPlatform> {
         Arc::new(SimPlatform {
             network,
@@ -55,6 +59,7 @@ impl SimPlatform {
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
             brake,
+            attacks,
         })
     }
 }
@@ -66,12 +71,23 @@ impl Platform for SimPlatform {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(limits.muxer_streams_max);
         let transport = SimTransport::new(Arc::clone(&self.network), self.host);
+        let attacks = self.attacks.clone();
+        let mut dice = self.network.seed() ^ u64::from(self.host) << 32;
         let transport = OrTransport::new(transport, relay_transport)
             .upgrade(Version::V1)
             .authenticate(noise)
             .multiplex(muxer)
             .timeout(limits.handshake_timeout)
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(move |(peer, muxer), _| {
+                let muxer = StreamMuxerBox::new(muxer);
+                let muxer = match &attacks {
+                    None => muxer,
+                    Some(attacks) => {
+                        StreamMuxerBox::new(TamperedMuxer::new(muxer, Arc::clone(attacks), split_mix(&mut dice)))
+                    }
+                };
+                (peer, muxer)
+            })
             .boxed();
         Ok(NodeNetwork {
             transport,

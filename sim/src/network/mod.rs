@@ -223,6 +223,11 @@ impl Network {
         })
     }
 
+    /// What everything random comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Lets hosts dial each other along these pairs, in both directions, and not otherwise.
     pub fn restrict_to(&self, edges: impl IntoIterator<Item = (HostId, HostId)>) {
         let mut inner = self.lock();

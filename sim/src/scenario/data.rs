@@ -505,6 +505,9 @@ pub struct Attack {
     pub victim: Option<usize>,
     /// Connections each attacker makes to honest nodes.
     pub connections: usize,
+    /// Gossip's rules mean nothing to them: they graft whatever the backoff and the degree, promise what they do not have, and
+    /// answer no question.
+    pub breaks_rules: bool,
 }
 
 /// The attacks of the gossipsub v1.1 evaluation.
