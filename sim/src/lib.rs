@@ -8,6 +8,7 @@ pub mod attack;
 pub mod chaos;
 pub mod check;
 pub mod cli;
+mod closed;
 pub mod disk;
 pub mod engine;
 pub mod export;
