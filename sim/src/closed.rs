@@ -231,6 +231,7 @@ mod tests {
 
     /// Leaks as the variable says, on a closed thread. A process of its own for each.
     #[test]
+    #[expect(clippy::print_stdout, reason = "read by the test that starts this one")]
     fn leak() {
         let Ok(how) = std::env::var(LEAK) else { return };
         let leaking = move || {

@@ -33,10 +33,22 @@ pub struct Scenario {
     pub attacks: Vec<Attack>,
     /// Whether nodes score their gossip neighbours (`mesh.peer_scoring`).
     pub scoring: bool,
+    /// What nodes speak with each other over.
+    pub transport: Transport,
     /// Whether anyone may join the mesh; if not, members have certificates.
     pub open: bool,
     /// The text it was read from, for replay.
     pub source: String,
+}
+
+/// What nodes speak with each other over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Streams: what is lost comes late.
+    #[default]
+    Tcp,
+    /// Datagrams: what is lost is gone, and QUIC sees to it.
+    Quic,
 }
 
 impl Scenario {
