@@ -30,6 +30,7 @@ mod lanes;
 mod peers;
 mod redeem;
 mod relay_client;
+mod relay_server;
 mod scales;
 mod sources;
 pub mod streams;

@@ -133,7 +133,7 @@ impl<'a> World<'a> {
         let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
         nats.resize(nodes + attackers, Nat::None);
         let network = Network::new(seed, &nats, links(scenario, seed, &groups));
-        if scenario.transport == Transport::Quic {
+        if scenario.transport == Some(Transport::Quic) {
             network.speak_quic();
         }
         let mut dice = seed ^ 0x5EED_0F11;

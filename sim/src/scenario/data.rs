@@ -33,8 +33,8 @@ pub struct Scenario {
     pub attacks: Vec<Attack>,
     /// Whether nodes score their gossip neighbours (`mesh.peer_scoring`).
     pub scoring: bool,
-    /// What nodes speak with each other over.
-    pub transport: Transport,
+    /// What nodes speak with each other over; none: TCP in virtual time, and where processes run both of what they have.
+    pub transport: Option<Transport>,
     /// Whether anyone may join the mesh; if not, members have certificates.
     pub open: bool,
     /// The text it was read from, for replay.
@@ -42,10 +42,9 @@ pub struct Scenario {
 }
 
 /// What nodes speak with each other over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// Streams: what is lost comes late.
-    #[default]
     Tcp,
     /// Datagrams: what is lost is gone, and QUIC sees to it.
     Quic,

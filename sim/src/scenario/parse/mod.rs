@@ -113,10 +113,10 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
     let open = keys.or("open", false);
     // As the program does.
     let scoring = keys.or("scoring", open);
-    let transport = match keys.word("transport", &["tcp", "quic"]) {
-        Some("quic") => Transport::Quic,
+    let transport = keys.word("transport", &["tcp", "quic"]).map(|word| match word {
+        "quic" => Transport::Quic,
         _ => Transport::Tcp,
-    };
+    });
     let (duration, quiet) = times(keys)?;
     let fleet = fleet::fleet(&mut keys.section("fleet"));
     let frame = Frame {
