@@ -9,18 +9,23 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, MeshId, Pattern, PeerId, Shards, Subject, Verb, Wire as _,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, interest::Interest, repair::Head},
+    patterns::pub_sub::{
+        Frame, Line, Publication, SHARDS,
+        interest::Interest,
+        repair::{Digest, Head},
+    },
 };
 
 use super::{
     cache::{FrameCache, Kept},
-    core::{Origin, ReplayWindow, matches},
+    core::{Numbered, Origin, ReplayWindow, matches},
+    digest::Digests,
     handle::{Delivery, Subscription},
     interest::Interests,
     order::{Arrived, Freshness, Orders, Step, Want},
 };
 use crate::{
-    mesh::{Mesh, Validation},
+    mesh::{Mesh, Noted, Validation},
     platform::{Clock, Entropy, random},
     telemetry::metrics::{Dropped, Metrics},
 };
@@ -44,6 +49,9 @@ struct Subscriber {
 #[derive(Debug)]
 pub(super) struct Item {
     publication: Publication,
+    /// The frame it is in, and at which place.
+    kept: Arc<Kept>,
+    index: usize,
     /// Whether its publisher may publish it here.
     is_welcome: bool,
 }
@@ -54,6 +62,7 @@ pub(super) struct State {
     window: ReplayWindow,
     /// Frames of others, and of this node.
     cache: [FrameCache; 2],
+    digests: Digests,
     next_id: u64,
 }
 
@@ -67,6 +76,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something may be missing.
     pub(super) lacks: Notify,
+    /// Members that have other frames than this node.
+    differing: mpsc::Sender<PeerId>,
     /// Subscriptions came or went.
     pub(super) wanted: Notify,
     pub(super) interests: Interests,
@@ -95,6 +106,7 @@ pub(super) struct HubParts {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
+    pub(super) differing: mpsc::Sender<PeerId>,
 }
 
 impl Hub {
@@ -105,12 +117,15 @@ impl Hub {
             entropy,
             epoch,
             orders,
+            differing,
         } = parts;
+        let digests = Digests::new(clock.now_unix_ms());
         let state = State {
             subscribers: Vec::new(),
             orders,
             window: ReplayWindow::default(),
             cache: Default::default(),
+            digests,
             next_id: 0,
         };
         let dropped = metrics.dropped().clone();
@@ -121,6 +136,7 @@ impl Hub {
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
+            differing,
             wanted: Notify::new(),
             interests: Interests::default(),
             progress: watch::Sender::new(0),
@@ -151,7 +167,7 @@ impl Hub {
     pub(super) fn subscribe(self: &Arc<Self>, pattern: Pattern, resume: Option<&str>) -> Subscription {
         let mut state = self.lock();
         let (missed, lost) = match resume.map(|cursor| self.position(cursor)) {
-            Some(Some(number)) => state.window.after(number, &pattern),
+            Some(Some(number)) => state.window.after(number, &pattern, |publisher| self.source(publisher)),
             // A cursor of an earlier run: how much was missed cannot be known.
             Some(None) => (Vec::new(), 1),
             None => (Vec::new(), 0),
@@ -218,8 +234,8 @@ impl Hub {
     }
 
     /// Judges a frame of another node, and delivers what is in it here.
-    pub(super) fn take_in(&self, source: PeerId, from: PeerId, data: Vec<u8>, signed: (u64, Vec<u8>)) -> Validation {
-        let Ok(frame) = Frame::from_bytes(&data) else {
+    pub(super) fn take_in(&self, source: PeerId, from: PeerId, data: &[u8], signed: (u64, &[u8])) -> Validation {
+        let Ok(frame) = Frame::from_bytes(data) else {
             return Validation::Reject;
         };
         let Some(line) = Line::new(&source, frame.epoch, frame.shard) else {
@@ -234,7 +250,10 @@ impl Hub {
         let welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&source, Verb::Publish, subject, tokens).allowed
         });
-        let (count, kept) = (frame.publications.len() as u64, Kept::new(data, signed));
+        let (count, kept) = (
+            frame.publications.len() as u64,
+            Kept::new(data.into(), (signed.0, signed.1.into())),
+        );
         match self.take(line, from, frame, kept, welcome) {
             Freshness::Fresh => {
                 self.received.inc_by(count);
@@ -255,16 +274,19 @@ impl Hub {
         let now = Instant::now();
         let seqs = (frame.first_seq, frame.last_seq());
         let made_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
-        let item = |publication: Publication| Item {
+        let kept = Arc::new(kept);
+        let item = |(index, publication): (usize, Publication)| Item {
             is_welcome: is_welcome(&publication),
             publication,
+            kept: Arc::clone(&kept),
+            index,
         };
         let arrived = Arrived {
             line,
             first_seq: frame.first_seq,
             before_ms: frame.before_ms,
             bytes: kept.data.len(),
-            items: frame.publications.into_iter().map(item).collect(),
+            items: frame.publications.into_iter().enumerate().map(item).collect(),
             from,
         };
         let carries = !arrived.items.is_empty();
@@ -273,7 +295,9 @@ impl Hub {
         let freshness = state.orders.take(arrived, now, &mut steps);
         if carries && freshness == Freshness::Fresh {
             let own = usize::from(line.publisher() == self.mesh.local_peer());
-            state.cache[own].insert(line, seqs, made_ms, Arc::new(kept), now);
+            if state.cache[own].insert(line, seqs, made_ms, kept, now) {
+                state.digests.add(&line, seqs, made_ms, self.clock.now_unix_ms());
+            }
         }
         self.perform(&mut state, steps);
         drop(state);
@@ -312,23 +336,44 @@ impl Hub {
         self.progress.send_modify(|n| *n += 1);
     }
 
+    /// How the messages of a publisher name where they come from.
+    fn source(&self, publisher: &PeerId) -> String {
+        match self.mesh_id() {
+            Some(mesh) => format!("mesh://{mesh}/{publisher}"),
+            None => format!("mesh:///{publisher}"),
+        }
+    }
+
     fn deliver_run(&self, state: &mut State, line: &Line, first_seq: u64, items: Vec<Item>, from: PeerId) {
-        let publisher = line.publisher();
-        let source = self.mesh_id().map(|mesh| format!("mesh://{mesh}/{publisher}"));
-        let source = source.unwrap_or_else(|| format!("mesh:///{publisher}"));
+        let mut source = None;
         for (item, sequence) in items.into_iter().zip(first_seq..) {
             if !item.is_welcome {
                 self.dropped.inc("publication", "denied");
                 continue;
             }
-            let mut publication = item.publication;
-            publication.complete(&source, line, sequence);
+            let Item {
+                publication,
+                kept,
+                index,
+                ..
+            } = item;
             let origin = Origin {
-                publisher,
+                line: *line,
                 from,
-                sequence,
+                kept,
+                index,
             };
-            let received = state.window.push(origin, publication);
+            let number = state.window.note(origin);
+            if !state.subscribers.iter().any(|s| matches(&s.pattern, &publication)) {
+                continue;
+            }
+            let numbered = Numbered {
+                number,
+                sequence,
+                publication,
+            };
+            let source = source.get_or_insert_with(|| self.source(&line.publisher()));
+            let received = state.window.receive(numbered, line, from, source);
             let held_bytes = state.window.held_bytes();
             for subscriber in &mut state.subscribers {
                 if matches(&subscriber.pattern, &received.publication) {
@@ -434,6 +479,19 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Noted for Hub {
+    fn note(&self) -> Vec<u8> {
+        self.lock().digests.digest(self.clock.now_unix_ms()).to_bytes()
+    }
+
+    fn heard(&self, peer: &PeerId, note: &[u8]) {
+        if Digest::from_bytes(note).is_ok_and(|theirs| self.lock().digests.differs(&theirs)) {
+            // When many differ, the others say so again with their next probe.
+            let _ = self.differing.try_send(*peer);
+        }
     }
 }
 
