@@ -263,8 +263,9 @@ impl Fleet {
             self.seed,
             Arc::clone(&member.clock),
             member.disk.clone(),
-            Arc::clone(&brake),
-        );
+        )
+        .with_brake(Arc::clone(&brake))
+        .with_wire_of(member.plan.attacks.clone());
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
         if let Some(max) = member.plan.directory_max {
@@ -274,7 +275,7 @@ impl Fleet {
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
         };
-        let node = builder.start(platform, options).await?;
+        let node = builder.start(Arc::new(platform), options).await?;
         let is_outside = matches!(*node.trust().watch_standing().borrow(), Standing::Outside);
         member.forgot = is_outside && member.entered;
         if is_outside {

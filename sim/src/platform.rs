@@ -22,8 +22,9 @@ use weft_node::{
 };
 
 use crate::{
+    attack::{Behaviour, TamperedMuxer},
     disk::SimDisk,
-    network::{HostId, Network, SimTransport},
+    network::{HostId, Network, QuicTransport, SimTransport},
     virtual_os::{calendar_ms, split_mix},
 };
 
@@ -34,7 +35,9 @@ pub struct SimPlatform {
     clock: Arc<SkewedClock>,
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
-    brake: Arc<Brake>,
+    tasks: Tasks,
+    /// Of an attacker: its wire is another one.
+    attacks: Option<Arc<Behaviour>>,
 }
 
 impl SimPlatform {
@@ -46,16 +49,30 @@ impl SimPlatform {
         seed: u64,
         clock: Arc<SkewedClock>,
         disk: SimDisk,
-        brake: Arc<Brake>,
-    ) -> Arc<SimPlatform> {
-        Arc::new(SimPlatform {
+    ) -> SimPlatform {
+        SimPlatform {
             network,
             host,
             clock,
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
-            brake,
-        })
+            tasks: Tasks::new(),
+            attacks: None,
+        }
+    }
+
+    /// With a brake that makes the node stand still.
+    #[must_use]
+    pub fn with_brake(mut self, brake: Arc<Brake>) -> Self {
+        self.tasks = Tasks::with_brake(brake);
+        self
+    }
+
+    /// With the wire of an attacker; none: that of an honest node.
+    #[must_use]
+    pub fn with_wire_of(mut self, attacks: Option<Arc<Behaviour>>) -> Self {
+        self.attacks = attacks;
+        self
     }
 }
 
@@ -66,12 +83,35 @@ impl Platform for SimPlatform {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(limits.muxer_streams_max);
         let transport = SimTransport::new(Arc::clone(&self.network), self.host);
-        let transport = OrTransport::new(transport, relay_transport)
+        let attacks = self.attacks.clone();
+        let mut dice = self.network.seed() ^ u64::from(self.host) << 32;
+        let streams = OrTransport::new(transport, relay_transport)
             .upgrade(Version::V1)
             .authenticate(noise)
             .multiplex(muxer)
             .timeout(limits.handshake_timeout)
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .boxed();
+        let all = if self.network.speaks_quic() {
+            let (network, tasks) = (Arc::clone(&self.network), self.tasks.clone());
+            let datagrams = QuicTransport::new(network, self.host, key, limits, &*self.entropy, tasks)?;
+            datagrams
+                .or_transport(streams)
+                .map(|either, _| either.into_inner())
+                .boxed()
+        } else {
+            streams
+        };
+        let transport = all
+            .map(move |(peer, muxer), _| {
+                let muxer = match &attacks {
+                    None => muxer,
+                    Some(attacks) => {
+                        StreamMuxerBox::new(TamperedMuxer::new(muxer, Arc::clone(attacks), split_mix(&mut dice)))
+                    }
+                };
+                (peer, muxer)
+            })
             .boxed();
         Ok(NodeNetwork {
             transport,
@@ -102,7 +142,7 @@ impl Platform for SimPlatform {
     }
 
     fn tasks(&self) -> Tasks {
-        Tasks::with_brake(Arc::clone(&self.brake))
+        self.tasks.clone()
     }
 }
 

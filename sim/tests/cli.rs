@@ -414,3 +414,27 @@ fn without_root_mode_hosts_is_denied() {
         )
     );
 }
+
+/// Attackers who break gossip's rules are neighbours of whom they like without scoring, and of nobody with it.
+#[test]
+fn scoring_keeps_out_who_breaks_the_rules_of_gossip() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "name = \"pushy\"\nduration = \"40s\"\nscoring = true\n[fleet]\nnodes = 12\n[topology]\ndegree = 6\n\
+        [[attack]]\nkind = \"sybil\"\nattackers = 12\nat = \"5s\"\nbreaks_rules = true\n\
+        [[workload]]\nkind = \"publish\"\nrate = \"2/s\"\nstart = \"10s\"\n";
+    std::fs::write(folder.path().join("pushy.toml"), text).unwrap();
+    let figures = |scoring: &str| -> (f64, f64) {
+        let set = format!("scoring={scoring}");
+        let output = weft_sim(
+            folder.path(),
+            &["run", "pushy.toml", "--quiet", "--json", "--set", &set],
+        );
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of = |key: &str| report["attacks"][0][key].as_f64().unwrap();
+        (of("attacker_share_of_mesh"), of("delivery_ratio"))
+    };
+    let (with, without) = (figures("true"), figures("false"));
+    assert!(with.0 < 0.05, "{with:?}");
+    assert!(without.0 > 0.3, "{without:?}");
+    assert_eq!((with.1, without.1), (1.0, 1.0), "nothing is lost either way");
+}

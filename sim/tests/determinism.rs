@@ -94,6 +94,22 @@ fn the_same_seed_gives_the_same_run_in_every_process_and_another_seed_another_on
 }
 
 #[test]
+fn the_same_holds_over_datagrams() {
+    let dir = tempfile::tempdir().unwrap();
+    let quic = SCENARIO.replace("seed = 1\n", "seed = 1\ntransport = \"quic\"\n");
+    let (first, again, other) = (
+        run(dir.path(), &quic, 7),
+        run(dir.path(), &quic, 7),
+        run(dir.path(), &quic, 8),
+    );
+    assert!(first["workloads"][0]["delivered"].as_u64().unwrap() > 50, "{first}");
+    assert_eq!(hash(&first), hash(&again));
+    assert_eq!(without_costs(first.clone()), without_costs(again));
+    assert_ne!(hash(&first), hash(&other));
+    assert_ne!(hash(&first), hash(&run(dir.path(), SCENARIO, 7)));
+}
+
+#[test]
 fn a_change_of_a_millisecond_shows() {
     let dir = tempfile::tempdir().unwrap();
     let plain = run(dir.path(), SCENARIO, 7);

@@ -24,6 +24,7 @@ use super::{
     gate::Gate,
     gossip,
     relay_client::RelayClient,
+    relay_server::RelayServer,
     scales::{SMALL_BYTES, Weighed},
     sources::Sources,
     streams,
@@ -74,7 +75,7 @@ pub(crate) struct Others {
     pub(crate) streams: streams::Behaviour,
     pub(crate) reachability: autonat::v2::client::Behaviour<StdRng>,
     pub(crate) reachability_server: autonat::v2::server::Behaviour<StdRng>,
-    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) relay_server: Toggle<RelayServer>,
     pub(crate) relay_client: RelayClient,
     pub(crate) hole_punch: Toggle<dcutr::Behaviour>,
 }
@@ -195,7 +196,7 @@ fn kademlia(key: &Keypair, mesh: &MeshId) -> Result<kad::Behaviour<kad::store::M
     Ok(kad)
 }
 
-fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
+fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> RelayServer {
     // The defaults cut a circuit after two minutes or 128 KiB: fit for strangers, not for members.
     let limits = relay::Config {
         max_reservations: config.relay.reservations_max,
@@ -211,7 +212,7 @@ fn relay_server(peer: libp2p::PeerId, config: &MeshConfig) -> relay::Behaviour {
     if config.relay.server_always {
         behaviour.set_status(Some(relay::Status::Enable));
     }
-    behaviour
+    RelayServer(behaviour)
 }
 
 /// A large request is read within this time.

@@ -31,6 +31,7 @@ mod notes;
 mod peers;
 mod redeem;
 mod relay_client;
+mod relay_server;
 mod scales;
 mod sources;
 pub mod streams;

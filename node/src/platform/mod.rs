@@ -67,6 +67,23 @@ pub struct NetworkLimits {
     pub muxer_streams_max: usize,
 }
 
+/// What QUIC keeps to, whoever carries its datagrams.
+pub mod quic_limits {
+    use std::time::Duration;
+
+    /// Bytes of a stream that its reader has not taken yet. This and the next are smaller than quinn's defaults so that a
+    /// hundred peers that are not read from stay within the node's memory budget.
+    pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+    /// The same of all streams of a connection.
+    pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+    /// Streams of a connection that the other side may open.
+    pub const STREAMS_MAX: u32 = 512;
+    /// A connection on which nothing comes for so long is gone.
+    pub const IDLE_TIMEOUT_MS: u32 = 10_000;
+    /// After so long without a packet one is sent.
+    pub const KEEP_ALIVE: Duration = Duration::from_millis(4_000);
+}
+
 /// Everything a node gets from outside.
 pub trait Platform: Send + Sync + 'static {
     /// The network, for the node that owns `key`.

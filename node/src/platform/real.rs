@@ -24,15 +24,8 @@ use socket2::{Domain, Socket, Type};
 use super::{
     Clock, Entropy, Network, NetworkLimits, Platform,
     disk::{Disk, RealDisk},
+    quic_limits,
 };
-
-/// QUIC's receive windows: per stream, and for all streams of a connection. Smaller than quinn's defaults so that a
-/// hundred peers that are not read from stay within the node's memory budget.
-const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-const QUIC_STREAMS_MAX: u32 = 512;
-const QUIC_IDLE_TIMEOUT_MS: u32 = 10_000;
-const QUIC_KEEP_ALIVE_MS: u64 = 4_000;
 
 /// TCP, WebSocket and QUIC sockets, the system's clock, entropy and files.
 #[derive(Debug, Default, Clone)]
@@ -108,11 +101,11 @@ impl Platform for RealPlatform {
 fn quic_config(key: &Keypair, limits: &NetworkLimits) -> quic::Config {
     let mut config = quic::Config::new(key);
     config.handshake_timeout = limits.handshake_timeout;
-    config.max_idle_timeout = QUIC_IDLE_TIMEOUT_MS;
-    config.keep_alive_interval = std::time::Duration::from_millis(QUIC_KEEP_ALIVE_MS);
-    config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
-    config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
-    config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
+    config.max_idle_timeout = quic_limits::IDLE_TIMEOUT_MS;
+    config.keep_alive_interval = quic_limits::KEEP_ALIVE;
+    config.max_concurrent_stream_limit = quic_limits::STREAMS_MAX;
+    config.max_stream_data = quic_limits::STREAM_WINDOW_BYTES;
+    config.max_connection_data = quic_limits::CONNECTION_WINDOW_BYTES;
     config
 }
 

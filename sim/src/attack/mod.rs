@@ -3,8 +3,12 @@
 //! An attacker is a node of its own, admitted with a certificate as if its key had been stolen; it grafts itself into the
 //! gossip mesh as every node does. What differs is the pattern that stands where pub/sub stands on an honest node: it
 //! takes in all topics, and gives the verdict [`Behaviour`] says. A message without the verdict "accept" goes no further.
+//! One that breaks gossip's rules, too, has another wire ([`TamperedMuxer`]): what its node says is changed under it.
 //!
 //! Not here: attacks by strangers, which admission keeps out before gossip hears of them.
+
+mod rpc;
+mod wire;
 
 use std::{
     sync::{
@@ -25,6 +29,8 @@ use weft_protocol::{
     patterns::pub_sub::{PATTERN_ID, SHARDS, topic},
 };
 
+pub use wire::TamperedMuxer;
+
 use crate::{network::unit, scenario::AttackKind, virtual_os::split_mix};
 
 /// Messages waiting for a verdict.
@@ -39,15 +45,18 @@ pub struct Behaviour {
     kind: AttackKind,
     victim: Option<PeerId>,
     hostile: AtomicBool,
+    /// Gossip's rules mean nothing to them either.
+    lawless: bool,
     seed: u64,
 }
 
 impl Behaviour {
     /// Attackers that behave until [`Behaviour::set_hostile`] says otherwise.
-    pub fn new(kind: AttackKind, victim: Option<PeerId>, seed: u64) -> Arc<Behaviour> {
+    pub fn new(kind: AttackKind, victim: Option<PeerId>, lawless: bool, seed: u64) -> Arc<Behaviour> {
         Arc::new(Behaviour {
             kind,
             victim,
+            lawless,
             hostile: AtomicBool::new(false),
             seed,
         })
@@ -56,6 +65,16 @@ impl Behaviour {
     /// Whether they misbehave from now on.
     pub fn set_hostile(&self, hostile: bool) {
         self.hostile.store(hostile, Ordering::Relaxed);
+    }
+
+    /// Whether they break gossip's rules now.
+    pub fn breaks_rules(&self) -> bool {
+        self.lawless && self.hostile.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody gets a message from them, who asks for it or not.
+    fn starves(&self) -> bool {
+        !matches!(self.kind, AttackKind::Censor | AttackKind::Degrade)
     }
 
     /// What to say of a message, and after which time.
@@ -143,8 +162,9 @@ mod tests {
     use super::*;
 
     fn accepts(kind: AttackKind, victim: PeerId, source: PeerId, hostile: bool) -> usize {
-        let behaviour = Behaviour::new(kind, Some(victim), 1);
+        let behaviour = Behaviour::new(kind, Some(victim), true, 1);
         behaviour.set_hostile(hostile);
+        assert_eq!(behaviour.breaks_rules(), hostile);
         let mut dice = 1;
         let verdicts = (0..100).map(|_| behaviour.verdict(source, &mut dice));
         verdicts.filter(|(verdict, _)| *verdict == Validation::Accept).count()

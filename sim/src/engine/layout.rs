@@ -128,7 +128,7 @@ pub(super) fn hostile(
     let mut behaviours = Vec::new();
     for (index, attack) in scenario.attacks.iter().enumerate() {
         let victim = attack.victim.map(|victim| peer_of(seed, victim as HostId));
-        let behaviour = Behaviour::new(attack.kind, victim, seed ^ index as u64);
+        let behaviour = Behaviour::new(attack.kind, victim, attack.breaks_rules, seed ^ index as u64);
         for number in 0..attack.attackers {
             let host = plans.len() as HostId;
             let mut neighbours = BTreeSet::new();

@@ -3,7 +3,7 @@
 //! Promises: a scenario and a seed give one run, to the last byte and nanosecond ([`crate::trace`]), in whatever process
 //! and however busy the machine; a run that is told to stop ends with the report so far.
 //!
-//! How: a fresh thread is made virtual ([`crate::virtual_os`]); on it a runtime of one thread with a paused clock, which
+//! How: a fresh thread is made virtual ([`crate::virtual_os`]) and closed to what is real ([`crate::closed`]); on it a runtime of one thread with a paused clock, which
 //! jumps to the next thing to do whenever nobody has anything to do; on that the unreal network and the nodes; and a
 //! conductor, `world`, who starts, breaks and asks as the scenario says.
 
@@ -24,6 +24,7 @@ pub(crate) use layout::links;
 use world::World;
 
 use crate::{
+    closed,
     report::Report,
     run::{Cancel, RunError, Watch},
     scenario::Scenario,
@@ -49,19 +50,24 @@ pub fn run(scenario: &Scenario, seed: u64, watch: Arc<dyn Watch>, cancel: &Cance
             "this process has simulated already: start another one for another run".into(),
         ));
     }
-    let (scenario, cancel) = (scenario.clone(), cancel.clone());
+    let (own, cancel) = (scenario.clone(), cancel.clone());
+    let wall = virtual_os::real_seconds(libc::CLOCK_MONOTONIC);
     let simulation = std::thread::Builder::new()
         .name("simulation".into())
         .stack_size(STACK_BYTES)
-        .spawn(move || simulate(&scenario, seed, &*watch, &cancel))
+        .spawn(move || simulate(&own, seed, &*watch, &cancel))
         .map_err(|error| RunError::io("cannot start a thread", error))?;
-    simulation
+    let mut report = simulation
         .join()
-        .unwrap_or_else(|_| Err(RunError::Failed(format!("the simulation panicked (seed {seed})"))))
+        .unwrap_or_else(|_| Err(RunError::Failed(format!("the simulation panicked (seed {seed})"))))?;
+    report.wall_seconds = virtual_os::real_seconds(libc::CLOCK_MONOTONIC) - wall;
+    report.cpu_seconds = virtual_os::real_seconds(libc::CLOCK_PROCESS_CPUTIME_ID);
+    report.rss_bytes_peak = peak_memory_bytes();
+    crate::check::memory(scenario, &mut report);
+    Ok(report)
 }
 
 fn simulate(scenario: &Scenario, seed: u64, watch: &dyn Watch, cancel: &Cancel) -> Result<Report, RunError> {
-    let wall = virtual_os::real_seconds(libc::CLOCK_MONOTONIC);
     let guard = virtual_os::enter(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -69,6 +75,7 @@ fn simulate(scenario: &Scenario, seed: u64, watch: &dyn Watch, cancel: &Cancel) 
         .on_thread_unpark(virtual_os::catch_up)
         .build()
         .map_err(|error| RunError::io("cannot build a runtime", error))?;
+    closed::close();
     let report = runtime.block_on(async {
         virtual_os::follow_tokio();
         let mut world = World::new(scenario, seed, watch, cancel)?;
@@ -78,12 +85,7 @@ fn simulate(scenario: &Scenario, seed: u64, watch: &dyn Watch, cancel: &Cancel) 
     // Thousands of nodes are taken down by the end of the process faster than one by one.
     std::mem::forget(runtime);
     drop(guard);
-    let mut report: Report = report?;
-    report.wall_seconds = virtual_os::real_seconds(libc::CLOCK_MONOTONIC) - wall;
-    report.cpu_seconds = virtual_os::real_seconds(libc::CLOCK_PROCESS_CPUTIME_ID);
-    report.rss_bytes_peak = peak_memory_bytes();
-    crate::check::memory(scenario, &mut report);
-    Ok(report)
+    report
 }
 
 /// The most memory this process ever held.

@@ -3,6 +3,7 @@
 use super::{layout::cities, world::World};
 use crate::{
     check::{self, Evidence},
+    gossip_metrics,
     network::{HostId, ns},
     oracle::Item,
     report::{AttackFigures, Distribution, Mode, NodeReport, Report, TopologyReport},
@@ -108,15 +109,7 @@ impl World<'_> {
             let Some(running) = self.fleet.running(host as HostId) else {
                 return 0;
             };
-            let text = running.node.metrics().encode();
-            let sum = |name: &str| -> u64 {
-                let lines = text.lines().filter(|line| line.starts_with(name));
-                lines
-                    .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-                    .sum()
-            };
-            sum("gossipsub_topic_msg_recv_counts_unfiltered_total{")
-                .saturating_sub(sum("gossipsub_topic_msg_recv_counts_total{"))
+            gossip_metrics::copies(&running.node.metrics().encode())
         };
         (0..self.scenario.nodes()).map(count).collect()
     }

@@ -90,8 +90,8 @@ impl Sampler {
         let sample = Sample {
             at: now_ns as f64 / 1e9,
             nodes_up: up.len() as u32,
-            connections: spread(&connections),
-            mesh_degree: spread(&degrees),
+            connections: Sample::spread(&connections),
+            mesh_degree: Sample::spread(&degrees),
             components: parts.count(&up),
             sent: sent - self.sent,
             delivered: delivered - self.delivered,
@@ -100,15 +100,6 @@ impl Sampler {
         let attacker_share = neighbours_hostile as f64 / neighbours_all.max(1) as f64;
         Look { sample, attacker_share }
     }
-}
-
-/// The fewest, the average, the most.
-fn spread(values: &[u32]) -> (u32, f64, u32) {
-    let (Some(min), Some(max)) = (values.iter().min(), values.iter().max()) else {
-        return (0, 0.0, 0);
-    };
-    let sum: u64 = values.iter().map(|value| u64::from(*value)).sum();
-    (*min, sum as f64 / values.len() as f64, *max)
 }
 
 /// Who reaches whom (union and find).
@@ -154,6 +145,6 @@ mod tests {
         assert_eq!(parts.count(&[0, 1, 2, 3]), 1);
         assert_eq!(parts.count(&[0, 4, 5]), 3);
         assert_eq!(parts.count(&[]), 0);
-        assert_eq!(spread(&[3, 1, 2]), (1, 2.0, 3));
+        assert_eq!(Sample::spread(&[3, 1, 2]), (1, 2.0, 3));
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     oracle::Oracle,
     report::Sample,
     run::{Cancel, Progress, RunError, Watch},
-    scenario::{AttackKind, Dial, Nat, Scenario, WorkloadKind},
+    scenario::{AttackKind, Dial, Nat, Scenario, Transport, WorkloadKind},
     topology::{self, Graph},
     virtual_os::split_mix,
     workload::{self, Ledger},
@@ -133,6 +133,9 @@ impl<'a> World<'a> {
         let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
         nats.resize(nodes + attackers, Nat::None);
         let network = Network::new(seed, &nats, links(scenario, seed, &groups));
+        if scenario.transport == Some(Transport::Quic) {
+            network.speak_quic();
+        }
         let mut dice = seed ^ 0x5EED_0F11;
         let mut plans = honest(scenario, &graph, &groups);
         let mut edges: Vec<(HostId, HostId)> = graph.edges().collect();

@@ -117,6 +117,9 @@ fn left_out(scenario: &Scenario, kills: bool) -> Vec<String> {
             check.name
         )
     }));
+    if scenario.transport.is_some() {
+        left.push("transport: nodes dial each other over TCP first".into());
+    }
     if !scenario.open {
         left.push(
             "certificates and roles: the mesh is an open one, so that every node gets in by a neighbour's address"

@@ -84,7 +84,8 @@ fn write_graph(yaml: &mut String, plan: &Plan<'_>) -> std::fmt::Result {
         });
         writeln!(
             yaml,
-            "        node [\n          id {id}\n          label \"{label}\"\n          host_bandwidth_down \"{} kbit\"\n          host_bandwidth_up \"{} kbit\"\n        ]",
+            "        node [\n          id {id}\n          label \"{label}\"\n          host_bandwidth_down \"{} Kbit\"\n          host_bandwidth_up \"{} Kbit\"\n        ]",
+            // Units are case-sensitive: it knows no "kbit".
             bits.div_ceil(1000),
             bits.div_ceil(1000)
         )?;

@@ -67,6 +67,61 @@ fn shadow_gets_hosts_links_and_the_load() {
     assert!(readme.contains("- the fault pause that begins at 20.0 s") && !readme.contains("the fault kill"));
 }
 
+/// Shadow's own configuration has these keys, and reads these units: case-sensitive, and it refuses everything else.
+#[test]
+fn shadow_gets_no_key_and_no_unit_it_does_not_know() {
+    const KEYS: [&str; 22] = [
+        "general",
+        "stop_time",
+        "seed",
+        "model_unblocked_syscall_latency",
+        "progress",
+        "network",
+        "graph",
+        "type",
+        "inline",
+        "hosts",
+        "network_node_id",
+        "ip_addr",
+        "processes",
+        "path",
+        "args",
+        "environment",
+        "start_time",
+        "shutdown_time",
+        "shutdown_signal",
+        "expected_final_state",
+        "bandwidth_down",
+        "bandwidth_up",
+    ];
+    const UNITS: [&str; 3] = ["ms", "us", "Kbit"];
+    let files = shadow(&parse("two-sites", SCENARIO).unwrap(), 7).unwrap();
+    let mut quantities = 0;
+    for line in text_of(&files, "shadow.yaml")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let words: Vec<&str> = line.trim().trim_start_matches("- ").split_whitespace().collect();
+        let [first, rest @ ..] = &words[..] else { continue };
+        if let Some(key) = first.strip_suffix(':') {
+            let is_host = key
+                .strip_prefix('n')
+                .is_some_and(|number| number.parse::<u32>().is_ok());
+            let is_variable = key.starts_with("WEFT__");
+            assert!(KEYS.contains(&key) || is_host || is_variable, "{line}");
+        }
+        let is_quantity =
+            ["latency", "host_bandwidth_down", "host_bandwidth_up"].contains(first) || first.ends_with("_time:");
+        if is_quantity {
+            let [number, unit] = rest else { panic!("{line}") };
+            assert!(number.trim_matches('"').parse::<u64>().is_ok(), "{line}");
+            assert!(UNITS.contains(&unit.trim_matches('"')), "{line}");
+            quantities += 1;
+        }
+    }
+    assert!(quantities > 100, "{quantities}");
+}
+
 #[test]
 fn kubernetes_gets_plain_manifests() {
     let files = kubernetes(&parse("two-sites", SCENARIO).unwrap(), 7).unwrap();

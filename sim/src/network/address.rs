@@ -3,7 +3,7 @@
 //! A host that everybody can dial has an address in `5.0.0.0/8`. One behind a NAT has a private one in `10.0.0.0/8`, which
 //! nobody else can dial, and the others see its NAT in `6.0.0.0/8`. The last three bytes are the host's number.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -28,11 +28,49 @@ pub(crate) enum Place {
     Private(HostId),
 }
 
-fn with(first: u8, host: HostId, port: u16) -> Multiaddr {
+fn ip(first: u8, host: HostId) -> Ipv4Addr {
     let [_, a, b, c] = host.to_be_bytes();
+    Ipv4Addr::new(first, a, b, c)
+}
+
+fn with(first: u8, host: HostId, port: u16) -> Multiaddr {
     Multiaddr::empty()
-        .with(Protocol::Ip4(Ipv4Addr::new(first, a, b, c)))
+        .with(Protocol::Ip4(ip(first, host)))
         .with(Protocol::Tcp(port))
+}
+
+/// Where a host's own socket is.
+pub(crate) fn socket(host: HostId, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(PUBLIC, host).into(), port)
+}
+
+/// How others see a socket of a host.
+pub(crate) fn seen_socket(host: HostId, behind_nat: bool, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(if behind_nat { NAT } else { PUBLIC }, host).into(), port)
+}
+
+/// The same address for QUIC.
+pub(crate) fn quic(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::from(socket.ip())
+        .with(Protocol::Udp(socket.port()))
+        .with(Protocol::QuicV1)
+}
+
+/// An address for TCP as one for QUIC.
+pub(crate) fn as_quic(address: &Multiaddr) -> Multiaddr {
+    let parts = address.iter().flat_map(|part| match part {
+        Protocol::Tcp(port) => vec![Protocol::Udp(port), Protocol::QuicV1],
+        other => vec![other],
+    });
+    parts.collect()
+}
+
+/// Where a socket's address leads.
+pub(crate) fn place(socket: SocketAddr) -> Option<(Place, u16)> {
+    match socket.ip() {
+        IpAddr::V4(ip) => Some((place_of(ip)?, socket.port())),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// Where a host listens.
@@ -58,15 +96,33 @@ pub(crate) fn parse(address: &Multiaddr) -> Option<(Place, u16)> {
         (None | Some(Protocol::P2p(_)), None) => {}
         _ => return None,
     }
+    Some((place_of(ip)?, port))
+}
+
+/// The same for QUIC.
+pub(crate) fn parse_quic(address: &Multiaddr) -> Option<(Place, u16)> {
+    let parts: Vec<Protocol<'_>> = address.iter().collect();
+    match &parts[..] {
+        [Protocol::Ip4(ip), Protocol::Udp(port), Protocol::QuicV1]
+        | [
+            Protocol::Ip4(ip),
+            Protocol::Udp(port),
+            Protocol::QuicV1,
+            Protocol::P2p(_),
+        ] => Some((place_of(*ip)?, *port)),
+        _ => None,
+    }
+}
+
+fn place_of(ip: Ipv4Addr) -> Option<Place> {
     let [first, a, b, c] = ip.octets();
     let host = HostId::from_be_bytes([0, a, b, c]);
-    let place = match first {
-        PUBLIC => Place::Host(host),
-        NAT => Place::Nat(host),
-        PRIVATE => Place::Private(host),
-        _ => return None,
-    };
-    Some((place, port))
+    match first {
+        PUBLIC => Some(Place::Host(host)),
+        NAT => Some(Place::Nat(host)),
+        PRIVATE => Some(Place::Private(host)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +135,16 @@ mod tests {
             assert_eq!(parse(&listen(host, false)), Some((Place::Host(host), PORT)));
             assert_eq!(parse(&listen(host, true)), Some((Place::Private(host), PORT)));
             assert_eq!(parse(&seen(host, true, 9)), Some((Place::Nat(host), 9)));
+        }
+        for host in [0, 255, 70_000] {
+            let private = as_quic(&listen(host, true));
+            assert_eq!(parse_quic(&private), Some((Place::Private(host), PORT)));
+            assert_eq!(
+                parse_quic(&quic(seen_socket(host, true, 9))),
+                Some((Place::Nat(host), 9))
+            );
+            assert_eq!(place(socket(host, 9)), Some((Place::Host(host), 9)));
+            assert_eq!((parse(&private), parse_quic(&listen(host, true))), (None, None));
         }
         for other in [
             "/ip4/127.0.0.1/tcp/1",

@@ -1,7 +1,7 @@
 //! What a directed link does to what is sent over it: decisions without I/O, told the time and the dice.
 //!
-//! Streams are what travels: a lost packet comes late, and what was sent after it waits for it. Packets of one directed
-//! link share its bandwidth, whichever connection they belong to.
+//! Of a stream a lost packet comes late, and what was sent after it waits for it; a lost datagram does not come, and waits for
+//! nobody. Packets of one directed link share its bandwidth, whichever connection they belong to.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -62,6 +62,12 @@ impl Path {
             }
         }
         at_ns
+    }
+
+    /// When a datagram that has left at `departure_ns` is there, if it is not lost. Others may overtake it.
+    pub(crate) fn datagram_arrival_ns(&self, departure_ns: u64, dice: &mut u64) -> u64 {
+        let without_loss = Path { loss: 0.0, ..*self };
+        without_loss.arrival_ns(departure_ns, 0, false, dice)
     }
 
     fn recovery_ns(&self, busy: bool, dice: &mut u64) -> u64 {

@@ -5,11 +5,14 @@
 //! the order of their times, those of equal times in the order of their sending, on one thread. A host can be dialled
 //! by those the topology and its NAT allow. What a wall stops is sent again as TCP would, once the wall is gone.
 //!
-//! Does not promise datagrams: nodes speak as over TCP. Time has the runtime's resolution, a millisecond: a packet is
+//! Datagrams, which a network that speaks QUIC carries, are lost, overtake each other and find no way through a NAT
+//! as [`datagram`] says. Time has the runtime's resolution, a millisecond: a packet is
 //! handed over at the first whole millisecond after it is due.
 
 pub mod address;
+mod datagram;
 mod link;
+mod quic;
 mod stream;
 mod transport;
 mod wall;
@@ -27,10 +30,12 @@ use std::{
 };
 
 use address::{PORT, Place};
+use datagram::{Datagram, Inbox, Mapping};
 use futures::channel::oneshot;
 use libp2p::Multiaddr;
 pub use link::{Links, Rule};
 pub(crate) use link::{ns, unit};
+pub use quic::QuicTransport;
 use stream::{Connection, SimStream};
 use tokio::{sync::Notify, time::Instant};
 pub use transport::SimTransport;
@@ -159,6 +164,10 @@ struct Host {
     listener: Option<Arc<Mutex<Backlog>>>,
     dialing: BTreeMap<u64, (Dialing, Arc<Connection>)>,
     port: u16,
+    /// Of datagrams, by port.
+    sockets: BTreeMap<u16, Arc<Mutex<Inbox>>>,
+    /// The ports of a symmetric NAT.
+    mappings: BTreeMap<u16, Mapping>,
     /// Whom it spoke to from the port it listens on, and when.
     spoke_to: BTreeMap<HostId, u64>,
     traffic: Traffic,
@@ -176,6 +185,11 @@ pub struct Traffic {
 #[derive(Debug)]
 struct Inner {
     events: BinaryHeap<Reverse<Event>>,
+    datagrams: BinaryHeap<Reverse<Datagram>>,
+    /// Of datagrams.
+    dice: u64,
+    /// Nodes speak QUIC, not TCP.
+    speaks_quic: bool,
     sequence: u64,
     connections: u64,
     hosts: Vec<Host>,
@@ -207,6 +221,9 @@ impl Network {
         Arc::new(Network {
             inner: Mutex::new(Inner {
                 events: BinaryHeap::new(),
+                datagrams: BinaryHeap::new(),
+                dice: seed ^ 0xDA7A_6BA3,
+                speaks_quic: false,
                 sequence: 0,
                 connections: 0,
                 hosts: nats.iter().map(host).collect(),
@@ -221,6 +238,21 @@ impl Network {
             origin: Instant::now(),
             seed,
         })
+    }
+
+    /// Lets nodes speak QUIC instead of TCP. To be called before any starts.
+    pub fn speak_quic(&self) {
+        self.lock().speaks_quic = true;
+    }
+
+    /// Whether nodes speak QUIC.
+    pub fn speaks_quic(&self) -> bool {
+        self.lock().speaks_quic
+    }
+
+    /// What everything random comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Lets hosts dial each other along these pairs, in both directions, and not otherwise.
@@ -239,14 +271,22 @@ impl Network {
 
     /// Where a host listens.
     pub fn listen_address(&self, host: HostId) -> Multiaddr {
-        address::listen(host, self.nat(host) != Nat::None)
+        self.spoken(address::listen(host, self.nat(host) != Nat::None))
     }
 
     /// Where others would dial a host.
     pub fn dial_address(&self, host: HostId) -> Multiaddr {
-        match self.nat(host) {
+        self.spoken(match self.nat(host) {
             Nat::None => address::listen(host, false),
             Nat::FullCone | Nat::Restricted | Nat::Symmetric => address::seen(host, true, PORT),
+        })
+    }
+
+    fn spoken(&self, address: Multiaddr) -> Multiaddr {
+        if self.speaks_quic() {
+            address::as_quic(&address)
+        } else {
+            address
         }
     }
 
@@ -309,6 +349,8 @@ impl Network {
             host.dark = true;
             host.boot += 1;
             host.listener = None;
+            host.sockets.clear();
+            host.mappings.clear();
             host.spoke_to.clear();
         }
     }
@@ -355,7 +397,7 @@ impl Network {
     pub async fn run(self: Arc<Network>) {
         loop {
             let earlier = self.earlier.notified();
-            let next_ns = self.lock().events.peek().map(|event| event.0.at_ns);
+            let next_ns = self.next_ns();
             match next_ns {
                 None => earlier.await,
                 Some(next_ns) if next_ns > self.now_ns() => {
@@ -375,9 +417,32 @@ impl Network {
         }
     }
 
+    /// When the next packet is due.
+    fn next_ns(&self) -> Option<u64> {
+        let inner = self.lock();
+        let packet = inner.events.peek().map(|event| event.0.at_ns);
+        let datagram = inner.datagrams.peek().map(|datagram| datagram.0.at_ns);
+        packet.into_iter().chain(datagram).min()
+    }
+
+    /// The first datagram, if it is due and no stream's packet comes before it.
+    fn due_datagram(&self, now_ns: u64) -> Option<Datagram> {
+        let mut inner = self.lock();
+        let first = inner.datagrams.peek().map(|first| (first.0.at_ns, first.0.sequence))?;
+        let is_first = inner.events.peek().is_none_or(|event| first < event.0.key());
+        if first.0 > now_ns || !is_first {
+            return None;
+        }
+        inner.datagrams.pop().map(|datagram| datagram.0)
+    }
+
     fn deliver_due(self: &Arc<Network>) {
         let now_ns = self.now_ns();
         loop {
+            if let Some(datagram) = self.due_datagram(now_ns) {
+                self.deliver_datagram(datagram);
+                continue;
+            }
             let event = {
                 let mut inner = self.lock();
                 match inner.events.peek() {

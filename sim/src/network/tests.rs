@@ -241,3 +241,149 @@ fn libp2p_runs_on_it() {
         assert!(network.trace().events() > 10);
     });
 }
+
+mod datagrams {
+    use std::{future::poll_fn, net::SocketAddr};
+
+    use super::{super::datagram::SimUdp, *};
+
+    fn socket(network: &Arc<Network>, host: HostId, port: u16) -> Arc<SimUdp> {
+        SimUdp::bind(network, host, Some(port)).unwrap()
+    }
+
+    /// What comes within a second: when, from whom, and its first bytes as a number.
+    async fn received(socket: &SimUdp) -> Vec<(Duration, SocketAddr, u16)> {
+        let (began, mut all) = (Instant::now(), Vec::new());
+        let receive = async {
+            loop {
+                let (from, data) = poll_fn(|cx| socket.poll_receive(cx)).await;
+                all.push((began.elapsed(), from, u16::from_be_bytes([data[0], data[1]])));
+            }
+        };
+        let _ = tokio::time::timeout(MS * 1_000, receive).await;
+        all
+    }
+
+    fn send(socket: &SimUdp, to: SocketAddr, numbers: std::ops::Range<u16>, bytes: usize) {
+        for number in numbers {
+            let mut data = vec![0; bytes];
+            data[..2].copy_from_slice(&number.to_be_bytes());
+            socket.send(to, &data);
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_gone_and_the_rest_is_not_late() {
+        virtually(|| async {
+            let lossy = Link { loss: 0.1, ..plain(20) };
+            let network = network(&[Nat::None; 2], lossy);
+            let (a, b) = (socket(&network, 0, 9), socket(&network, 1, 9));
+            send(&a, b.address(), 0..2_000, 100);
+            let came = received(&b).await;
+            assert!((1_740..1_860).contains(&came.len()), "{}", came.len());
+            assert!(came.iter().all(|(at, from, _)| *at <= MS * 21 && *from == a.address()));
+            assert!(
+                came.is_sorted_by_key(|(.., number)| *number),
+                "nothing makes them overtake each other"
+            );
+        });
+    }
+
+    #[test]
+    fn others_overtake_what_takes_a_longer_way() {
+        virtually(|| async {
+            let network = network(
+                &[Nat::None; 2],
+                Link {
+                    jitter: MS * 10,
+                    ..plain(20)
+                },
+            );
+            let (a, b) = (socket(&network, 0, 9), socket(&network, 1, 9));
+            send(&a, b.address(), 0..200, 100);
+            let came = received(&b).await;
+            assert_eq!(came.len(), 200);
+            assert!(!came.is_sorted_by_key(|(.., number)| *number));
+        });
+    }
+
+    #[test]
+    fn a_full_link_a_large_datagram_a_wall_and_a_deaf_process_lose_them() {
+        virtually(|| async {
+            let slow = Link {
+                bandwidth_bits: Some(8_000_000),
+                ..plain(10)
+            };
+            let network = network(&[Nat::None; 3], slow);
+            let (a, b) = (socket(&network, 0, 9), socket(&network, 1, 9));
+            send(&a, b.address(), 0..1_000, 1_000);
+            // A quarter of a second at a megabyte a second, with headers.
+            let came = received(&b).await.len();
+            assert!((230..250).contains(&came), "{came}");
+            send(&a, b.address(), 0..1, 1_473);
+            let wall = network.add_wall(Wall::Apart(HostSet::of([1])));
+            send(&a, b.address(), 1..2, 100);
+            tokio::time::sleep(MS * 100).await;
+            network.remove_wall(wall);
+            send(&a, b.address(), 2..3, 100);
+            let numbers: Vec<u16> = received(&b).await.into_iter().map(|(.., number)| number).collect();
+            assert_eq!(numbers, [2], "what a wall has stopped does not come later");
+            for _ in 0..10 {
+                send(&a, b.address(), 0..100, 1_000);
+                tokio::time::sleep(MS * 300).await;
+            }
+            let kept = received(&b).await.len();
+            assert!((250..270).contains(&kept), "as much as its buffer holds: {kept}");
+        });
+    }
+
+    #[test]
+    fn nats_let_in_whom_they_know() {
+        virtually(|| async {
+            let nats = [Nat::None, Nat::FullCone, Nat::Restricted, Nat::Symmetric, Nat::None];
+            let network = network(&nats, plain(10));
+            let sockets: Vec<Arc<SimUdp>> = (0..5).map(|host| socket(&network, host, PORT)).collect();
+            let seen = |host| address::seen_socket(host, true, PORT);
+            for host in 1..4 {
+                send(&sockets[0], seen(host), 0..1, 10);
+                // Nobody can reach what is behind the NAT by its own address.
+                send(&sockets[0], sockets[host as usize].address(), 0..1, 10);
+                let let_in = received(&sockets[host as usize]).await.len();
+                assert_eq!(let_in, usize::from(host == 1), "host {host}");
+                // Once it has spoken, the other one is answered, at the port from which it was heard.
+                send(&sockets[host as usize], sockets[0].address(), 1..2, 10);
+                let [(_, heard_from, 1)] = received(&sockets[0]).await[..] else {
+                    panic!("host {host} was not heard");
+                };
+                assert_eq!(heard_from == seen(host), host != 3, "{heard_from}");
+                send(&sockets[0], heard_from, 2..3, 10);
+                assert_eq!(received(&sockets[host as usize]).await.len(), 1, "host {host}");
+                // A third one comes in only where all may.
+                send(&sockets[4], heard_from, 3..4, 10);
+                let third = received(&sockets[host as usize]).await.len();
+                assert_eq!(third, usize::from(host == 1), "host {host}");
+            }
+            // Another destination is another port of a symmetric NAT.
+            send(&sockets[3], sockets[4].address(), 1..2, 10);
+            send(&sockets[3], sockets[0].address(), 1..2, 10);
+            assert_ne!(received(&sockets[4]).await[0].1, received(&sockets[0]).await[0].1);
+        });
+    }
+
+    #[test]
+    fn a_port_is_one_sockets_until_it_is_dropped() {
+        virtually(|| async {
+            let network = network(&[Nat::None; 2], plain(10));
+            let first = socket(&network, 0, 9);
+            let taken = SimUdp::bind(&network, 0, Some(9)).map(|_| ()).unwrap_err();
+            assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+            let any = [
+                SimUdp::bind(&network, 0, None).unwrap(),
+                SimUdp::bind(&network, 0, None).unwrap(),
+            ];
+            assert_ne!(any[0].address(), any[1].address());
+            drop(first);
+            socket(&network, 0, 9);
+        });
+    }
+}

@@ -86,6 +86,17 @@ impl Api {
         Some(peers.into_iter().map(|peer| peer.peer_id).collect())
     }
 
+    /// Its metrics, as text.
+    pub(super) async fn metrics(&self) -> Option<String> {
+        let request = self.client.get("http://localhost/metrics").timeout(ASK_TIME_MAX);
+        let answer = request.send().await.ok()?;
+        if answer.status().is_success() {
+            answer.text().await.ok()
+        } else {
+            None
+        }
+    }
+
     /// A ticket for so many nodes of a role.
     pub(super) async fn invite(&self, role: &str, uses: usize) -> Result<String, RunError> {
         let fail = |why: String| RunError::Failed(format!("the founder gives no ticket for the role {role}: {why}"));

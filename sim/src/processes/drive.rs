@@ -6,6 +6,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use weft_protocol::Subject;
 
 use super::{
     Ground,
@@ -57,6 +58,8 @@ pub(super) struct Run<'a> {
     pub(super) plan: chaos::Plan,
     pub(super) findings: Findings,
     pub(super) usage: Usage,
+    /// Whose gossip neighbours are counted.
+    subject: Option<Subject>,
     ledger: Arc<Ledger>,
     /// Tasks that take in messages, by node.
     subscribers: HashMap<usize, JoinSet<()>>,
@@ -96,7 +99,14 @@ pub(crate) fn drive(
         graph,
         nodes,
         plan: chaos::plan(scenario, seed),
-        findings: Findings::default(),
+        findings: Findings {
+            copies: vec![0; scenario.nodes()],
+            ..Findings::default()
+        },
+        subject: scenario.workloads.iter().find_map(|workload| match &workload.kind {
+            WorkloadKind::Publish { subject } => subject.parse().ok(),
+            WorkloadKind::Call { .. } => None,
+        }),
         usage: Usage::default(),
         ledger: Ledger::new(oracle(scenario), seed, scenario.workloads.clone(), HashMap::new()),
         subscribers: HashMap::new(),
@@ -389,7 +399,13 @@ impl Run<'_> {
 
     async fn sample(&mut self) -> Result<(), RunError> {
         self.usage.look(&self.nodes);
-        let mut sample: Sample = sample::look(&self.nodes, &self.ledger).await?;
+        let mut sample: Sample = sample::look(
+            &self.nodes,
+            &self.ledger,
+            self.subject.as_ref(),
+            &mut self.findings.copies,
+        )
+        .await?;
         let totals = self.ledger.oracle().totals();
         sample.sent = totals.0 - self.totals.0;
         sample.delivered = totals.1 - self.totals.1;

@@ -8,7 +8,7 @@ use std::{
 use super::{Ground, node::Node};
 use crate::{
     oracle::Oracle,
-    scenario::{Scenario, Version, WorkloadKind},
+    scenario::{Scenario, Transport, Version, WorkloadKind},
     topology::Graph,
 };
 
@@ -57,7 +57,7 @@ pub(super) fn nodes(
                 .chain([(&scoring.0, &scoring.1)])
                 .map(variable)
                 .collect();
-            let args = arguments(number, &group.name, scenario.open, graph, ground);
+            let args = arguments(number, &group.name, scenario, graph, ground);
             let mut node = Node::new(number, folder.join(number.to_string()), program, args, variables);
             node.services = scenario
                 .workloads
@@ -74,16 +74,21 @@ pub(super) fn nodes(
 }
 
 /// `weft run` of a node. In a private mesh the ticket comes to it, once there is one.
-fn arguments(number: usize, group: &str, open: bool, graph: &Graph, ground: &dyn Ground) -> Vec<String> {
+fn arguments(number: usize, group: &str, scenario: &Scenario, graph: &Graph, ground: &dyn Ground) -> Vec<String> {
+    let spoken = |address: &String| match scenario.transport {
+        Some(Transport::Tcp) => !address.ends_with("/quic-v1"),
+        Some(Transport::Quic) => address.ends_with("/quic-v1"),
+        None => true,
+    };
     let mut args: Vec<String> = ["--no-mdns", "--api", "127.0.0.1:0", "--log", "warn", "--name"]
         .map(str::to_owned)
         .into();
     args.push(format!("{group}-{number}"));
-    for address in ground.listen(number) {
+    for address in ground.listen(number).into_iter().filter(spoken) {
         args.extend(["--listen".to_owned(), address]);
     }
     if number == 0 {
-        args.extend(open.then(|| "--open".to_owned()));
+        args.extend(scenario.open.then(|| "--open".to_owned()));
         return args;
     }
     args.push("--insecure-bootstrap".to_owned());
@@ -92,7 +97,7 @@ fn arguments(number: usize, group: &str, open: bool, graph: &Graph, ground: &dyn
     if ways.is_empty() {
         ways = ground.dial(0);
     }
-    for address in ways {
+    for address in ways.into_iter().filter(spoken) {
         args.extend(["--bootstrap".to_owned(), address]);
     }
     args

@@ -23,12 +23,14 @@ pub(super) struct Findings {
     pub(super) deaths: Vec<String>,
     /// Nodes that were started and are not ready.
     pub(super) coming: BTreeSet<usize>,
+    /// Copies of messages beyond the first, by node, since its last start.
+    pub(super) copies: Vec<u64>,
     /// How long all of it took.
     pub(super) wall_seconds: f64,
     /// How long the scenario itself ran.
     pub(super) virtual_seconds: f64,
     /// When the mesh was last seen in parts.
-    apart_at: Option<f64>,
+    pub(super) apart_at: Option<f64>,
 }
 
 impl Findings {
@@ -78,6 +80,7 @@ pub(super) fn report(run: &Run<'_>, oracle: &Oracle, mode: Mode, traffic: Option
         topology: laid_out(run),
         propagation: oracle.distribution(true),
         calls: oracle.distribution(false),
+        duplicates: findings.copies.clone(),
         bytes_sent,
         bytes_received,
         series: findings.series.clone(),

@@ -56,7 +56,6 @@ fn unmeasured(check: &CheckKind, mode: Mode) -> Option<Missing> {
         CheckKind::BytesPerNode { .. } if mode == Mode::Processes => {
             Some(("count of a node's bytes (check bytes-per-node)".to_owned(), HOSTS))
         }
-        CheckKind::DuplicateRatio { .. } => Some(("count of duplicates (check duplicate-ratio)".to_owned(), VIRTUAL)),
         _ => None,
     }
 }

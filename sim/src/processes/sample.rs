@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use weft_protocol::Subject;
+
 use super::{api::Api, load::Ledger, node::Node};
-use crate::{report::Sample, run::RunError};
+use crate::{gossip_metrics, report::Sample, run::RunError};
 
 /// Clock ticks of `/proc/PID/stat` in a second: part of the kernel's interface.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -48,31 +50,42 @@ fn process(pid: u32) -> Option<(f64, u64)> {
     Some((ticks / TICKS_PER_SECOND, pages * PAGE_BYTES))
 }
 
-/// The connections of every node that runs, asked at once.
-pub(super) async fn look(nodes: &[Node], ledger: &Ledger) -> Result<Sample, RunError> {
+/// What every node that runs says, asked at once: its connections and its gossip neighbours on the topic of `subject`. Copies
+/// of messages go into `copies`, by node.
+pub(super) async fn look(
+    nodes: &[Node],
+    ledger: &Ledger,
+    subject: Option<&Subject>,
+    copies: &mut [u64],
+) -> Result<Sample, RunError> {
     let mut asked = tokio::task::JoinSet::new();
     for node in nodes.iter().filter(|node| node.is_running() && !node.paused) {
         let (number, api): (usize, Api) = (node.number, node.api()?);
-        asked.spawn(async move { (number, api.peers().await) });
+        asked.spawn(async move { (number, tokio::join!(api.peers(), api.metrics())) });
     }
     let mut neighbours: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut mesh_degrees = Vec::new();
     while let Some(answer) = asked.join_next().await {
-        if let Ok((number, Some(peers))) = answer {
+        let Ok((number, (peers, metrics))) = answer else {
+            continue;
+        };
+        if let Some(peers) = peers {
             let known = peers.iter().filter_map(|id| ledger.node(id)).collect();
             neighbours.insert(number as u32, known);
         }
+        if let Some(metrics) = metrics {
+            mesh_degrees.extend(subject.map(|subject| gossip_metrics::neighbours(&metrics, subject)));
+            if let Some(place) = copies.get_mut(number) {
+                *place = gossip_metrics::copies(&metrics);
+            }
+        }
     }
-    let degrees: Vec<usize> = neighbours.values().map(Vec::len).collect();
-    let mean = degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64;
-    let (fewest, most) = (degrees.iter().min(), degrees.iter().max());
+    let degrees: Vec<u32> = neighbours.values().map(|others| others.len() as u32).collect();
     Ok(Sample {
         at: ledger.elapsed().as_secs_f64(),
         nodes_up: nodes.iter().filter(|node| node.is_running()).count() as u32,
-        connections: (
-            fewest.copied().unwrap_or(0) as u32,
-            mean,
-            most.copied().unwrap_or(0) as u32,
-        ),
+        connections: Sample::spread(&degrees),
+        mesh_degree: Sample::spread(&mesh_degrees),
         components: components(&neighbours),
         ..Sample::default()
     })

@@ -218,6 +218,17 @@ pub struct Sample {
     pub delivered: u64,
 }
 
+impl Sample {
+    /// The fewest, the average, the most.
+    pub fn spread(values: &[u32]) -> (u32, f64, u32) {
+        let (Some(min), Some(max)) = (values.iter().min(), values.iter().max()) else {
+            return (0, 0.0, 0);
+        };
+        let sum: u64 = values.iter().map(|value| u64::from(*value)).sum();
+        (*min, sum as f64 / values.len() as f64, *max)
+    }
+}
+
 /// A fault on the axis of time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct FaultSpan {

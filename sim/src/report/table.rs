@@ -230,6 +230,14 @@ pub(super) fn side_by_side(reports: &[Report]) -> Vec<(String, Vec<String>)> {
             0 => "-".to_owned(),
             sum => bytes(sum as f64 / r.nodes.max(1) as f64),
         }),
+        row("copies a node", &|r| match r.duplicates.is_empty() {
+            true => "-".to_owned(),
+            false => format!("{:.1}", r.duplicates.iter().sum::<u64>() as f64 / r.nodes.max(1) as f64),
+        }),
+        row("gossip neighbours", &|r| match r.series.last() {
+            Some(sample) if sample.mesh_degree.2 > 0 => format!("{:.1}", sample.mesh_degree.1),
+            _ => "-".to_owned(),
+        }),
         row("deliveries", &|r| count(r.propagation.count)),
         row("delivery, median", &|r| percentile(&r.propagation, 50.0)),
         row("delivery, 90 %", &|r| percentile(&r.propagation, 90.0)),

@@ -33,10 +33,21 @@ pub struct Scenario {
     pub attacks: Vec<Attack>,
     /// Whether nodes score their gossip neighbours (`mesh.peer_scoring`).
     pub scoring: bool,
+    /// What nodes speak with each other over; none: TCP in virtual time, and where processes run both of what they have.
+    pub transport: Option<Transport>,
     /// Whether anyone may join the mesh; if not, members have certificates.
     pub open: bool,
     /// The text it was read from, for replay.
     pub source: String,
+}
+
+/// What nodes speak with each other over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Streams: what is lost comes late.
+    Tcp,
+    /// Datagrams: what is lost is gone, and QUIC sees to it.
+    Quic,
 }
 
 impl Scenario {
@@ -507,6 +518,9 @@ pub struct Attack {
     pub victim: Option<usize>,
     /// Connections each attacker makes to honest nodes.
     pub connections: usize,
+    /// Gossip's rules mean nothing to them: they graft whatever the backoff and the degree, promise what they do not have, and
+    /// answer no question.
+    pub breaks_rules: bool,
 }
 
 /// The attacks of the gossipsub v1.1 evaluation.

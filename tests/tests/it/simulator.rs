@@ -83,6 +83,22 @@ fn a_scenario_runs_with_processes_and_leaves_nothing_behind() {
     assert!(tally(1, "delivered") > 15, "{report}");
     assert_eq!(tally(0, "impossible") + tally(1, "impossible"), 0, "{report}");
     assert_eq!(report["faults"].as_array().unwrap().len(), 2);
+    let copies: u64 = report["duplicates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
+    let degrees: Vec<u64> = report["series"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["mesh_degree"][2].as_u64().unwrap())
+        .collect();
+    assert!(
+        copies > 0 && degrees.iter().any(|most| *most >= 2),
+        "{copies} copies, neighbours {degrees:?}"
+    );
     assert!(report["rss_bytes_peak"].as_u64().unwrap() > 4 << 20);
     assert!(
         report["checks"]

@@ -278,7 +278,7 @@ impl Driver {
             return;
         };
         if let Some(server) = members.others.relay_server.as_mut() {
-            server.set_status(Some(relay));
+            server.0.set_status(Some(relay));
         }
         if server != self.reach.kad_server {
             if let Some(kad) = members.others.kad.as_mut() {

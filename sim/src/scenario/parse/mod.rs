@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use weft_node::config::format_duration;
 
 use super::{
-    data::{Dial, Scenario, Topology, TopologyKind},
+    data::{Dial, Scenario, Topology, TopologyKind, Transport},
     error::ScenarioError,
     field::Share,
     reader::{Doc, Keys},
@@ -113,6 +113,10 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
     let open = keys.or("open", false);
     // As the program does.
     let scoring = keys.or("scoring", open);
+    let transport = keys.word("transport", &["tcp", "quic"]).map(|word| match word {
+        "quic" => Transport::Quic,
+        _ => Transport::Tcp,
+    });
     let (duration, quiet) = times(keys)?;
     let fleet = fleet::fleet(&mut keys.section("fleet"));
     let frame = Frame {
@@ -141,6 +145,7 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
         checks,
         attacks,
         scoring,
+        transport,
         open,
         source: text.to_owned(),
     })

@@ -36,6 +36,7 @@ fn attack(mut keys: Keys<'_>, frame: &Frame) -> Option<Attack> {
     let at = keys.or("at", std::time::Duration::ZERO);
     let until = keys.or("until", frame.quiet_from);
     let connections = keys.or("connections", 8);
+    let breaks_rules = keys.or("breaks_rules", false);
     let targeted = matches!(word, Some("eclipse" | "censor"));
     let victim: Option<usize> = if targeted { keys.opt("victim").or(Some(0)) } else { None };
     if victim.is_some_and(|victim| victim >= frame.nodes && frame.nodes > 0) {
@@ -73,5 +74,6 @@ fn attack(mut keys: Keys<'_>, frame: &Frame) -> Option<Attack> {
         until,
         victim,
         connections,
+        breaks_rules,
     })
 }
