@@ -18,6 +18,7 @@ fn publication(subject: &str, data: &[u8]) -> Publication {
     Publication {
         message,
         capability: Vec::new(),
+        picks: None,
     }
 }
 
