@@ -137,7 +137,12 @@ fn told(session: &Session, subject: &str, count: u64, last: &Value) {
     }
     let peers = last.get("peers").and_then(Value::as_u64);
     let reach = peers
-        .map(|n| format!(" ({n} {} connected)", if n == 1 { "peer" } else { "peers" }))
+        .map(|n| match (n, last.get("direct").and_then(Value::as_bool)) {
+            (1, Some(true)) => " (to 1 member that wants it)".to_owned(),
+            (n, Some(true)) => format!(" (to {n} members that want it)"),
+            (1, _) => " (1 peer connected)".to_owned(),
+            (n, _) => format!(" ({n} peers connected)"),
+        })
         .unwrap_or_default();
     let what = match count {
         1 => view::text(last, "id"),

@@ -92,7 +92,10 @@ impl Publication {
     /// Of a queue group, whether `member` is to take it; `None`: its publisher knew of no such group.
     pub fn is_for(&self, group: &str, member: &PeerId) -> Option<bool> {
         let picks = &self.picks.as_ref()?.0;
-        picks.iter().find(|pick| pick.group == group).map(|pick| pick.is(member))
+        picks
+            .iter()
+            .find(|pick| pick.group == group)
+            .map(|pick| pick.is(member))
     }
 
     /// The subject it is published on.

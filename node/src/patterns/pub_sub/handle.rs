@@ -6,11 +6,16 @@ use tokio::sync::{mpsc, oneshot};
 use weft_protocol::{
     Message, Pattern, PeerId, Subject, Verb, Wire as _,
     limits::PUBLISH_BODY_BYTES_MAX,
-    patterns::pub_sub::{Publication, SHARDS, message_id},
+    patterns::pub_sub::{
+        DIRECT, Publication, SHARDS,
+        interest::{Wanted, check_group},
+        message_id,
+    },
 };
 
 pub use super::core::Received;
 use super::{
+    feeds::Feeds,
     hub::Hub,
     publisher::{Outbox, Sent},
 };
@@ -73,6 +78,8 @@ pub struct Receipt {
     pub sequence: u64,
     /// Connected members it was sent towards.
     pub peers: usize,
+    /// Whether it went to the members that want it, and not by gossip.
+    pub is_direct: bool,
 }
 
 /// What a subscriber gets.
@@ -111,6 +118,7 @@ impl Queued {
             id: message_id(&line, seq),
             sequence: seq,
             peers,
+            is_direct: line.shard >= DIRECT,
         })
     }
 }
@@ -128,6 +136,11 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
     }
+
+    /// A delivery, if one is there.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        self.deliveries.try_recv().ok()
+    }
 }
 
 impl Drop for Subscription {
@@ -136,16 +149,30 @@ impl Drop for Subscription {
     }
 }
 
+/// A member that this node hands publications to directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectMember {
+    /// Who.
+    pub peer: PeerId,
+    /// Whether there is a stream to it.
+    pub is_open: bool,
+    /// Whether it was waited for in vain, and loses what it does not take in.
+    pub is_slow: bool,
+    /// Whether it has not taken in everything yet.
+    pub is_behind: bool,
+}
+
 /// A cloneable handle on pub/sub.
 #[derive(Clone)]
 pub struct PubSubHandle {
     hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
     outbox: Outbox,
 }
 
 impl PubSubHandle {
-    pub(super) fn new(hub: Arc<Hub>, outbox: Outbox) -> Self {
-        PubSubHandle { hub, outbox }
+    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>, outbox: Outbox) -> Self {
+        PubSubHandle { hub, feeds, outbox }
     }
 
     /// Publishes a message, and waits until it was handed over. Messages whose subjects have the same first token arrive
@@ -195,10 +222,7 @@ impl PubSubHandle {
         if let Some(traceparent) = trace::traceparent() {
             message.set_extension("traceparent", traceparent);
         }
-        let publication = Publication {
-            message,
-            capability: trust.to_present(Verb::Publish, subject),
-        };
+        let publication = Publication::new(message, trust.to_present(Verb::Publish, subject));
         publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
         let sent = self.outbox.put(publication, subject.shard(SHARDS)).await?;
         Ok(Queued { sent })
@@ -215,6 +239,55 @@ impl PubSubHandle {
     /// until its record expires; one with very many subscriptions may be named for subjects it does not want.
     pub fn interested(&self, subject: &Subject) -> Vec<PeerId> {
         self.hub.interested(subject)
+    }
+
+    /// Subscribes as a member of a queue group: one member of the group, wherever it is, gets each message. With `key`, the name
+    /// of an extension attribute, messages with the same value go to the same member, as long as it is there.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is empty or too long.
+    pub fn subscribe_in_group(
+        &self,
+        pattern: Pattern,
+        group: &str,
+        key: Option<&str>,
+    ) -> Result<Subscription, PublishError> {
+        for name in [Some(group), key].into_iter().flatten() {
+            check_group(name).map_err(|e| PublishError::Invalid(e.to_string()))?;
+        }
+        let wanted = Wanted {
+            pattern,
+            group: Some(group.to_owned()),
+            key: key.map(str::to_owned),
+            since_ms: self.hub.clock.now_unix_ms(),
+        };
+        Ok(self.hub.subscribe_as(wanted, None))
+    }
+
+    /// The members that this node hands publications to directly: what few want does not go by gossip.
+    pub fn direct_members(&self) -> Vec<DirectMember> {
+        let member = |(peer, is_open, is_slow, is_behind)| DirectMember {
+            peer,
+            is_open,
+            is_slow,
+            is_behind,
+        };
+        self.feeds.standing().into_iter().map(member).collect()
+    }
+
+    /// The members at which a queue group has subscribers to a subject, this node perhaps among them.
+    pub fn group_members(&self, subject: &Subject, group: &str) -> Vec<PeerId> {
+        let mut audience = self.hub.audience(subject);
+        audience
+            .groups
+            .remove(group)
+            .map(|group| group.members)
+            .unwrap_or_default()
+    }
+
+    /// Messages of other nodes that were taken in and found good.
+    pub fn received(&self) -> u64 {
+        self.hub.received()
     }
 
     /// Subscriptions that there are now.

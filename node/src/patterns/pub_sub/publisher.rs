@@ -3,7 +3,7 @@
 //! Promises: publications of one shard go out in the order in which they were taken; a publication is answered once its
 //! frame is handed over, or with the reason why it was not; when more is published than goes out, publishers wait, and
 //! after [`ROOM_PATIENCE`] they are refused. Whatever has queued while a frame was handed over goes into the next one: one
-//! signature for many under load, no delay without.
+//! signature for many under load, no delay without. What few members want goes to them and not to gossip: see `ways`.
 //!
 //! After the last publication of a shard, frames without any say at growing intervals how far the line goes, so that its
 //! loss is noticed too; then there is silence.
@@ -15,12 +15,19 @@ use tokio::{
     time::{Instant, timeout},
 };
 use weft_protocol::{
-    Wire as _,
+    PeerId, Wire as _,
     limits::FRAME_PUBLICATIONS_MAX,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, topic},
+    patterns::pub_sub::{DIRECT, Frame, Line, Publication, SHARDS, topic},
 };
 
-use super::{cache::Kept, hub::Hub, repair};
+use super::{
+    cache::Kept,
+    feeds::Feeds,
+    hub::Hub,
+    repair,
+    ring::Parcel,
+    ways::{Way, Ways},
+};
 use crate::mesh::MeshError;
 
 /// Publications waiting for a frame, and their bytes.
@@ -56,8 +63,24 @@ pub(super) struct Outgoing {
     publication: Publication,
     shard: u16,
     bytes: usize,
+    way: Way,
     answer: Answer,
     room: OwnedSemaphorePermit,
+}
+
+impl Outgoing {
+    /// Whether it goes where another goes, and can share its frame.
+    fn joins(&self, shard: u16, way: &Way) -> bool {
+        self.shard == shard && self.way == *way
+    }
+
+    /// Whether it must not overtake another of its shard that goes elsewhere: some member may get both.
+    fn is_bound_by(&self, other: &Way) -> bool {
+        match (&self.way, other) {
+            (Way::Direct(own), Way::Direct(others)) => own.iter().any(|peer| others.contains(peer)),
+            _ => true,
+        }
+    }
 }
 
 /// Where publications are handed in.
@@ -101,6 +124,7 @@ impl Outbox {
             publication,
             shard,
             bytes,
+            way: Way::Gossip,
             answer,
             room,
         });
@@ -122,16 +146,21 @@ struct Own {
 
 struct Publisher {
     hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
+    ways: Ways,
+    /// Lines by gossip, then those that go directly.
     own: Vec<Own>,
     /// What the queue gave that is in no frame yet.
     waiting: VecDeque<Outgoing>,
 }
 
 /// Takes publications until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Outgoing>) {
+pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut publisher = Publisher {
+        ways: Ways::new(Arc::clone(&hub), Arc::clone(&feeds)),
         hub,
-        own: (0..SHARDS).map(|_| Own::default()).collect(),
+        feeds,
+        own: (0..SHARDS + DIRECT).map(|_| Own::default()).collect(),
         waiting: VecDeque::new(),
     };
     let mut batch = Vec::new();
@@ -143,9 +172,13 @@ pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Outgoing>) {
                 if count == 0 {
                     return;
                 }
-                publisher.waiting.extend(batch.drain(..));
-                while let Some(shard) = publisher.waiting.front().map(|first| first.shard) {
-                    publisher.send(shard).await;
+                publisher.ways.refresh();
+                for mut out in batch.drain(..) {
+                    out.way = publisher.ways.choose(&mut out.publication);
+                    publisher.waiting.push_back(out);
+                }
+                while let Some((shard, way)) = publisher.waiting.front().map(|first| (first.shard, first.way.clone())) {
+                    publisher.send(shard, way).await;
                 }
             }
             () = sleep_until(announce) => publisher.announce().await,
@@ -162,15 +195,15 @@ pub(super) async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Publisher {
-    /// Sends one frame of what waits on a shard.
-    async fn send(&mut self, shard: u16) {
+    /// Sends one frame of what waits on a shard and goes one way.
+    async fn send(&mut self, shard: u16, way: Way) {
         let (mut publications, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut bytes, mut others) = (0, VecDeque::new());
+        let (mut bytes, mut others, mut is_closed) = (0, VecDeque::new(), false);
         for out in self.waiting.drain(..) {
             let fits = publications.is_empty() || bytes + out.bytes <= FRAME_BYTES_SOFT;
-            // Once one did not fit, no later one overtakes it.
-            if out.shard != shard || !fits {
-                bytes = if out.shard == shard { usize::MAX / 2 } else { bytes };
+            // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
+            if is_closed || !fits || !out.joins(shard, &way) {
+                is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
                 others.push_back(out);
                 continue;
             }
@@ -180,16 +213,22 @@ impl Publisher {
             rooms.push(out.room);
         }
         self.waiting = others;
-        let own = &self.own[usize::from(shard)];
+        self.follow_on(shard, &publications, &way).await;
+        let line_shard = if way.is_direct() { shard + DIRECT } else { shard };
+        let own = &self.own[usize::from(line_shard)];
         let frame = Frame {
             epoch: self.hub.epoch,
-            shard,
+            shard: line_shard,
             first_seq: own.last_seq + 1,
             before_ms: own.last_ms,
             publications,
         };
-        let (line, first_seq) = (self.hub.own_line(shard), frame.first_seq);
-        match self.hand_over(frame).await {
+        let (line, first_seq) = (self.hub.own_line(line_shard), frame.first_seq);
+        let handed_over = match way {
+            Way::Gossip => self.hand_over(frame).await,
+            Way::Direct(members) => self.hand_to(frame, members).await,
+        };
+        match handed_over {
             Ok(peers) => {
                 for (answer, seq) in answers.into_iter().zip(first_seq..) {
                     let sent = line.map(|line| Sent { line, seq, peers });
@@ -202,6 +241,48 @@ impl Publisher {
         }
         drop(rooms);
         self.keep_pace(shard).await;
+    }
+
+    /// Where the way of a first token has changed, waits for what went the old way, so that it is not overtaken.
+    async fn follow_on(&mut self, shard: u16, publications: &[Publication], way: &Way) {
+        let mut last = "";
+        for publication in publications {
+            let Ok(subject) = publication.subject() else { continue };
+            let first = subject.tokens().next().unwrap_or_default();
+            if first == std::mem::replace(&mut last, first) || !self.ways.changes(first, way.is_direct()) {
+                continue;
+            }
+            let members = self.ways.near(subject);
+            if way.is_direct() {
+                let seq = self.own[usize::from(shard)].last_seq;
+                repair::await_members(&self.hub, members, shard, seq).await;
+            } else {
+                self.feeds.settle(&members).await;
+            }
+        }
+    }
+
+    /// Gives a frame to the members that want it.
+    async fn hand_to(&mut self, frame: Frame, members: Arc<[PeerId]>) -> Result<usize, MeshError> {
+        let data = frame
+            .to_checked_bytes()
+            .map_err(|e| MeshError::Invalid(e.to_string()))?;
+        let last_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
+        let own = &mut self.own[usize::from(frame.shard)];
+        own.last_seq = frame.last_seq();
+        own.last_ms = own.last_ms.max(last_ms).max(1);
+        let (peers, parcel) = (
+            members.len(),
+            Parcel {
+                data,
+                shard: frame.shard,
+                seqs: (frame.first_seq, frame.last_seq()),
+                audience: members,
+            },
+        );
+        self.feeds.send(parcel).await;
+        self.hub.went_directly(frame);
+        Ok(peers)
     }
 
     /// Gives a frame to gossip. If nobody has it, the numbers stay without a gap.

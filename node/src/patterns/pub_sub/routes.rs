@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PubSubHandle, PublishOptions, handle::Received, hub::SUBSCRIPTIONS_MAX};
+use super::{Delivery, PubSubHandle, PublishOptions, Subscription, handle::Received, hub::SUBSCRIPTIONS_MAX};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -55,6 +55,8 @@ struct Published {
     seq: u64,
     /// Connected members it was sent towards.
     peers: usize,
+    /// Whether it went to those that want it alone, and not by gossip.
+    direct: bool,
 }
 
 /// Publish a message
@@ -89,6 +91,7 @@ async fn publish(
         subject: subject.to_string(),
         seq: receipt.sequence,
         peers: receipt.peers,
+        direct: receipt.is_direct,
     }))
 }
 
@@ -97,6 +100,10 @@ async fn publish(
 struct SubscribeQuery {
     /// A subject pattern: `orders.>`.
     subject: String,
+    /// A queue group: one of its members, wherever they are, gets each message.
+    group: Option<String>,
+    /// The extension attribute whose value decides to which member a message goes.
+    key: Option<String>,
 }
 
 /// Subscribe: server-sent events, each message a CloudEvent; `Last-Event-ID` resumes
@@ -109,7 +116,14 @@ async fn subscribe(
     let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
     let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     check_room(&app.messages)?;
-    let subscription = app.messages.subscribe(pattern, resume);
+    let subscription = match (&query.group, &query.key) {
+        (Some(group), key) => app
+            .messages
+            .subscribe_in_group(pattern, group, key.as_deref())
+            .map_err(NodeError::from)?,
+        (None, Some(_)) => return Err(NodeError::invalid("a key is of use only with a group").into()),
+        (None, None) => app.messages.subscribe(pattern, resume),
+    };
     let stream = futures::stream::unfold(
         (subscription, app.messages),
         |(mut subscription, messages)| async move {
@@ -204,6 +218,8 @@ async fn duplex(
 enum Op {
     Subscribe {
         subject: String,
+        group: Option<String>,
+        key: Option<String>,
     },
     Unsubscribe {
         subject: String,
@@ -258,7 +274,7 @@ async fn perform(
     deliveries: &mpsc::Sender<Delivery>,
 ) -> Result<Value, NodeError> {
     match op {
-        Op::Subscribe { subject } => {
+        Op::Subscribe { subject, group, key } => {
             let pattern: Pattern = subject.parse()?;
             check_room(&app.messages)?;
             if subscriptions.len() >= SOCKET_SUBSCRIPTIONS_MAX {
@@ -267,7 +283,11 @@ async fn perform(
                 )));
             }
             let cancel = tokio_util::sync::CancellationToken::new();
-            let forward = forward(app.messages.clone(), pattern, deliveries.clone());
+            let subscription = match group {
+                Some(group) => app.messages.subscribe_in_group(pattern, &group, key.as_deref())?,
+                None => app.messages.subscribe(pattern, None),
+            };
+            let forward = forward(subscription, deliveries.clone());
             let cancelled = cancel.clone();
             app.node.tasks().spawn("ws-subscription", async move {
                 tokio::select! { () = cancelled.cancelled() => {}, () = forward => {} }
@@ -304,14 +324,15 @@ async fn perform(
                 extensions: Vec::new(),
             };
             let receipt = app.messages.publish(&subject, data, options).await?;
-            Ok(json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers }))
+            Ok(
+                json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers, "direct": receipt.is_direct }),
+            )
         }
     }
 }
 
 /// Carries one subscription's deliveries to the WebSocket; its queue's bound makes a slow reader lose its own messages.
-async fn forward(messages: PubSubHandle, pattern: Pattern, deliveries: mpsc::Sender<Delivery>) {
-    let mut subscription = messages.subscribe(pattern, None);
+async fn forward(mut subscription: Subscription, deliveries: mpsc::Sender<Delivery>) {
     while let Some(delivery) = subscription.next().await {
         if deliveries.send(delivery).await.is_err() {
             return;

@@ -115,9 +115,8 @@ impl Interest {
 
 /// Adds what is not there. One more than the most that fit is as good as many more.
 fn add(all: &mut Vec<Wanted>, wanted: Wanted) {
-    let same = |one: &&mut Wanted| {
-        (&one.pattern, &one.group, &one.key) == (&wanted.pattern, &wanted.group, &wanted.key)
-    };
+    let same =
+        |one: &&mut Wanted| (&one.pattern, &one.group, &one.key) == (&wanted.pattern, &wanted.group, &wanted.key);
     if let Some(one) = all.iter_mut().find(same) {
         one.since_ms = one.since_ms.min(wanted.since_ms);
     } else if all.len() <= INTEREST_PATTERNS_MAX {
