@@ -16,7 +16,7 @@ use crate::patterns::pub_sub::{
     Frame, Line, Pick, Picks, Publication, SHARDS,
     direct::{DirectItem, DirectTaken},
     interest::{Interest, Wanted},
-    repair::{Head, Original, RepairReply, RepairRequest},
+    repair::{Digest, Head, Original, RepairReply, RepairRequest, digest_of},
 };
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
@@ -95,11 +95,16 @@ fn mesh_samples() -> Vec<Sample> {
         sent_at_ms: NOW_MS,
         members_digest: ours,
         revocations_digest: theirs,
+        notes: vec![Note {
+            pattern: "pub_sub".to_owned(),
+            bytes: vec![1, 2],
+        }],
     };
     let reply = ControlReply::Probe {
         clock_ms: NOW_MS,
         members_digest: ours,
         revocations_digest: theirs,
+        notes: Vec::new(),
     };
     vec![
         sample("node-record", record),
@@ -311,6 +316,14 @@ fn application_samples() -> Vec<Sample> {
                 first_seq: 8,
                 before_ms: NOW_MS,
                 publications: Vec::new(),
+            },
+        ),
+        sample(
+            "repair-digest",
+            Digest {
+                from_s: NOW_MS / 1000 - 600,
+                until_s: NOW_MS / 1000 - 3,
+                sums: vec![0, digest_of(&line, 2, 5)],
             },
         ),
         sample(

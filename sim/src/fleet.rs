@@ -18,7 +18,7 @@ use weft_node::{
         request_response::{RequestResponse, RequestResponseHandle},
     },
     platform::Clock as _,
-    tasks::Tasks,
+    tasks::{Brake, Tasks},
     trust::{MeshInfo, MeshKind, Standing},
 };
 use weft_protocol::{CertificateRequest, Chain, MeshId, PeerId, SecretKey};
@@ -91,6 +91,8 @@ pub struct Running {
     pub calls: Option<RequestResponseHandle>,
     /// For the application's own tasks: they end with the process.
     pub application: Tasks,
+    /// Makes it stand still.
+    pub brake: Arc<Brake>,
     /// Which start of this node it is, from 1.
     pub boot: u32,
 }
@@ -210,6 +212,20 @@ impl Fleet {
         broken.next().map(|(host, _)| host)
     }
 
+    /// Lets a process stand still, or go on. Its kernel goes on taking in what comes, until its buffers are full.
+    pub fn pause(&self, host: HostId, on: bool) {
+        match self.running(host) {
+            Some(running) if on => running.brake.put_on(),
+            Some(running) => running.brake.release(),
+            None => {}
+        }
+    }
+
+    /// Whether a host runs and does not stand still.
+    pub fn is_awake(&self, host: HostId) -> bool {
+        self.running(host).is_some_and(|running| !running.brake.is_on())
+    }
+
     /// How often a host was started.
     pub fn boots(&self, host: HostId) -> u32 {
         self.members[host as usize].boots
@@ -239,6 +255,7 @@ impl Fleet {
         self.network.power_on(host);
         let member = &mut self.members[host as usize];
         member.boots += 1;
+        let brake = Arc::new(Brake::default());
         let platform = SimPlatform::new(
             Arc::clone(&self.network),
             host,
@@ -246,6 +263,7 @@ impl Fleet {
             self.seed,
             Arc::clone(&member.clock),
             member.disk.clone(),
+            Arc::clone(&brake),
         );
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
@@ -267,7 +285,8 @@ impl Fleet {
             pub_sub: node.handle::<PubSub>(),
             calls: node.handle::<RequestResponse>(),
             node: Arc::new(node),
-            application: Tasks::new(),
+            application: Tasks::with_brake(Arc::clone(&brake)),
+            brake,
             boot: member.boots,
         };
         Ok(member.running.insert(running))
@@ -334,3 +353,6 @@ async fn reap(running: Running) {
     running.application.stop(REAP_TIME).await;
     running.node.tasks().stop(REAP_TIME).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,10 @@ use libp2p::{
     noise, relay, yamux,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::ChaCha12Rng};
-use weft_node::platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, disk::Disk};
+use weft_node::{
+    platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, disk::Disk},
+    tasks::{Brake, Tasks},
+};
 
 use crate::{
     disk::SimDisk,
@@ -31,6 +34,7 @@ pub struct SimPlatform {
     clock: Arc<SkewedClock>,
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
+    brake: Arc<Brake>,
 }
 
 impl SimPlatform {
@@ -42,6 +46,7 @@ impl SimPlatform {
         seed: u64,
         clock: Arc<SkewedClock>,
         disk: SimDisk,
+        brake: Arc<Brake>,
     ) -> Arc<SimPlatform> {
         Arc::new(SimPlatform {
             network,
@@ -49,6 +54,7 @@ impl SimPlatform {
             clock,
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
+            brake,
         })
     }
 }
@@ -93,6 +99,10 @@ impl Platform for SimPlatform {
 
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(self.disk.clone())
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks::with_brake(Arc::clone(&self.brake))
     }
 }
 

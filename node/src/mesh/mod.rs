@@ -27,6 +27,7 @@ mod handle;
 mod inbound;
 mod intake;
 mod lanes;
+mod notes;
 mod peers;
 mod redeem;
 mod relay_client;
@@ -46,5 +47,6 @@ pub use handle::{
 };
 pub(crate) use inbound::Door;
 pub use inbound::{InboundRequest, InboundStream};
+pub use notes::Noted;
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
 pub use sources::SourceLimits;

@@ -19,6 +19,8 @@ pub use real::RealPlatform;
 use weft_protocol::SecretKey;
 use zeroize::Zeroizing;
 
+use crate::tasks::Tasks;
+
 /// The calendar.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch. May jump in either direction.
@@ -86,4 +88,8 @@ pub trait Platform: Send + Sync + 'static {
     fn entropy(&self) -> Arc<dyn Entropy>;
     /// Files.
     fn disk(&self) -> Arc<dyn Disk>;
+    /// The spawner of everything the node runs, which can make it stand still ([`crate::tasks::Brake`]).
+    fn tasks(&self) -> Tasks {
+        Tasks::new()
+    }
 }

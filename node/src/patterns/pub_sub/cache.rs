@@ -20,16 +20,16 @@ const ENTRY_BYTES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Kept {
     /// The encoded frame.
-    pub(super) data: Vec<u8>,
+    pub(super) data: Arc<[u8]>,
     /// Gossip's number of it, which is signed too.
     pub(super) gossip_seq: u64,
     /// The publisher's signature. Of this node's own frames it is made when somebody asks.
-    pub(super) signature: OnceLock<Vec<u8>>,
+    pub(super) signature: OnceLock<Arc<[u8]>>,
 }
 
 impl Kept {
     /// A frame of another node.
-    pub(super) fn new(data: Vec<u8>, (gossip_seq, signature): (u64, Vec<u8>)) -> Self {
+    pub(super) fn new(data: Arc<[u8]>, (gossip_seq, signature): (u64, Arc<[u8]>)) -> Self {
         Kept {
             data,
             gossip_seq,
@@ -38,7 +38,7 @@ impl Kept {
     }
 
     /// A frame of this node.
-    pub(super) fn own(data: Vec<u8>, gossip_seq: u64) -> Self {
+    pub(super) fn own(data: Arc<[u8]>, gossip_seq: u64) -> Self {
         Kept {
             data,
             gossip_seq,
@@ -65,8 +65,8 @@ pub(super) struct FrameCache {
 }
 
 impl FrameCache {
-    /// Keeps a frame.
-    pub(super) fn insert(&mut self, line: Line, seqs: (u64, u64), made_ms: u64, kept: Arc<Kept>, now: Instant) {
+    /// Keeps a frame; whether it was not here yet.
+    pub(super) fn insert(&mut self, line: Line, seqs: (u64, u64), made_ms: u64, kept: Arc<Kept>, now: Instant) -> bool {
         let bytes = kept.data.len() + ENTRY_BYTES;
         let entry = Entry {
             last_seq: seqs.1,
@@ -74,12 +74,13 @@ impl FrameCache {
             kept,
         };
         if self.entries.contains_key(&(line, seqs.0)) {
-            return;
+            return false;
         }
         self.entries.insert((line, seqs.0), entry);
         self.ages.push_back((now, line, seqs.0));
         self.bytes += bytes;
         self.trim(now);
+        true
     }
 
     /// Lets go of what is too old or too much.
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     fn kept(bytes: usize) -> Arc<Kept> {
-        Arc::new(Kept::own(vec![0; bytes], 0))
+        Arc::new(Kept::own(vec![0; bytes].into(), 0))
     }
 
     fn line() -> Line {

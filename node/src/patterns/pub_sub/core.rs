@@ -8,11 +8,19 @@ use std::{
     },
 };
 
-use weft_protocol::{Pattern, PeerId, patterns::pub_sub::Publication};
+use weft_protocol::{
+    Pattern, PeerId, PublicKey, Wire as _,
+    patterns::pub_sub::{Frame, Line, Publication},
+};
+
+use super::cache::Kept;
 
 /// Messages kept for subscribers that come back, and their bytes together.
 pub(super) const REPLAY_MESSAGES_MAX: usize = 4096;
 pub(super) const REPLAY_BYTES_MAX: usize = 8 << 20;
+/// What a note of them costs besides the frame, and a message for subscribers besides its data.
+const NOTE_BYTES: usize = 256;
+const RECEIVED_BYTES: usize = 512;
 
 /// Bytes of messages that somebody holds. Counted down when the last one lets go.
 #[derive(Debug)]
@@ -40,74 +48,177 @@ pub struct Received {
     pub sequence: u64,
     /// The message.
     pub publication: Publication,
-    held: Held,
+    _held: Held,
 }
 
-/// Where a message comes from.
-#[derive(Debug, Clone, Copy)]
+/// Where a message has its place.
+#[derive(Debug, Clone)]
 pub(super) struct Origin {
-    pub(super) publisher: PeerId,
+    pub(super) line: Line,
+    /// The neighbour that handed it over.
     pub(super) from: PeerId,
-    pub(super) sequence: u64,
+    /// The frame it is in, and at which place.
+    pub(super) kept: Arc<Kept>,
+    pub(super) index: usize,
 }
 
-/// The last messages, for subscribers that come back.
+/// Messages that follow each other, in one frame and in this node's numbers. What they are is read in the frame.
+#[derive(Debug)]
+struct Note {
+    first_number: u64,
+    first_index: usize,
+    count: usize,
+    line: Line,
+    /// A neighbour is a member, and so has such a key; half as long as its id.
+    from: Option<PublicKey>,
+    kept: Arc<Kept>,
+}
+
+impl Note {
+    fn bytes(&self) -> usize {
+        self.kept.data.len() + NOTE_BYTES
+    }
+
+    /// Whether a message is the next one.
+    fn goes_on(&self, origin: &Origin) -> bool {
+        Arc::ptr_eq(&self.kept, &origin.kept) && self.first_index + self.count == origin.index
+    }
+
+    /// Its messages that come after `number`, each with its own.
+    fn read(&self, number: u64) -> impl Iterator<Item = Numbered> {
+        let known = number.saturating_add(1).saturating_sub(self.first_number);
+        let known = usize::try_from(known).unwrap_or(usize::MAX);
+        // It was read once to be taken in.
+        let frame = Frame::from_bytes(&self.kept.data).ok().filter(|_| known < self.count);
+        let first_seq = frame.as_ref().map_or(0, |frame| frame.first_seq);
+        let publications = frame.into_iter().flat_map(|frame| frame.publications).enumerate();
+        let (first_index, first_number) = (self.first_index, self.first_number);
+        publications
+            .take(first_index.saturating_add(self.count))
+            .skip(first_index.saturating_add(known))
+            .map(move |(index, publication)| Numbered {
+                number: first_number + (index - first_index) as u64,
+                sequence: first_seq + index as u64,
+                publication,
+            })
+    }
+}
+
+/// A message with its numbers.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    /// This node's.
+    pub(super) number: u64,
+    /// Its publisher's.
+    pub(super) sequence: u64,
+    pub(super) publication: Publication,
+}
+
+/// The last messages, for subscribers that come back: where they are kept.
 #[derive(Debug, Default)]
 pub(super) struct ReplayWindow {
-    messages: VecDeque<Arc<Received>>,
+    notes: VecDeque<Note>,
+    messages: usize,
     bytes: usize,
     next: u64,
     held: Arc<AtomicUsize>,
 }
 
 impl ReplayWindow {
-    /// Numbers and keeps a message.
-    pub(super) fn push(&mut self, origin: Origin, publication: Publication) -> Arc<Received> {
+    /// Numbers a message, and notes where it is kept.
+    pub(super) fn note(&mut self, origin: Origin) -> u64 {
         self.next += 1;
-        let bytes = publication.message.data.len() + 512;
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        let held = Held {
-            bytes,
-            all: Arc::clone(&self.held),
-        };
-        let received = Arc::new(Received {
-            number: self.next,
-            publisher: origin.publisher,
-            from: origin.from,
-            sequence: origin.sequence,
-            publication,
-            held,
-        });
-        self.bytes += size(&received);
-        self.messages.push_back(received.clone());
-        while self.messages.len() > REPLAY_MESSAGES_MAX || self.bytes > REPLAY_BYTES_MAX {
-            let Some(oldest) = self.messages.pop_front() else { break };
-            self.bytes -= size(&oldest);
+        self.messages += 1;
+        match self.notes.back_mut().filter(|last| last.goes_on(&origin)) {
+            Some(last) => last.count += 1,
+            None => {
+                let note = Note {
+                    first_number: self.next,
+                    first_index: origin.index,
+                    count: 1,
+                    line: origin.line,
+                    from: PublicKey::from_peer_id(&origin.from),
+                    kept: origin.kept,
+                };
+                self.bytes += note.bytes();
+                self.notes.push_back(note);
+            }
         }
-        received
+        while self.messages > REPLAY_MESSAGES_MAX || self.bytes > REPLAY_BYTES_MAX {
+            self.drop_oldest();
+        }
+        self.next
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(oldest) = self.notes.front_mut() else {
+            self.messages = 0;
+            return;
+        };
+        (oldest.first_number, oldest.first_index) = (oldest.first_number + 1, oldest.first_index + 1);
+        oldest.count -= 1;
+        self.messages -= 1;
+        if oldest.count == 0 {
+            self.bytes -= oldest.bytes();
+            self.notes.pop_front();
+        }
+    }
+
+    /// A message for subscribers, as it is once what was left out is put in.
+    pub(super) fn receive(&self, numbered: Numbered, line: &Line, from: PeerId, source: &str) -> Arc<Received> {
+        let Numbered {
+            number,
+            sequence,
+            mut publication,
+        } = numbered;
+        publication.complete(source, line, sequence);
+        let bytes = publication.message.data.len() + RECEIVED_BYTES;
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        Arc::new(Received {
+            number,
+            publisher: line.publisher(),
+            from,
+            sequence,
+            publication,
+            _held: Held {
+                bytes,
+                all: Arc::clone(&self.held),
+            },
+        })
     }
 
     /// Bytes of all messages that are kept here or wait for a subscriber.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.bytes + self.held.load(Ordering::Relaxed)
     }
 
-    /// What matches and came after `number`, and how many are gone from the window that may have matched.
-    pub(super) fn after(&self, number: u64, pattern: &Pattern) -> (Vec<Arc<Received>>, u64) {
-        let oldest = self.messages.front().map_or(self.next + 1, |m| m.number);
+    /// What matches and came after `number`, and how many are gone from the window that may have matched. `source` names
+    /// a publisher.
+    pub(super) fn after(
+        &self,
+        number: u64,
+        pattern: &Pattern,
+        source: impl Fn(&PeerId) -> String,
+    ) -> (Vec<Arc<Received>>, u64) {
+        let oldest = self.notes.front().map_or(self.next + 1, |note| note.first_number);
         let lost = oldest.saturating_sub(number.saturating_add(1));
-        let matching = self
-            .messages
-            .iter()
-            .filter(|m| m.number > number && matches(pattern, &m.publication));
-        (matching.cloned().collect(), lost)
+        let mut matching = Vec::new();
+        for note in &self.notes {
+            let mut messages = note
+                .read(number)
+                .filter(|m| matches(pattern, &m.publication))
+                .peekable();
+            if messages.peek().is_some() {
+                let publisher = note.line.publisher();
+                let from = note.from.map_or(publisher, |key| key.peer_id());
+                let source = source(&publisher);
+                matching.extend(messages.map(|m| self.receive(m, &note.line, from, &source)));
+            }
+        }
+        (matching, lost)
     }
 }
 
 pub(super) fn matches(pattern: &Pattern, publication: &Publication) -> bool {
     publication.subject().is_ok_and(|subject| pattern.matches(subject))
-}
-
-fn size(received: &Received) -> usize {
-    received.held.bytes
 }

@@ -18,13 +18,20 @@ async fn mesh(count: u8) -> Vec<Node> {
         let mesh = mesh_config(&format!("n{n}"), bootstrap, "tcp");
         let name = mesh.name.clone();
         let options = NodeOptions::new(key(n + 1), format!("/store-{n}"), mesh);
-        let node = Node::builder().pattern(PubSub).start(platform.clone(), options).await.unwrap();
+        let node = Node::builder()
+            .pattern(PubSub)
+            .start(platform.clone(), options)
+            .await
+            .unwrap();
         if n == 0 {
             let kind = MeshKind::Open;
             node.trust().found(&key(99), FoundOptions { kind, name }).await.unwrap();
         }
         let mut state = node.mesh().watch_state();
-        tokio::time::timeout(PATIENCE, state.wait_for(|s| s.listening)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, state.wait_for(|s| s.listening))
+            .await
+            .unwrap()
+            .unwrap();
         member(&node).await;
         nodes.push(node);
     }

@@ -18,13 +18,14 @@ use weft_protocol::{
     patterns::pub_sub::{
         DIRECT, Frame, Line, Publication, SHARDS,
         interest::{Interest, Wanted},
-        repair::Head,
+        repair::{Digest, Head},
     },
 };
 
 use super::{
     cache::{FrameCache, Kept},
-    core::{Origin, Received, ReplayWindow},
+    core::{Numbered, Origin, Received, ReplayWindow},
+    digest::Digests,
     handle::{Delivery, Subscription},
     interest::{Audience, Interests},
     order::{Arrived, Freshness, Orders, Step, Want},
@@ -32,7 +33,7 @@ use super::{
     subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Sink, Subscribers, Takes},
 };
 use crate::{
-    mesh::{Mesh, Validation},
+    mesh::{Mesh, Noted, Validation},
     platform::{Clock, Entropy, random},
     telemetry::metrics::{Dropped, Metrics},
 };
@@ -44,6 +45,9 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Item {
     publication: Publication,
+    /// The frame it is in, and at which place.
+    kept: Arc<Kept>,
+    index: usize,
     /// Whether its publisher may publish it here.
     is_welcome: bool,
 }
@@ -62,6 +66,7 @@ pub(super) struct State {
     window: ReplayWindow,
     /// Frames of others, and of this node.
     cache: [FrameCache; 2],
+    digests: Digests,
 }
 
 /// See the module.
@@ -74,6 +79,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something may be missing.
     pub(super) lacks: Notify,
+    /// Members that have other frames than this node.
+    differing: mpsc::Sender<PeerId>,
     /// Subscriptions came or went.
     pub(super) wanted: Notify,
     pub(super) interests: Interests,
@@ -104,6 +111,7 @@ pub(super) struct HubParts {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
+    pub(super) differing: mpsc::Sender<PeerId>,
 }
 
 impl Hub {
@@ -114,13 +122,16 @@ impl Hub {
             entropy,
             epoch,
             orders,
+            differing,
         } = parts;
+        let digests = Digests::new(clock.now_unix_ms());
         let state = State {
             subscribers: Subscribers::default(),
             orders,
             direct: BTreeMap::new(),
             window: ReplayWindow::default(),
             cache: Default::default(),
+            digests,
         };
         let dropped = metrics.dropped().clone();
         metrics.subsystem("pub_sub", |subsystem| Hub {
@@ -130,6 +141,7 @@ impl Hub {
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
+            differing,
             wanted: Notify::new(),
             interests: Interests::default(),
             wanted_version: AtomicU64::new(0),
@@ -165,7 +177,9 @@ impl Hub {
     pub(super) fn subscribe_as(self: &Arc<Self>, wanted: Wanted, resume: Option<&str>) -> Subscription {
         let mut state = self.lock();
         let (missed, lost) = match resume.map(|cursor| self.position(cursor)) {
-            Some(Some(number)) => state.window.after(number, &wanted.pattern),
+            Some(Some(number)) => state
+                .window
+                .after(number, &wanted.pattern, |publisher| self.source(publisher)),
             // A cursor of an earlier run: how much was missed cannot be known.
             Some(None) => (Vec::new(), 1),
             None => (Vec::new(), 0),
@@ -241,8 +255,8 @@ impl Hub {
     }
 
     /// Judges a frame of another node, and delivers what is in it here.
-    pub(super) fn take_in(&self, source: PeerId, from: PeerId, data: Vec<u8>, signed: (u64, Vec<u8>)) -> Validation {
-        let Ok(frame) = Frame::from_bytes(&data) else {
+    pub(super) fn take_in(&self, source: PeerId, from: PeerId, data: &[u8], signed: (u64, &[u8])) -> Validation {
+        let Ok(frame) = Frame::from_bytes(data) else {
             return Validation::Reject;
         };
         if frame.shard >= DIRECT {
@@ -258,7 +272,10 @@ impl Hub {
         let welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&source, Verb::Publish, subject, tokens).allowed
         });
-        let (count, kept) = (frame.publications.len() as u64, Kept::new(data, signed));
+        let (count, kept) = (
+            frame.publications.len() as u64,
+            Kept::new(data.into(), (signed.0, signed.1.into())),
+        );
         match self.take(line, from, frame, kept, welcome) {
             Freshness::Fresh => {
                 self.received.inc_by(count);
@@ -278,17 +295,13 @@ impl Hub {
         all
     }
 
-    /// Publications of this node's own went to those who want them: hands them to the subscribers here.
-    pub(super) fn went_directly(&self, frame: Frame) {
+    /// A frame of this node's own went to those who want it: hands it to the subscribers here.
+    pub(super) fn went_directly(&self, frame: Frame, data: Arc<[u8]>) {
         let local = self.mesh.local_peer();
         let Some(line) = self.own_line(frame.shard) else { return };
         self.published.inc_by(frame.publications.len() as u64);
         let first_seq = frame.first_seq;
-        let welcome = |publication| Item {
-            publication,
-            is_welcome: true,
-        };
-        let items = frame.publications.into_iter().map(welcome).collect();
+        let items = items(frame.publications, &Arc::new(Kept::own(data, 0)), |_| true);
         self.deliver_run(&mut self.lock(), &line, first_seq, items, local);
     }
 
@@ -325,14 +338,10 @@ impl Hub {
         }
         self.received.inc_by(frame.publications.len() as u64);
         let trust = self.mesh.trust();
-        let mut is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
+        let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&publisher, Verb::Publish, subject, tokens).allowed
         });
-        let item = |publication: Publication| Item {
-            is_welcome: is_welcome(&publication),
-            publication,
-        };
-        let items = frame.publications.into_iter().map(item).collect();
+        let items = items(frame.publications, &Arc::new(Kept::own(data.into(), 0)), is_welcome);
         state.subscribers.note_touched();
         self.deliver_run(&mut state, &line, first_seq, items, publisher);
         Ok(())
@@ -380,21 +389,18 @@ impl Hub {
         from: PeerId,
         frame: Frame,
         kept: Kept,
-        mut is_welcome: impl FnMut(&Publication) -> bool,
+        is_welcome: impl FnMut(&Publication) -> bool,
     ) -> Freshness {
         let now = Instant::now();
         let seqs = (frame.first_seq, frame.last_seq());
         let made_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
-        let item = |publication: Publication| Item {
-            is_welcome: is_welcome(&publication),
-            publication,
-        };
+        let kept = Arc::new(kept);
         let arrived = Arrived {
             line,
             first_seq: frame.first_seq,
             before_ms: frame.before_ms,
             bytes: kept.data.len(),
-            items: frame.publications.into_iter().map(item).collect(),
+            items: items(frame.publications, &kept, is_welcome),
             from,
         };
         let carries = !arrived.items.is_empty();
@@ -403,7 +409,9 @@ impl Hub {
         let freshness = state.orders.take(arrived, now, &mut steps);
         if carries && freshness == Freshness::Fresh {
             let own = usize::from(line.publisher() == self.mesh.local_peer());
-            state.cache[own].insert(line, seqs, made_ms, Arc::new(kept), now);
+            if state.cache[own].insert(line, seqs, made_ms, kept, now) {
+                state.digests.add(&line, seqs, made_ms, self.clock.now_unix_ms());
+            }
         }
         self.perform(&mut state, steps);
         drop(state);
@@ -442,26 +450,47 @@ impl Hub {
         self.progress.send_modify(|n| *n += 1);
     }
 
+    /// How the messages of a publisher name where they come from.
+    fn source(&self, publisher: &PeerId) -> String {
+        match self.mesh_id() {
+            Some(mesh) => format!("mesh://{mesh}/{publisher}"),
+            None => format!("mesh:///{publisher}"),
+        }
+    }
+
     fn deliver_run(&self, state: &mut State, line: &Line, first_seq: u64, items: Vec<Item>, from: PeerId) {
-        let publisher = line.publisher();
-        let source = self.mesh_id().map(|mesh| format!("mesh://{mesh}/{publisher}"));
-        let source = source.unwrap_or_else(|| format!("mesh:///{publisher}"));
-        let (mut delivered, mut dropped) = (0, 0);
+        let (mut source, mut delivered, mut dropped) = (None, 0, 0);
         for (item, sequence) in items.into_iter().zip(first_seq..) {
             if !item.is_welcome {
                 self.dropped.inc("publication", "denied");
                 continue;
             }
-            let mut publication = item.publication;
-            publication.complete(&source, line, sequence);
+            let Item {
+                publication,
+                kept,
+                index,
+                ..
+            } = item;
             let origin = Origin {
-                publisher,
+                line: *line,
                 from,
-                sequence,
+                kept,
+                index,
             };
-            let received = state.window.push(origin, publication);
+            let number = state.window.note(origin);
+            let subject = publication.subject().ok();
+            let Some(matched) = subject.and_then(|subject| state.subscribers.matched(subject)) else {
+                continue;
+            };
+            let numbered = Numbered {
+                number,
+                sequence,
+                publication,
+            };
+            let source = source.get_or_insert_with(|| self.source(&line.publisher()));
+            let received = state.window.receive(numbered, line, from, source);
             let held_bytes = state.window.held_bytes();
-            let offered = state.subscribers.deliver(&received, held_bytes, self);
+            let offered = state.subscribers.deliver(&matched, &received, held_bytes, self);
             delivered += offered.delivered;
             dropped += offered.dropped;
         }
@@ -570,6 +599,34 @@ fn misplaced(reason: &str) -> DecodeError {
         what: "direct publication",
         reason: reason.to_owned(),
     }
+}
+
+impl Noted for Hub {
+    fn note(&self) -> Vec<u8> {
+        self.lock().digests.digest(self.clock.now_unix_ms()).to_bytes()
+    }
+
+    fn heard(&self, peer: &PeerId, note: &[u8]) {
+        if Digest::from_bytes(note).is_ok_and(|theirs| self.lock().digests.differs(&theirs)) {
+            // When many differ, the others say so again with their next probe.
+            let _ = self.differing.try_send(*peer);
+        }
+    }
+}
+
+/// The publications of a frame on their way to subscribers.
+fn items(
+    publications: Vec<Publication>,
+    kept: &Arc<Kept>,
+    mut is_welcome: impl FnMut(&Publication) -> bool,
+) -> Vec<Item> {
+    let item = |(index, publication): (usize, Publication)| Item {
+        is_welcome: is_welcome(&publication),
+        publication,
+        kept: Arc::clone(kept),
+        index,
+    };
+    publications.into_iter().enumerate().map(item).collect()
 }
 
 /// A judge of publications that asks once for those in a row that have one subject and show no capability.

@@ -14,11 +14,12 @@
 //!
 //! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
 //! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it; `hub` takes frames in, `subscribers` are who they are
-//! for, found by `trie`; `order` says what is new, next, missing; `cache` keeps frames for others; `interest` is who wants what;
+//! for, found by `trie`; `order` says what is new, next, missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what;
 //! `repair` fetches what is missing and answers those who fetch; `positions` is what outlives the process.
 
 mod cache;
 mod core;
+mod digest;
 #[cfg(test)]
 mod direct_tests;
 mod feeds;
@@ -67,15 +68,18 @@ impl Pattern for PubSub {
             metrics,
             ..
         } = context;
-        let (epoch, orders) = positions::begin(&keyspace, clock.now_unix_ms()).await?;
+        let begun = positions::begin(&keyspace, clock.now_unix_ms()).await?;
+        let (differing, differ) = mpsc::channel(repair::DIFFERING_MAX);
         let parts = hub::HubParts {
             mesh,
             clock,
             entropy,
-            epoch,
-            orders,
+            epoch: begun.epoch,
+            orders: begun.orders,
+            differing,
         };
         let hub = Arc::new(hub::Hub::new(parts, &metrics));
+        hub.mesh.attach_note(PATTERN_ID, &hub);
         let (outbox, outgoing) = publisher::Outbox::new();
         let feeds = feeds::Feeds::new(Arc::clone(&hub), &tasks);
         tasks.spawn_vital("pub-sub", take_in(Arc::clone(&hub)));
@@ -85,7 +89,7 @@ impl Pattern for PubSub {
         );
         tasks.spawn_vital("pub-sub-interest", interest::announce(Arc::clone(&hub)));
         tasks.spawn_vital("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
-        repair::Repair::start(Arc::clone(&hub), doors, &tasks);
+        repair::Repair::start(Arc::clone(&hub), doors, differ, begun.was_away, &tasks);
         Ok(PubSubHandle::new(hub, feeds, outbox))
     }
 }
@@ -111,10 +115,9 @@ async fn take_in(hub: Arc<hub::Hub>) {
         }
     }
     drop(sink);
-    while let Some(mut message) = gossip.recv().await {
-        let data = std::mem::take(&mut message.data);
-        let signed = (message.sequence_number, std::mem::take(&mut message.signature));
-        let verdict = hub.take_in(message.source, message.from(), data, signed);
+    while let Some(message) = gossip.recv().await {
+        let signed = (message.sequence_number, &*message.signature);
+        let verdict = hub.take_in(message.source, message.from(), &message.data, signed);
         if hub.mesh.validate(&message, verdict).await.is_err() {
             return;
         }

@@ -5,8 +5,7 @@
 //! after [`ROOM_PATIENCE`] they are refused. Whatever has queued while a frame was handed over goes into the next one: one
 //! signature for many under load, no delay without. What few members want goes to them and not to gossip: see `ways`.
 //!
-//! After the last publication of a shard, frames without any say at growing intervals how far the line goes, so that its
-//! loss is noticed too; then there is silence.
+//! That the last frame of a line was lost, members see by their digests.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -42,8 +41,6 @@ const PUBLICATION_BYTES: usize = 48;
 /// How long full queues to all neighbours are waited for.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_WAIT: Duration = Duration::from_millis(10);
-/// When the end of a line is said, after its last publication.
-const ANNOUNCE_AFTER: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(32)];
 /// Bytes that go out on a shard before the neighbours are asked whether they have kept up.
 const WINDOW_BYTES: usize = 4 << 20;
 
@@ -138,8 +135,6 @@ struct Own {
     last_seq: u64,
     /// When the last publication was made.
     last_ms: u64,
-    /// When the end is to be said, and how often it was.
-    announce: Option<(Instant, usize)>,
     /// Bytes since the neighbours were asked.
     unconfirmed_bytes: usize,
 }
@@ -164,24 +159,14 @@ pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Re
         waiting: VecDeque::new(),
     };
     let mut batch = Vec::new();
-    loop {
-        let announce = publisher.own.iter().filter_map(|own| Some(own.announce?.0)).min();
-        tokio::select! {
-            biased;
-            count = outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX) => {
-                if count == 0 {
-                    return;
-                }
-                publisher.ways.refresh();
-                for mut out in batch.drain(..) {
-                    out.way = publisher.ways.choose(&mut out.publication);
-                    publisher.waiting.push_back(out);
-                }
-                while let Some((shard, way)) = publisher.waiting.front().map(|first| (first.shard, first.way.clone())) {
-                    publisher.send(shard, way).await;
-                }
-            }
-            () = sleep_until(announce) => publisher.announce().await,
+    while outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX).await > 0 {
+        publisher.ways.refresh();
+        for mut out in batch.drain(..) {
+            out.way = publisher.ways.choose(&mut out.publication);
+            publisher.waiting.push_back(out);
+        }
+        while let Some((shard, way)) = publisher.waiting.front().map(|first| (first.shard, first.way.clone())) {
+            publisher.send(shard, way).await;
         }
     }
 }
@@ -271,6 +256,7 @@ impl Publisher {
         let own = &mut self.own[usize::from(frame.shard)];
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
+        let kept = data[..].into();
         let (peers, parcel) = (
             members.len(),
             Parcel {
@@ -281,7 +267,7 @@ impl Publisher {
             },
         );
         self.feeds.send(parcel).await;
-        self.hub.went_directly(frame);
+        self.hub.went_directly(frame, kept);
         Ok(peers)
     }
 
@@ -295,10 +281,9 @@ impl Publisher {
         let own = &mut self.own[usize::from(frame.shard)];
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
-        own.announce = Some((Instant::now() + ANNOUNCE_AFTER[0], 0));
         own.unconfirmed_bytes += data.len();
         self.hub
-            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
+            .went_out(frame, Kept::own(data.into(), published.sequence_number.unwrap_or(0)));
         Ok(published.peers)
     }
 
@@ -310,27 +295,6 @@ impl Publisher {
                 Err(MeshError::Busy(_)) if Instant::now() < give_up => tokio::time::sleep(BUSY_WAIT).await,
                 result => return result,
             }
-        }
-    }
-
-    /// Says of every line whose time has come how far it goes.
-    async fn announce(&mut self) {
-        let now = Instant::now();
-        for shard in 0..SHARDS {
-            let own = &mut self.own[usize::from(shard)];
-            let Some((_, said)) = own.announce.filter(|(at, _)| *at <= now) else {
-                continue;
-            };
-            own.announce = ANNOUNCE_AFTER.get(said + 1).map(|after| (now + *after, said + 1));
-            let frame = Frame {
-                epoch: self.hub.epoch,
-                shard,
-                first_seq: own.last_seq + 1,
-                before_ms: own.last_ms,
-                publications: Vec::new(),
-            };
-            // Nobody there, or no room: it is said again, and to whoever connects.
-            let _ = self.gossip(shard, &frame.to_bytes()).await;
         }
     }
 

@@ -40,9 +40,15 @@ pub(super) struct Offered {
 
 /// Whom a subject selects.
 #[derive(Debug, Default)]
-struct Matched {
+pub(super) struct Matched {
     plain: Vec<u64>,
     groups: BTreeMap<String, Vec<u64>>,
+}
+
+impl Matched {
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.groups.is_empty()
+    }
 }
 
 /// See the module.
@@ -95,11 +101,12 @@ impl Subscribers {
         self.by_id.values().map(|s| &s.wanted)
     }
 
-    fn matched(&mut self, subject: &Subject) -> Arc<Matched> {
+    /// Whom a subject selects, if anybody.
+    pub(super) fn matched(&mut self, subject: &Subject) -> Option<Arc<Matched>> {
         if let Some((last, matched)) = &self.last
             && last == subject
         {
-            return Arc::clone(matched);
+            return Some(Arc::clone(matched)).filter(|matched| !matched.is_empty());
         }
         let mut found = Vec::new();
         self.trie.matching(subject, &mut found);
@@ -113,16 +120,18 @@ impl Subscribers {
         }
         let matched = Arc::new(matched);
         self.last = Some((subject.clone(), Arc::clone(&matched)));
-        matched
+        Some(matched).filter(|matched| !matched.is_empty())
     }
 
-    /// Hands a message to those it is for.
-    pub(super) fn deliver(&mut self, received: &Arc<Received>, held_bytes: usize, who: &impl Takes) -> Offered {
+    /// Hands a message to those whom its subject selects.
+    pub(super) fn deliver(
+        &mut self,
+        matched: &Matched,
+        received: &Arc<Received>,
+        held_bytes: usize,
+        who: &impl Takes,
+    ) -> Offered {
         let mut offered = Offered::default();
-        let Ok(subject) = received.publication.subject() else {
-            return offered;
-        };
-        let matched = self.matched(subject);
         for id in &matched.plain {
             self.offer(*id, Delivery::Message(Arc::clone(received)), held_bytes, &mut offered);
         }

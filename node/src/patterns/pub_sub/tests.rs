@@ -1,7 +1,12 @@
-use weft_protocol::{Message, PeerId, Wire as _, patterns::pub_sub::Publication};
+use weft_protocol::{
+    Message, PeerId, Wire as _,
+    limits::PUBLISH_BODY_BYTES_MAX,
+    patterns::pub_sub::{Frame, Line, Publication},
+};
 
 use super::{
-    core::{Origin, REPLAY_MESSAGES_MAX, ReplayWindow},
+    cache::Kept,
+    core::{Numbered, Origin, REPLAY_MESSAGES_MAX, ReplayWindow},
     handle::Delivery,
     *,
 };
@@ -12,7 +17,7 @@ use crate::{
 };
 
 fn publication(subject: &str, data: &[u8]) -> Publication {
-    let mut message = Message::new("1", "/test", "t");
+    let mut message = Message::new("", "", "");
     message.subject = Some(subject.parse().unwrap());
     message.data = data.to_vec();
     Publication {
@@ -22,31 +27,138 @@ fn publication(subject: &str, data: &[u8]) -> Publication {
     }
 }
 
+/// A frame whose first publication has this number, as it is kept.
+fn kept(line: &Line, first_seq: u64, publications: Vec<Publication>) -> Arc<Kept> {
+    let frame = Frame {
+        epoch: line.epoch,
+        shard: line.shard,
+        first_seq,
+        before_ms: 0,
+        publications,
+    };
+    Arc::new(Kept::own(frame.to_bytes().into(), first_seq))
+}
+
+/// Puts one place of a frame into the window.
+fn note(window: &mut ReplayWindow, line: &Line, from: PeerId, kept: &Arc<Kept>, index: usize) -> u64 {
+    window.note(Origin {
+        line: *line,
+        from,
+        kept: Arc::clone(kept),
+        index,
+    })
+}
+
+fn a_line() -> (Line, PeerId) {
+    let peer = libp2p::identity::Keypair::generate_ed25519().public().to_peer_id();
+    let subject: weft_protocol::Subject = "a".parse().unwrap();
+    (Line::new(&peer, 5, subject.shard(SHARDS)).unwrap(), peer)
+}
+
+fn after(window: &ReplayWindow, number: u64, pattern: &str) -> (Vec<Arc<Received>>, u64) {
+    window.after(number, &pattern.parse().unwrap(), |peer| format!("mesh://m/{peer}"))
+}
+
 #[test]
 fn the_replay_window_is_bounded_and_says_what_is_gone() {
-    let mut window = ReplayWindow::default();
-    let peer = PeerId::random();
-    let origin = Origin {
-        publisher: peer,
-        from: peer,
-        sequence: 1,
-    };
-    for n in 0..REPLAY_MESSAGES_MAX + 10 {
-        window.push(origin, publication(if n % 2 == 0 { "a.x" } else { "b.x" }, &[]));
+    let ((line, peer), mut window) = (a_line(), ReplayWindow::default());
+    for n in 0..REPLAY_MESSAGES_MAX as u64 + 10 {
+        let subject = if n % 2 == 0 { "a.x" } else { "a.y" };
+        let kept = kept(&line, n + 1, vec![publication(subject, &n.to_be_bytes())]);
+        assert_eq!(note(&mut window, &line, peer, &kept, 0), n + 1);
     }
-    let (all, lost) = window.after(0, &"a.*".parse().unwrap());
+    let (all, lost) = after(&window, 0, "a.x");
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
-    let (recent, lost) = window.after(REPLAY_MESSAGES_MAX as u64 + 6, &">".parse().unwrap());
+    let (recent, lost) = after(&window, REPLAY_MESSAGES_MAX as u64 + 6, ">");
     assert_eq!((recent.len(), lost), (4, 0));
-    let (none, lost) = window.after(u64::MAX, &">".parse().unwrap());
+    let (none, lost) = after(&window, u64::MAX, ">");
     assert_eq!((none.len(), lost), (0, 0));
-    let slow: Vec<_> = (0..20)
-        .map(|_| window.push(origin, publication("c", &vec![0; 1 << 20])))
+    let before = window.held_bytes();
+    let slow: Vec<_> = (1..=20)
+        .map(|number| {
+            let message = Numbered {
+                number,
+                sequence: number,
+                publication: publication("a", &vec![0; PUBLISH_BODY_BYTES_MAX]),
+            };
+            window.receive(message, &line, peer, "mesh://m/n")
+        })
         .collect();
-    assert!(window.held_bytes() >= 20 << 20, "also what only a subscriber holds");
+    assert!(
+        window.held_bytes() >= before + 20 * PUBLISH_BODY_BYTES_MAX,
+        "also what only a subscriber holds"
+    );
     drop((slow, all, recent));
     assert!(window.held_bytes() <= 8 << 20);
-    assert!(window.after(0, &"c".parse().unwrap()).0.len() <= 8);
+    for n in 0..20 {
+        note(
+            &mut window,
+            &line,
+            peer,
+            &kept(&line, n + 1, vec![publication("a", &vec![0; PUBLISH_BODY_BYTES_MAX])]),
+            0,
+        );
+    }
+    assert!(window.held_bytes() <= 8 << 20);
+    let (large, lost) = after(&window, 0, "a");
+    assert_eq!((large.len(), lost), (8, REPLAY_MESSAGES_MAX as u64 + 10 + 12));
+}
+
+#[test]
+fn what_is_read_again_is_what_was_received() {
+    let ((line, peer), (_, from), mut window) = (a_line(), a_line(), ReplayWindow::default());
+    let publications = ["a.0", "a.1", "a.2", "a.3", "a.4"].map(|subject| publication(subject, subject.as_bytes()));
+    let (many, one) = (
+        kept(&line, 7, publications.to_vec()),
+        kept(&line, 12, vec![publication("a.5", b"a.5")]),
+    );
+    // The second and the last of the frame were not for this node.
+    for (kept, index) in [(&many, 0), (&many, 2), (&many, 3), (&one, 0)] {
+        note(&mut window, &line, from, kept, index);
+    }
+    let told = |number: u64, pattern: &str| -> Vec<(u64, u64, String)> {
+        let (messages, lost) = after(&window, number, pattern);
+        assert_eq!(lost, 0);
+        let each = messages.iter().map(|m| {
+            assert_eq!((m.publisher, m.from), (peer, from));
+            let message = &m.publication.message;
+            assert_eq!(message.source, format!("mesh://m/{peer}"));
+            assert_eq!(
+                message.id,
+                weft_protocol::patterns::pub_sub::message_id(&line, m.sequence)
+            );
+            assert_eq!(message.subject.as_ref().unwrap().as_str().as_bytes(), message.data);
+            (m.number, m.sequence, String::from_utf8(message.data.clone()).unwrap())
+        });
+        each.collect()
+    };
+    let all = [(1, 7, "a.0"), (2, 9, "a.2"), (3, 10, "a.3"), (4, 12, "a.5")].map(|(n, s, d)| (n, s, d.to_owned()));
+    for after in 0..4 {
+        assert_eq!(told(after as u64, ">"), all[after..], "after {after}");
+    }
+    assert_eq!(told(0, "a.3"), all[2..3]);
+    assert_eq!(told(3, "a.3"), []);
+    assert_eq!(told(1, "a.*"), all[1..]);
+}
+
+#[test]
+fn a_frame_leaves_the_window_message_by_message() {
+    let ((line, peer), mut window) = (a_line(), ReplayWindow::default());
+    let frame = kept(&line, 1, vec![publication("a", b"x"); 1000]);
+    for n in 0..REPLAY_MESSAGES_MAX + 500 {
+        note(&mut window, &line, peer, &frame, n % 1000);
+    }
+    let (left, lost) = after(&window, 0, "a");
+    assert_eq!((left.len(), lost), (REPLAY_MESSAGES_MAX, 500));
+    assert_eq!((left[0].number, left[0].sequence), (501, 501));
+    let last = left.last().unwrap();
+    assert_eq!(
+        (last.number, last.sequence),
+        (
+            REPLAY_MESSAGES_MAX as u64 + 500,
+            (REPLAY_MESSAGES_MAX as u64 + 500) % 1000
+        )
+    );
 }
 
 async fn next(subscription: &mut Subscription) -> Delivery {
