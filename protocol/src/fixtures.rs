@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
-use crate::control::{ControlReply, ControlRequest};
+use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::pub_sub::{

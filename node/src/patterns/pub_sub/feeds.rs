@@ -4,7 +4,7 @@
 //! the ring has no more is told. Who publishes is held up, for at most [`PATIENCE`], by a member that is there and does not take
 //! in what comes; after that it loses only its own.
 //!
-//! A member is spoken to in this way once its stream is open. Until then, and where none can be opened, gossip does it.
+//! A member is spoken to in this way once its stream is open. Until then, and where none can be opened any more, gossip does it.
 
 use std::{
     sync::{
@@ -23,7 +23,6 @@ use weft_protocol::{PeerId, patterns::pub_sub::direct::DirectTaken};
 
 use super::{
     hub::Hub,
-    late,
     repair::hello,
     ring::{Parcel, Recent, Ring},
 };
@@ -38,6 +37,8 @@ pub(super) const MEMBERS_MAX: usize = 16;
 const FEEDS_MAX: usize = 128;
 /// How long a member that takes in nothing holds up who publishes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was said directly goes on to be, though a member has no stream.
+const GRACE: Duration = Duration::from_secs(3);
 /// A stream on which nothing went for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 /// The pauses between attempts to open a stream.
@@ -100,12 +101,19 @@ impl Feeds {
         all_open
     }
 
+    /// Whether these may be spoken to directly all the same: those that have no stream may have one again in a moment.
+    pub(super) fn are_expected(&self, peers: &[PeerId]) -> bool {
+        peers.len() <= MEMBERS_MAX && self.lock().are_expected(peers, GRACE, Instant::now())
+    }
+
+    /// Whether anything was ever handed in.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
     /// Hands a frame to its members. Waits for room.
-    pub(super) async fn send(self: &Arc<Self>, parcel: Parcel) {
-        if !self.is_used.swap(true, Ordering::Relaxed) {
-            self.tasks
-                .spawn("pub-sub-late", late::run(Arc::clone(&self.hub), Arc::clone(self)));
-        }
+    pub(super) async fn send(&self, parcel: Parcel) {
+        self.is_used.store(true, Ordering::Relaxed);
         let bytes = parcel.data.len();
         let until = Instant::now() + PATIENCE;
         loop {
@@ -166,13 +174,13 @@ impl Feeds {
                     if let Err(error) = self.carry(peer, stream).await {
                         tracing::debug!(%peer, %error, "the stream of publications to a member broke");
                     }
-                    self.lock().closed(&peer);
-                    self.streams.send_modify(|n| *n += 1);
+                    self.lock().closed(&peer, Instant::now());
                     // Who waits for it need not any more.
                     self.taken.notify_waiters();
                 }
                 Err(error) => tracing::debug!(%peer, %error, "no stream of publications to a member"),
             }
+            self.streams.send_modify(|n| *n += 1);
             if !self.hub.mesh.trust().is_member(&peer) {
                 return self.lock().forget(&peer);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weft_protocol::{
     Message, Pattern, PeerId, Subject, Verb, Wire as _,
     limits::PUBLISH_BODY_BYTES_MAX,
@@ -17,7 +17,7 @@ pub use super::core::Received;
 use super::{
     feeds::Feeds,
     hub::Hub,
-    publisher::{Outbox, Sent},
+    publisher::{Outbox, Sending, Sent},
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -104,7 +104,7 @@ pub enum Delivery {
 /// A message that is about to be sent: see [`PubSubHandle::enqueue`].
 #[derive(Debug)]
 pub struct Queued {
-    sent: oneshot::Receiver<Result<Sent, MeshError>>,
+    sent: Vec<Sending>,
 }
 
 impl Queued {
@@ -113,7 +113,12 @@ impl Queued {
     /// # Errors
     /// `Busy` when it could not be handed over in time.
     pub async fn receipt(self) -> Result<Receipt, PublishError> {
-        let Sent { line, seq, peers } = self.sent.await.map_err(|_| PublishError::Closed)??;
+        let mut last = Err(PublishError::Closed);
+        for sent in self.sent {
+            let sent = sent.await.map_err(|_| PublishError::Closed)?;
+            last = Ok(sent?);
+        }
+        let Sent { line, seq, peers } = last?;
         Ok(Receipt {
             id: message_id(&line, seq),
             sequence: seq,
@@ -202,12 +207,20 @@ impl PubSubHandle {
         data: Vec<u8>,
         options: PublishOptions,
     ) -> Result<Queued, PublishError> {
-        if data.len() > PUBLISH_BODY_BYTES_MAX {
-            return Err(PublishError::Invalid(format!(
-                "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
-                data.len()
-            )));
-        }
+        self.enqueue_all(subject, vec![data], options).await
+    }
+
+    /// Hands in many messages on one subject at once, in their order. They share what an answer costs: it is that of the last one,
+    /// or says that some were refused.
+    ///
+    /// # Errors
+    /// As [`PubSubHandle::publish`]; then none of them goes out.
+    pub async fn enqueue_all(
+        &self,
+        subject: &Subject,
+        data: Vec<Vec<u8>>,
+        options: PublishOptions,
+    ) -> Result<Queued, PublishError> {
         let trust = self.hub.mesh.trust();
         trust.mesh().ok_or(PublishError::Closed)?;
         // Its id, source and type follow from its place.
@@ -215,7 +228,6 @@ impl PubSubHandle {
         message.subject = Some(subject.clone());
         message.time_ms = Some(self.hub.clock.now_unix_ms());
         message.datacontenttype = options.content_type;
-        message.data = data;
         for (name, value) in options.extensions {
             message.set_extension(&name, value);
         }
@@ -224,7 +236,22 @@ impl PubSubHandle {
         }
         let publication = Publication::new(message, trust.to_present(Verb::Publish, subject));
         publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
-        let sent = self.outbox.put(publication, subject.shard(SHARDS)).await?;
+        if let Some(data) = data.iter().find(|data| data.len() > PUBLISH_BODY_BYTES_MAX) {
+            return Err(PublishError::Invalid(format!(
+                "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
+                data.len()
+            )));
+        }
+        if data.is_empty() {
+            return Err(PublishError::Invalid("there are no messages to publish".to_owned()));
+        }
+        let with = |data: Vec<u8>| {
+            let mut publication = publication.clone();
+            publication.message.data = data;
+            publication
+        };
+        let publications = data.into_iter().map(with).collect();
+        let sent = self.outbox.put(publications, subject.shard(SHARDS)).await?;
         Ok(Queued { sent })
     }
 

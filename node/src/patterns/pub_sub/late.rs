@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use weft_protocol::{
     PeerId, Wire as _,
     codec::frame,
@@ -16,28 +17,53 @@ use super::{feeds::Feeds, hub::Hub};
 
 /// How long a record may be on its way.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Records that come together are looked at together.
-const PAUSE: Duration = Duration::from_millis(50);
 
-/// Follows the records until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>) {
-    let trust = hub.mesh.trust();
-    let mut records = trust.watch_records();
-    let mut known: BTreeMap<PeerId, Interest> = BTreeMap::new();
-    loop {
-        records.mark_unchanged();
-        let all = hub.interests.others(trust);
-        let is_news = |peer: &PeerId, interest: &Interest| known.get(peer) != Some(interest);
-        let news: Vec<(PeerId, Interest)> = all.iter().filter(|(p, i)| is_news(p, i)).cloned().collect();
-        known.retain(|peer, _| all.iter().any(|(other, _)| other == peer));
-        if !news.is_empty() {
-            add(&hub, &feeds, &news);
-            known.extend(news);
+/// See the module.
+pub(super) struct Late {
+    hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
+    records: watch::Receiver<u64>,
+    is_due: bool,
+    /// What was known the last time.
+    known: BTreeMap<PeerId, Interest>,
+}
+
+impl Late {
+    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>) -> Self {
+        Late {
+            records: hub.mesh.trust().watch_records(),
+            hub,
+            feeds,
+            is_due: true,
+            known: BTreeMap::new(),
         }
-        if records.changed().await.is_err() {
+    }
+
+    /// Waits until there may be something to do. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        if !self.feeds.is_used() || self.records.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.is_due = true;
+    }
+
+    /// Looks whether anybody wants something that was not known. To be called before anything more is handed over, so that what is
+    /// added comes before it.
+    pub(super) fn look(&mut self) {
+        let is_due = self.is_due || self.records.has_changed().unwrap_or(false);
+        if !is_due || !self.feeds.is_used() {
             return;
         }
-        tokio::time::sleep(PAUSE).await;
+        self.is_due = false;
+        self.records.mark_unchanged();
+        let all = self.hub.interests.others(self.hub.mesh.trust());
+        let is_news = |peer: &PeerId, interest: &Interest| self.known.get(peer) != Some(interest);
+        let news: Vec<(PeerId, Interest)> = all.iter().filter(|(p, i)| is_news(p, i)).cloned().collect();
+        if news.is_empty() {
+            return;
+        }
+        add(&self.hub, &self.feeds, &news);
+        self.known = all.iter().cloned().collect();
     }
 }
 

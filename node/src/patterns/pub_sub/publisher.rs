@@ -23,6 +23,7 @@ use super::{
     cache::Kept,
     feeds::Feeds,
     hub::Hub,
+    late::Late,
     repair,
     ring::Parcel,
     ways::{Way, Ways},
@@ -53,11 +54,13 @@ pub(super) struct Sent {
 }
 
 type Answer = oneshot::Sender<Result<Sent, MeshError>>;
+/// Where it is told what came of publications that share a frame.
+pub(super) type Sending = oneshot::Receiver<Result<Sent, MeshError>>;
 
-/// A publication that waits for its frame.
+/// Publications on one subject that wait for their frame, in which they stay together.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    publication: Publication,
+    publications: Vec<Publication>,
     shard: u16,
     bytes: usize,
     way: Way,
@@ -94,14 +97,31 @@ impl Outbox {
         (Outbox { queue, room }, outgoing)
     }
 
-    /// Queues a publication that was checked. Waits for room.
-    pub(super) async fn put(
-        &self,
-        publication: Publication,
-        shard: u16,
-    ) -> Result<oneshot::Receiver<Result<Sent, MeshError>>, MeshError> {
-        let message = &publication.message;
-        let bytes = message.data.len() + message.attribute_bytes() + PUBLICATION_BYTES;
+    /// Queues publications on one subject that were checked. Waits for room. An answer for each frame's worth of them.
+    pub(super) async fn put(&self, publications: Vec<Publication>, shard: u16) -> Result<Vec<Sending>, MeshError> {
+        let (mut sending, mut unit, mut unit_bytes) = (Vec::with_capacity(1), Vec::new(), 0);
+        for publication in publications {
+            let message = &publication.message;
+            let bytes = message.data.len() + message.attribute_bytes() + PUBLICATION_BYTES;
+            if !unit.is_empty() && (unit_bytes + bytes > FRAME_BYTES_SOFT || unit.len() >= FRAME_PUBLICATIONS_MAX) {
+                let full = std::mem::take(&mut unit);
+                match self.put_unit(full, unit_bytes, shard).await {
+                    Ok(put) => sending.push(put),
+                    Err(error) => return refused(sending, error),
+                }
+                unit_bytes = 0;
+            }
+            unit_bytes += bytes;
+            unit.push(publication);
+        }
+        match self.put_unit(unit, unit_bytes, shard).await {
+            Ok(put) => sending.push(put),
+            Err(error) => return refused(sending, error),
+        }
+        Ok(sending)
+    }
+
+    async fn put_unit(&self, publications: Vec<Publication>, bytes: usize, shard: u16) -> Result<Sending, MeshError> {
         let weight = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
         let place = async {
             let room = Arc::clone(&self.room).acquire_many_owned(weight).await.ok()?;
@@ -118,7 +138,7 @@ impl Outbox {
         };
         let (answer, sent) = oneshot::channel();
         slot.send(Outgoing {
-            publication,
+            publications,
             shard,
             bytes,
             way: Way::Gossip,
@@ -127,6 +147,17 @@ impl Outbox {
         });
         Ok(sent)
     }
+}
+
+/// What is queued goes out; of the rest it is told as of what is refused later.
+fn refused(mut sending: Vec<Sending>, error: MeshError) -> Result<Vec<Sending>, MeshError> {
+    if sending.is_empty() {
+        return Err(error);
+    }
+    let (answer, refused) = oneshot::channel();
+    let _ = answer.send(Err(error));
+    sending.push(refused);
+    Ok(sending)
 }
 
 /// One shard of this node's publications.
@@ -159,14 +190,18 @@ pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Re
         waiting: VecDeque::new(),
     };
     let mut batch = Vec::new();
-    while outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX).await > 0 {
-        publisher.ways.refresh();
-        for mut out in batch.drain(..) {
-            out.way = publisher.ways.choose(&mut out.publication);
-            publisher.waiting.push_back(out);
-        }
-        while let Some((shard, way)) = publisher.waiting.front().map(|first| (first.shard, first.way.clone())) {
-            publisher.send(shard, way).await;
+    let mut late = Late::new(Arc::clone(&publisher.hub), Arc::clone(&publisher.feeds));
+    loop {
+        tokio::select! {
+            biased;
+            count = outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX) => {
+                if count == 0 {
+                    return;
+                }
+                late.look();
+                publisher.send_all(&mut batch).await;
+            }
+            () = late.changed() => late.look(),
         }
     }
 }
@@ -180,12 +215,25 @@ pub(super) async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Publisher {
+    async fn send_all(&mut self, batch: &mut Vec<Outgoing>) {
+        self.ways.refresh();
+        for mut out in batch.drain(..) {
+            out.way = self.ways.choose_for_all(&mut out.publications);
+            self.waiting.push_back(out);
+        }
+        while let Some((shard, way)) = self.waiting.front().map(|first| (first.shard, first.way.clone())) {
+            self.send(shard, way).await;
+        }
+    }
+
     /// Sends one frame of what waits on a shard and goes one way.
     async fn send(&mut self, shard: u16, way: Way) {
         let (mut publications, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
         let (mut bytes, mut others, mut is_closed) = (0, VecDeque::new(), false);
         for out in self.waiting.drain(..) {
-            let fits = publications.is_empty() || bytes + out.bytes <= FRAME_BYTES_SOFT;
+            let fits = publications.is_empty()
+                || bytes + out.bytes <= FRAME_BYTES_SOFT
+                    && publications.len() + out.publications.len() <= FRAME_PUBLICATIONS_MAX;
             // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
             if is_closed || !fits || !out.joins(shard, &way) {
                 is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
@@ -193,8 +241,8 @@ impl Publisher {
                 continue;
             }
             bytes += out.bytes;
-            publications.push(out.publication);
-            answers.push(out.answer);
+            publications.extend(out.publications);
+            answers.push((out.answer, publications.len() as u64));
             rooms.push(out.room);
         }
         self.waiting = others;
@@ -215,14 +263,15 @@ impl Publisher {
         };
         match handed_over {
             Ok(peers) => {
-                for (answer, seq) in answers.into_iter().zip(first_seq..) {
+                for (answer, count) in answers {
+                    let seq = first_seq - 1 + count;
                     let sent = line.map(|line| Sent { line, seq, peers });
                     let _ = answer.send(sent.ok_or(MeshError::Closed));
                 }
             }
             Err(error) => answers
                 .into_iter()
-                .for_each(|answer| drop(answer.send(Err(error.clone())))),
+                .for_each(|(answer, _)| drop(answer.send(Err(error.clone())))),
         }
         drop(rooms);
         self.keep_pace(shard).await;

@@ -52,6 +52,8 @@ struct Reader {
     last: u64,
     lost: VecDeque<Lost>,
     is_open: bool,
+    /// When it was taken up, or its stream ended.
+    closed_at: Instant,
     /// It was waited for in vain, and is not again before it has caught up.
     is_slow: bool,
     used: Instant,
@@ -100,6 +102,7 @@ impl Ring {
                 last,
                 lost: VecDeque::new(),
                 is_open: false,
+                closed_at: now,
                 is_slow: false,
                 used: now,
                 wake: Arc::default(),
@@ -145,9 +148,9 @@ impl Ring {
     }
 
     /// Its stream has ended.
-    pub(super) fn closed(&mut self, peer: &PeerId) {
+    pub(super) fn closed(&mut self, peer: &PeerId, now: Instant) {
         if let Some(reader) = self.readers.get_mut(peer) {
-            reader.is_open = false;
+            (reader.is_open, reader.closed_at) = (false, now);
         }
     }
 
@@ -156,6 +159,12 @@ impl Ring {
         peers
             .iter()
             .all(|peer| self.readers.get(peer).is_some_and(|r| r.is_open))
+    }
+
+    /// Whether all of these have streams, or have had none for so short a time that they may have one again.
+    pub(super) fn are_expected(&self, peers: &[PeerId], within: Duration, now: Instant) -> bool {
+        let expected = |r: &Reader| r.is_open || now.saturating_duration_since(r.closed_at) < within;
+        peers.iter().all(|peer| self.readers.get(peer).is_some_and(expected))
     }
 
     /// Puts a frame in.
@@ -389,10 +398,18 @@ mod tests {
         assert!(ring.next_for(&b, 0).is_empty());
         assert!(ring.taken(&a, 3) && ring.taken(&b, 4) && !ring.taken(&b, 9));
         assert!(ring.have_all(&[b]) && !ring.have_all(&[a]));
-        ring.closed(&a);
+        ring.closed(&a, now);
+        assert!(ring.are_expected(&[a, b], Duration::from_secs(1), now) && !ring.are_open(&[a, b]));
+        assert!(!ring.are_expected(&[a, b], Duration::from_secs(1), now + Duration::from_secs(1)));
         assert!(!ring.let_go(&a, Duration::ZERO, now), "something is to come for it");
         ring.opened(&a);
         assert_eq!(ordinals(&ring.next_for(&a, 1 << 20)), [5]);
+        ring.add(a, &[4, 9]);
+        assert_eq!(
+            ordinals(&ring.next_for(&a, 1 << 20)),
+            [4, 5],
+            "what it turned out to want, in its place"
+        );
         assert!(ring.taken(&a, 5) && ring.let_go(&a, Duration::ZERO, now));
     }
 

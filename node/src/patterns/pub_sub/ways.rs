@@ -1,7 +1,8 @@
 //! Which way a publication goes: directly to the members that want it, or by gossip.
 //!
 //! Directly, when those that want anything with the same first token are few and all have streams; so what one publisher says under a
-//! first token has one way at a time, and keeps its order. When the way changes, what went the old way is waited for.
+//! first token has one way at a time, and keeps its order. When the way changes, what went the old way is waited for. A member that
+//! has no stream for a moment is waited for as well.
 //!
 //! Also who takes it in each queue group.
 
@@ -76,8 +77,23 @@ impl Ways {
         }
     }
 
+    /// The way of publications on one subject, which goes to all whom any of them is for.
+    pub(super) fn choose_for_all(&mut self, publications: &mut [Publication]) -> Way {
+        let mut ways = publications.iter_mut().map(|publication| self.choose(publication));
+        let first = ways.next().unwrap_or(Way::Gossip);
+        ways.fold(first, |all, way| match (&all, &way) {
+            (Way::Direct(known), Way::Direct(more)) if !Arc::ptr_eq(known, more) && known != more => {
+                let mut members = [&known[..], &more[..]].concat();
+                members.sort_unstable();
+                members.dedup();
+                Way::Direct(members.into())
+            }
+            _ => all,
+        })
+    }
+
     /// The way of a publication. Notes in it who is to take it.
-    pub(super) fn choose(&mut self, publication: &mut Publication) -> Way {
+    fn choose(&mut self, publication: &mut Publication) -> Way {
         let Ok(subject) = publication.subject() else {
             return Way::Gossip;
         };
@@ -108,7 +124,10 @@ impl Ways {
             Some(audience) => Arc::clone(audience),
             None => {
                 let audience = self.hub.audience(subject);
-                let is_direct = !audience.near.is_empty() && self.feeds.are_open(&audience.near);
+                let first = subject.tokens().next().unwrap_or_default();
+                let was_direct = self.tokens.get(first).copied().unwrap_or(false);
+                let is_direct = !audience.near.is_empty()
+                    && (self.feeds.are_open(&audience.near) || was_direct && self.feeds.are_expected(&audience.near));
                 let audience = Arc::new((audience, is_direct));
                 if self.audiences.len() >= SUBJECTS_MAX {
                     self.audiences.clear();
