@@ -18,11 +18,13 @@ pub trait Noted: Send + Sync {
     fn heard(&self, peer: &PeerId, note: &[u8]);
 }
 
+/// One that speaks. Weak, since it has a handle on the mesh, which has this.
+type Speaker = (&'static str, Weak<dyn Noted>);
+
 /// The patterns that say something.
 #[derive(Clone, Default)]
 pub(crate) struct Notes {
-    /// Weak, since what speaks has a handle on the mesh, which has these.
-    patterns: Arc<RwLock<Vec<(&'static str, Weak<dyn Noted>)>>>,
+    patterns: Arc<RwLock<Vec<Speaker>>>,
 }
 
 impl std::fmt::Debug for Notes {
