@@ -24,7 +24,7 @@ use weft_protocol::{PeerId, patterns::pub_sub::direct::DirectTaken};
 use super::{
     hub::Hub,
     repair::hello,
-    ring::{Parcel, Recent, Ring},
+    ring::{Outcome, Parcel, Recent, Ring},
 };
 use crate::{
     mesh::{self, FrameError, MeshError, streams::MeshStream},
@@ -111,8 +111,8 @@ impl Feeds {
         self.is_used.load(Ordering::Relaxed)
     }
 
-    /// Hands a frame to its members. Waits for room.
-    pub(super) async fn send(&self, parcel: Parcel) {
+    /// Hands a frame to its members. Waits for room. The number of the item.
+    pub(super) async fn send(&self, parcel: Parcel) -> u64 {
         self.is_used.store(true, Ordering::Relaxed);
         let bytes = parcel.data.len();
         let until = Instant::now() + PATIENCE;
@@ -131,7 +131,24 @@ impl Feeds {
                 self.lock().give_up_on(&held_up_by);
             }
         }
-        self.lock().push(parcel, Instant::now());
+        self.lock().push(parcel, Instant::now())
+    }
+
+    /// What became of an item for each of these, once all have taken it in or the time is over.
+    pub(super) async fn outcomes(&self, peers: &[PeerId], ordinal: u64, until: Instant) -> Vec<(PeerId, Outcome)> {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            let outcomes: Vec<(PeerId, Outcome)> = {
+                let ring = self.lock();
+                peers.iter().map(|peer| (*peer, ring.outcome(peer, ordinal))).collect()
+            };
+            let is_final = |outcome: &Outcome| matches!(outcome, Outcome::Confirmed | Outcome::Lost);
+            if outcomes.iter().all(|(_, outcome)| is_final(outcome)) || timeout_at(until, taken).await.is_err() {
+                return outcomes;
+            }
+        }
     }
 
     /// Waits until these have taken in everything, for a bounded time.

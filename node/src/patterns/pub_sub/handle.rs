@@ -1,6 +1,6 @@
 //! What applications ask pub/sub.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use weft_protocol::{
@@ -18,6 +18,7 @@ use super::{
     feeds::Feeds,
     hub::Hub,
     publisher::{Outbox, Sending, Sent},
+    report::{self, Report, Trail},
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -80,6 +81,7 @@ pub struct Receipt {
     pub peers: usize,
     /// Whether it went to the members that want it, and not by gossip.
     pub is_direct: bool,
+    trail: Trail,
 }
 
 /// What a subscriber gets.
@@ -118,12 +120,13 @@ impl Queued {
             let sent = sent.await.map_err(|_| PublishError::Closed)?;
             last = Ok(sent?);
         }
-        let Sent { line, seq, peers } = last?;
+        let Sent { trail, peers } = last?;
         Ok(Receipt {
-            id: message_id(&line, seq),
-            sequence: seq,
+            id: message_id(&trail.line, trail.seq),
+            sequence: trail.seq,
             peers,
-            is_direct: line.shard >= DIRECT,
+            is_direct: trail.line.shard >= DIRECT,
+            trail,
         })
     }
 }
@@ -253,6 +256,12 @@ impl PubSubHandle {
         let publications = data.into_iter().map(with).collect();
         let sent = self.outbox.put(publications, subject.shard(SHARDS)).await?;
         Ok(Queued { sent })
+    }
+
+    /// Says who has a message that this node published: the members known to want it, and what became of it for each. Waits for
+    /// those that have not confirmed it yet, for so long at most.
+    pub async fn report(&self, subject: &Subject, receipt: &Receipt, within: Duration) -> Report {
+        report::report(&self.hub, &self.feeds, subject, &receipt.trail, within).await
     }
 
     /// Subscribes. With `resume`, a [`PubSubHandle::cursor`] of before, what came since is delivered first, as far as the

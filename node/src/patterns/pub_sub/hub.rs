@@ -212,6 +212,15 @@ impl Hub {
         self.note_wanted();
     }
 
+    /// How many subscriptions of this node a subject selects.
+    pub(super) fn subscribed_to(&self, subject: &Subject) -> usize {
+        self.lock()
+            .subscribers
+            .wanted()
+            .filter(|w| w.pattern.matches(subject))
+            .count()
+    }
+
     /// What the subscribers of this node want.
     pub(super) fn interest(&self) -> Interest {
         Interest::covering(self.lock().subscribers.wanted())

@@ -13,15 +13,14 @@
 //! topics, chosen by the subject's first token. Either way it is matched locally.
 //!
 //! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
-//! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it; `hub` takes frames in, `subscribers` are who they are
-//! for, found by `trie`; `order` says what is new, next, missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what;
-//! `repair` fetches what is missing and answers those who fetch; `positions` is what outlives the process.
+//! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
+//! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`; `order` says what is new, next,
+//! missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing
+//! and answers those who fetch; `positions` is what outlives the process.
 
 mod cache;
 mod core;
 mod digest;
-#[cfg(test)]
-mod direct_tests;
 mod feeds;
 mod handle;
 mod hub;
@@ -33,6 +32,7 @@ mod positions;
 mod publisher;
 mod receive;
 mod repair;
+mod report;
 mod ring;
 pub mod routes;
 mod subscribers;
@@ -44,6 +44,8 @@ mod ways;
 use std::sync::Arc;
 
 pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
+pub use report::Report;
+pub use ring::Outcome;
 use tokio::sync::mpsc;
 use weft_protocol::patterns::pub_sub::{PATTERN_ID, SHARDS, topic};
 

@@ -16,7 +16,7 @@ use tokio::{
 use weft_protocol::{
     PeerId, Wire as _,
     limits::FRAME_PUBLICATIONS_MAX,
-    patterns::pub_sub::{DIRECT, Frame, Line, Publication, SHARDS, topic},
+    patterns::pub_sub::{DIRECT, Frame, Publication, SHARDS, topic},
 };
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     hub::Hub,
     late::Late,
     repair,
+    report::Trail,
     ring::Parcel,
     ways::{Way, Ways},
 };
@@ -46,13 +47,14 @@ const BUSY_WAIT: Duration = Duration::from_millis(10);
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// What a publisher is told of a publication.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Sent {
-    pub(super) line: Line,
-    pub(super) seq: u64,
+    pub(super) trail: Trail,
     pub(super) peers: usize,
 }
 
+/// The members that something was handed to directly, and as which item.
+type Handed = Option<(Arc<[PeerId]>, u64)>;
 type Answer = oneshot::Sender<Result<Sent, MeshError>>;
 /// Where it is told what came of publications that share a frame.
 pub(super) type Sending = oneshot::Receiver<Result<Sent, MeshError>>;
@@ -258,14 +260,18 @@ impl Publisher {
         };
         let (line, first_seq) = (self.hub.own_line(line_shard), frame.first_seq);
         let handed_over = match way {
-            Way::Gossip => self.hand_over(frame).await,
+            Way::Gossip => self.hand_over(frame).await.map(|peers| (peers, None)),
             Way::Direct(members) => self.hand_to(frame, members).await,
         };
         match handed_over {
-            Ok(peers) => {
+            Ok((peers, direct)) => {
                 for (answer, count) in answers {
-                    let seq = first_seq - 1 + count;
-                    let sent = line.map(|line| Sent { line, seq, peers });
+                    let trail = |line| Trail {
+                        line,
+                        seq: first_seq - 1 + count,
+                        direct: direct.clone(),
+                    };
+                    let sent = line.map(trail).map(|trail| Sent { trail, peers });
                     let _ = answer.send(sent.ok_or(MeshError::Closed));
                 }
             }
@@ -296,8 +302,8 @@ impl Publisher {
         }
     }
 
-    /// Gives a frame to the members that want it.
-    async fn hand_to(&mut self, frame: Frame, members: Arc<[PeerId]>) -> Result<usize, MeshError> {
+    /// Gives a frame to the members that want it: to how many, to whom, and as which item.
+    async fn hand_to(&mut self, frame: Frame, members: Arc<[PeerId]>) -> Result<(usize, Handed), MeshError> {
         let data = frame
             .to_checked_bytes()
             .map_err(|e| MeshError::Invalid(e.to_string()))?;
@@ -306,18 +312,15 @@ impl Publisher {
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
         let kept = data[..].into();
-        let (peers, parcel) = (
-            members.len(),
-            Parcel {
-                data,
-                shard: frame.shard,
-                seqs: (frame.first_seq, frame.last_seq()),
-                audience: members,
-            },
-        );
-        self.feeds.send(parcel).await;
+        let parcel = Parcel {
+            data,
+            shard: frame.shard,
+            seqs: (frame.first_seq, frame.last_seq()),
+            audience: Arc::clone(&members),
+        };
+        let ordinal = self.feeds.send(parcel).await;
         self.hub.went_directly(frame, kept);
-        Ok(peers)
+        Ok((members.len(), Some((members, ordinal))))
     }
 
     /// Gives a frame to gossip. If nobody has it, the numbers stay without a gap.

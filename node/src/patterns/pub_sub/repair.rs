@@ -25,7 +25,7 @@ use weft_protocol::{
     },
 };
 
-use super::{hub::Hub, order::Want, publisher::sleep_until, receive};
+use super::{hub::Hub, order::Want, publisher::sleep_until, receive, ring::Outcome};
 use crate::{
     context::greeting,
     mesh::{self, InboundRequest, MeshError, PatternDoors},
@@ -436,6 +436,15 @@ pub(super) async fn await_members(hub: &Hub, members: Vec<PeerId>, shard: u16, s
         if !kept_up {
             hub.dropped.inc("publish", "slow_neighbour");
         }
+    }
+}
+
+/// Whether a member has followed a line of this node so far, or does within a time.
+pub(super) async fn has_followed(hub: &Hub, peer: PeerId, line: Line, seq: u64, within: Duration) -> Outcome {
+    match ask(hub, peer, &RepairRequest::Await { line, seq }, within).await {
+        Ok(RepairReply::Heads { heads }) if heads.iter().any(|head| head.last_seq >= seq) => Outcome::Confirmed,
+        Ok(_) | Err(MeshError::Timeout { .. }) => Outcome::Silent,
+        Err(_) => Outcome::Unreachable,
     }
 }
 

@@ -51,6 +51,8 @@ struct Reader {
     /// The last item that is for it.
     last: u64,
     lost: VecDeque<Lost>,
+    /// The last items that were lost to it, from the first of them to the last one in a row.
+    lost_items: (u64, u64),
     is_open: bool,
     /// When it was taken up, or its stream ended.
     closed_at: Instant,
@@ -79,6 +81,22 @@ pub(super) struct Parcel {
 /// An item that was put in lately: its number, as it travels, whom it is for.
 pub(super) type Recent = (u64, Arc<[u8]>, Arc<[PeerId]>);
 
+/// What became of a message for a member, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was handed to the subscribers there.
+    Confirmed,
+    /// There is no way to the member now.
+    Unreachable,
+    /// The member is there, and behind with what it takes in.
+    Slow,
+    /// The member has not answered in time.
+    Silent,
+    /// The member was too slow, or away for too long: the message is lost to it, and it is told so.
+    Lost,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
@@ -101,6 +119,7 @@ impl Ring {
                 taken: last,
                 last,
                 lost: VecDeque::new(),
+                lost_items: (0, 0),
                 is_open: false,
                 closed_at: now,
                 is_slow: false,
@@ -167,8 +186,8 @@ impl Ring {
         peers.iter().all(|peer| self.readers.get(peer).is_some_and(expected))
     }
 
-    /// Puts a frame in.
-    pub(super) fn push(&mut self, parcel: Parcel, now: Instant) {
+    /// Puts a frame in. Its number.
+    pub(super) fn push(&mut self, parcel: Parcel, now: Instant) -> u64 {
         let ordinal = self.last + 1;
         let item = DirectItem::Frame {
             ordinal,
@@ -191,6 +210,19 @@ impl Ring {
             at: now,
             audience: parcel.audience,
         });
+        ordinal
+    }
+
+    /// What became of an item that is for a member.
+    pub(super) fn outcome(&self, peer: &PeerId, ordinal: u64) -> Outcome {
+        match self.readers.get(peer) {
+            None => Outcome::Unreachable,
+            Some(r) if (r.lost_items.0..=r.lost_items.1).contains(&ordinal) => Outcome::Lost,
+            Some(r) if r.taken >= ordinal => Outcome::Confirmed,
+            Some(r) if !r.is_open => Outcome::Unreachable,
+            Some(r) if r.is_slow => Outcome::Slow,
+            Some(_) => Outcome::Silent,
+        }
     }
 
     /// Those who would lose something if so many bytes more were put in, though they are there and worth waiting for.
@@ -326,6 +358,10 @@ impl Ring {
 
 /// Notes a loss, with the one before it if they are neighbours.
 fn note_lost(reader: &mut Reader, ordinal: u64, entry: &Entry) {
+    if reader.taken != reader.lost_items.1 || reader.lost_items.1 == 0 {
+        reader.lost_items.0 = ordinal;
+    }
+    reader.lost_items.1 = ordinal;
     reader.taken = ordinal;
     // What was written to it may still arrive; it then knows the numbers.
     let is_full = reader.lost.len() >= LOST_MAX;
@@ -444,6 +480,11 @@ mod tests {
             last_seq: 3,
         };
         assert_eq!(items(&found)[0], lost);
+        let outcomes = [3, 4].map(|ordinal| ring.outcome(&slow, ordinal));
+        assert_eq!(outcomes, [Outcome::Lost, Outcome::Slow]);
+        assert_eq!(ring.outcome(&quick, 7), Outcome::Confirmed);
+        assert_eq!(ring.outcome(&quick, 10), Outcome::Silent);
+        assert_eq!(ring.outcome(&PeerId::random(), 1), Outcome::Unreachable);
         assert_eq!(ordinals(&found), [3, 4, 5, 6, 7, 8, 9, 10]);
         assert!(ring.taken(&slow, 10));
         assert!(ring.bytes <= RING_BYTES_MAX);

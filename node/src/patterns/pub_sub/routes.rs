@@ -21,9 +21,11 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
+use weft_protocol::{Pattern, PeerId, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PubSubHandle, PublishOptions, Subscription, handle::Received, hub::SUBSCRIPTIONS_MAX};
+use super::{
+    Delivery, Outcome, PubSubHandle, PublishOptions, Report, Subscription, handle::Received, hub::SUBSCRIPTIONS_MAX,
+};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -34,6 +36,8 @@ use crate::{
     telemetry::trace,
 };
 
+/// The longest wait for those who want a message to confirm it.
+const REPORT_MAX: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Subscriptions of one WebSocket.
 const SOCKET_SUBSCRIPTIONS_MAX: usize = 256;
@@ -57,13 +61,60 @@ struct Published {
     peers: usize,
     /// Whether it went to those that want it alone, and not by gossip.
     direct: bool,
+    /// Who has it, if that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Reported>,
+}
+
+/// Who has a message.
+#[derive(Debug, Serialize, ToSchema)]
+struct Reported {
+    /// The members known to want it, this node not among them.
+    members: Vec<ReportedMember>,
+    /// How many of them have confirmed it.
+    confirmed: usize,
+    /// Subscriptions of this node that it was for.
+    here: usize,
+}
+
+/// What became of a message for a member.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReportedMember {
+    /// Its peer id.
+    member: String,
+    /// `confirmed`, `unreachable`, `slow`, `silent` or `lost`.
+    #[schema(value_type = String)]
+    outcome: Outcome,
+}
+
+impl From<Report> for Reported {
+    fn from(report: Report) -> Self {
+        let confirmed = report.members.len() - report.missing().count();
+        let member = |(peer, outcome): (PeerId, Outcome)| ReportedMember {
+            member: peer.to_string(),
+            outcome,
+        };
+        Reported {
+            members: report.members.into_iter().map(member).collect(),
+            confirmed,
+            here: report.here,
+        }
+    }
+}
+
+/// How a message is published.
+#[derive(Debug, Deserialize, IntoParams)]
+struct PublishQuery {
+    /// Wait so many milliseconds at most for those who want it to confirm it, and say who did.
+    report_ms: Option<u64>,
 }
 
 /// Publish a message
-#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
+#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path), PublishQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
 async fn publish(
     State(app): State<App>,
     Path(subject): Path<String>,
+    Query(query): Query<PublishQuery>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Json<Published>, Problem> {
@@ -86,7 +137,16 @@ async fn publish(
         .instrument(span)
         .await
         .map_err(NodeError::from)?;
+    let report = match query.report_ms {
+        Some(within_ms) => {
+            let within = Duration::from_millis(within_ms).min(REPORT_MAX);
+            let report = app.messages.report(&subject, &receipt, within).await;
+            Some(Reported::from(report))
+        }
+        None => None,
+    };
     Ok(Json(Published {
+        report,
         id: receipt.id,
         subject: subject.to_string(),
         seq: receipt.sequence,

@@ -1,3 +1,5 @@
+mod direct;
+
 use weft_protocol::{
     Message, PeerId, Wire as _,
     limits::PUBLISH_BODY_BYTES_MAX,

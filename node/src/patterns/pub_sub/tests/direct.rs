@@ -1,8 +1,10 @@
+//! What goes directly to the members that want it, queue groups, and reports, between real nodes.
+
 use std::collections::BTreeMap;
 
 use weft_protocol::{Pattern, PeerId, Subject};
 
-use super::*;
+use super::super::*;
 use crate::{
     node::{Node, NodeOptions},
     testing::{PATIENCE, TestPlatform, address, eventually, key, member, mesh_config, peers},
@@ -225,4 +227,39 @@ async fn who_begins_to_want_it_gets_what_was_published_before_that_was_known() {
     for expected in begun + 1..=n {
         assert_eq!(next(&mut late).await, expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_says_who_has_it_and_who_has_not() {
+    let mut nodes = mesh(3).await;
+    let (publisher, subject): (_, Subject) = (handle(&nodes[0]), "orders.eu".parse().unwrap());
+    let nobody = publish(&publisher, &subject, 0).await;
+    let report = publisher.report(&subject, &nobody, PATIENCE).await;
+    assert_eq!((report.members.len(), report.here), (0, 0));
+    let pattern: Pattern = "orders.>".parse().unwrap();
+    let mut wanting = [&nodes[1], &nodes[2]].map(|node| handle(node).subscribe(pattern.clone(), None));
+    let both = || publisher.interested(&subject).len() == 2;
+    eventually("both are known", both).await;
+    until_direct(&publisher, &subject).await;
+    let receipt = publish(&publisher, &subject, 7).await;
+    let report = publisher.report(&subject, &receipt, PATIENCE).await;
+    assert_eq!((report.members.len(), report.missing().count()), (2, 0), "{report:?}");
+    for subscription in &mut wanting {
+        while next(subscription).await != 7 {}
+    }
+    let gone = nodes.pop().unwrap();
+    let gone_peer = gone.mesh().local_peer();
+    gone.stop().await;
+    let standing = || {
+        publisher
+            .direct_members()
+            .iter()
+            .any(|m| m.peer == gone_peer && !m.is_open)
+    };
+    eventually("its stream is over", standing).await;
+    let receipt = publish(&publisher, &subject, 8).await;
+    let within = std::time::Duration::from_millis(300);
+    let report = publisher.report(&subject, &receipt, within).await;
+    let missing: Vec<_> = report.missing().copied().collect();
+    assert_eq!(missing, [(gone_peer, Outcome::Unreachable)]);
 }
