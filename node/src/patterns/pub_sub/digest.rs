@@ -42,7 +42,8 @@ impl Digests {
 
     /// Counts a frame that was not here before.
     pub(super) fn add(&mut self, line: &Line, seqs: (u64, u64), made_ms: u64, now_ms: u64) {
-        let (made_s, now_s) = (made_ms / 1000, now_ms / 1000);
+        // A run speaks for whole seconds: what it published in the one in which it began counts in the next.
+        let (made_s, now_s) = ((made_ms / 1000).max(line.epoch / 1000 + 1), now_ms / 1000);
         let oldest_s = now_s.saturating_sub(WINDOW_S);
         self.sums = self.sums.split_off(&(oldest_s, 0));
         // What claims to be of a far future is not waited for.

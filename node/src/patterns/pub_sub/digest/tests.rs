@@ -43,6 +43,13 @@ fn what_may_be_on_its_way_is_not_missed() {
 }
 
 #[test]
+fn what_a_run_published_at_once_is_said_by_it() {
+    let (mut here, there) = (Digests::new(START_MS), Digests::new(START_MS));
+    here.add(&line(1), (1, 1), START_MS + 10, START_MS + 10);
+    assert!(differ(&here, &there, 2 + SETTLED_S));
+}
+
+#[test]
 fn what_can_no_longer_be_had_is_not_missed() {
     let (mut here, there) = (Digests::new(START_MS), Digests::new(START_MS));
     here.add(&line(1), (1, 1), START_MS + 20_000, START_MS + 20_000);
@@ -69,8 +76,10 @@ fn who_began_later_is_judged_by_the_other() {
 #[test]
 fn frames_of_impossible_times_take_no_room() {
     let mut digests = Digests::new(START_MS);
+    let mut ancient = line(0);
+    ancient.epoch = 0;
     for made_ms in [0, START_MS - (WINDOW_S + 1) * 1000, START_MS * 2, u64::MAX] {
-        digests.add(&line(0), (1, 1), made_ms, START_MS);
+        digests.add(&ancient, (1, 1), made_ms, START_MS);
     }
     assert!(digests.sums.is_empty());
     let backwards = Digest {
