@@ -15,6 +15,8 @@ use weft_protocol::{
 
 use super::{feeds::Feeds, hub::Hub};
 
+/// How far what is known of another's calendar may be wrong. Rather a moment too much than a message too few.
+const SLACK_MS: u64 = 500;
 /// How long a record may be on its way.
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -111,7 +113,7 @@ fn wants(hub: &Hub, peer: &PeerId, interest: &Interest, frame: &Frame) -> bool {
         let (Ok(subject), Some(made_ms)) = (publication.subject(), publication.message.time_ms) else {
             return false;
         };
-        let made_ms = made_ms.saturating_add_signed(skew_ms);
+        let made_ms = made_ms.saturating_add_signed(skew_ms).saturating_add(SLACK_MS);
         let mut plain = interest.0.iter().filter(|wanted| wanted.group.is_none());
         plain.any(|wanted| wanted.since_ms <= made_ms && wanted.pattern.matches(subject))
     })
