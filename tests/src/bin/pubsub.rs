@@ -51,7 +51,7 @@ impl Mesh {
         let home = tempfile::tempdir().unwrap();
         let mut nodes: Vec<Node> = Vec::new();
         for n in 0..=subscribers {
-            let mut config = MeshConfig::on_loopback(&format!("n{n}"));
+            let mut config = MeshConfig::on_loopback(format!("n{n}"));
             config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
             if let Some(first) = nodes.first() {
                 let address = first.mesh().state().listen[0].clone();
