@@ -13,8 +13,9 @@ use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::pub_sub::{
-    Frame, Line, Publication, SHARDS,
-    interest::Interest,
+    Frame, Line, Pick, Picks, Publication, SHARDS,
+    direct::{DirectItem, DirectTaken},
+    interest::{Interest, Wanted},
     repair::{Digest, Head, Original, RepairReply, RepairRequest, digest_of},
 };
 use crate::patterns::request_response::{
@@ -290,6 +291,17 @@ fn call_samples() -> Vec<Sample> {
     ]
 }
 
+fn interest() -> Interest {
+    let pattern: Pattern = "orders.>".parse().expect("a pattern");
+    let grouped = Wanted {
+        pattern: pattern.clone(),
+        group: Some(String::from("workers")),
+        key: Some(String::from("customer")),
+        since_ms: NOW_MS,
+    };
+    Interest(vec![Wanted::plain(pattern, NOW_MS), grouped])
+}
+
 fn application_samples() -> Vec<Sample> {
     let hello = crate::hello::tests::hello();
     let message = crate::message::tests::message();
@@ -312,6 +324,7 @@ fn application_samples() -> Vec<Sample> {
     let publication = Publication {
         message: message.clone(),
         capability: vec![vec![1, 2]],
+        picks: Pick::new(String::from("workers"), &public(1).peer_id()).map(|pick| Picks(vec![pick])),
     };
     let frame = Frame {
         epoch: NOW_MS,
@@ -358,7 +371,24 @@ fn application_samples() -> Vec<Sample> {
         ),
         sample("direct-refused", DirectReply::refused(Refusal::Busy, "try later")),
         sample("services", services),
-        sample("interest", Interest(vec!["orders.>".parse().expect("a pattern")])),
+        sample("interest", interest()),
+        sample(
+            "direct-item",
+            DirectItem::Frame {
+                ordinal: 3,
+                data: vec![1, 2, 3],
+            },
+        ),
+        sample(
+            "direct-lost",
+            DirectItem::Lost {
+                ordinal: 4,
+                shard: 9,
+                first_seq: 5,
+                last_seq: 7,
+            },
+        ),
+        sample("direct-taken", DirectTaken { ordinal: 300 }),
         sample("frame", frame),
         sample(
             "frame-announcing",

@@ -79,10 +79,16 @@ pub const PUBLICATION_BYTES_MAX: usize = 1024 * 1024 + 8 * 1024;
 pub const FRAME_PUBLICATIONS_MAX: usize = 1024;
 /// A frame of publications: one of the largest, or many small ones.
 pub const FRAME_BYTES_MAX: usize = PUBLICATION_BYTES_MAX + 64;
+/// What a publisher says directly to a member: a frame and its number.
+pub const DIRECT_ITEM_BYTES_MAX: usize = FRAME_BYTES_MAX + 32;
 /// Lines of publications in one comparison of how far they were followed.
 pub const HEADS_MAX: usize = 4096;
 /// Patterns by which a node says what it subscribes to.
 pub const INTEREST_PATTERNS_MAX: usize = 128;
+/// The name of a queue group, or of the attribute that holds its key.
+pub const GROUP_BYTES_MAX: usize = 64;
+/// Queue groups of which a publication says who is to take it.
+pub const PICKS_MAX: usize = 32;
 /// Frames handed over in one answer.
 pub const ORIGINALS_MAX: usize = 256;
 /// A question for lost publications, or its answer: at least one of the largest frames.

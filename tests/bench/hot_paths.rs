@@ -66,6 +66,7 @@ fn pairs() -> Vec<Pair> {
     let publication = Publication {
         message,
         capability: Vec::new(),
+        picks: None,
     };
     let bytes = publication.to_bytes();
     let (copy_a, copy_b, copy_c) = (hello.clone(), bytes.clone(), bytes.clone());

@@ -308,6 +308,7 @@ async fn gossip_flood(alpha: &Node, ticket: &Ticket) {
                     publications: vec![Publication {
                         message,
                         capability: Vec::new(),
+                        picks: None,
                     }],
                 };
                 gossip(member.key(), seq, &topic, &frame.to_bytes())

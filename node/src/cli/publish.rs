@@ -1,6 +1,6 @@
 //! `weft pub`: messages to whoever subscribes.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
@@ -26,6 +26,7 @@ const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
   weft pub logs.web --file access.log
   tail -f access.log | weft pub logs.web --lines       every line a message
   weft pub test.tick hello --count 10
+  weft pub alarms.fire now --report=5s                 who has it, and who has not
 
 The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
 pub(crate) struct PublishArgs {
@@ -47,6 +48,9 @@ pub(crate) struct PublishArgs {
     /// Extension attribute of the message; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
     headers: Vec<parse::Header>,
+    /// Wait for those who want it to confirm it, and say who did; exit code 5 if somebody did not. Without a time, 2 s
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = parse::duration_positive)]
+    report: Option<Duration>,
     /// How many times
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -64,7 +68,7 @@ pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), 
         last = publish(session, &client, &args, body.clone()).await?;
     }
     told(session, &args.subject, args.count, &last);
-    Ok(())
+    reported(session, &last)
 }
 
 async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result<(), CliError> {
@@ -84,7 +88,7 @@ async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result
         count += 1;
     }
     told(session, &args.subject, count, &last);
-    Ok(())
+    reported(session, &last)
 }
 
 /// The next line without its ending, bounded.
@@ -108,7 +112,10 @@ async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<
 
 async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
     let media = args.content_type.clone().unwrap_or_else(|| media_type(&body));
-    let path = format!("/v1/messages/{}", parse::percent(&args.subject));
+    let mut path = format!("/v1/messages/{}", parse::percent(&args.subject));
+    if let Some(within) = args.report {
+        path.push_str(&format!("?report_ms={}", within.as_millis()));
+    }
     let mut call = Call::new(Method::POST, path).body(body, media);
     for header in &args.headers {
         call = call.header(header.name.clone(), header.value.clone());
@@ -131,13 +138,51 @@ pub(crate) fn media_type(data: &[u8]) -> HeaderValue {
     })
 }
 
+/// Says who has the last message, if that was asked.
+fn reported(session: &Session, last: &Value) -> Result<(), CliError> {
+    let Some(report) = last.get("report") else {
+        return Ok(());
+    };
+    let members = report
+        .get("members")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    let mut missing = 0;
+    for member in members {
+        let (who, outcome) = (view::text(member, "member"), view::text(member, "outcome"));
+        missing += usize::from(outcome != "confirmed");
+        if !session.out.json {
+            session.out.line(&format!("{} {}", escape(&who), escape(&outcome)))?;
+        }
+    }
+    if missing > 0 {
+        let known = members.len();
+        return Err(CliError::Timeout(format!(
+            "{missing} of {known} members that want it have not confirmed it"
+        )));
+    }
+    if !session.out.json {
+        let here = report.get("here").and_then(Value::as_u64).unwrap_or_default();
+        session.out.say(&format!(
+            "confirmed by all {} members that want it; {here} subscriptions here",
+            members.len()
+        ));
+    }
+    Ok(())
+}
+
 fn told(session: &Session, subject: &str, count: u64, last: &Value) {
     if session.out.json {
         return;
     }
     let peers = last.get("peers").and_then(Value::as_u64);
     let reach = peers
-        .map(|n| format!(" ({n} {} connected)", if n == 1 { "peer" } else { "peers" }))
+        .map(|n| match (n, last.get("direct").and_then(Value::as_bool)) {
+            (1, Some(true)) => " (to 1 member that wants it)".to_owned(),
+            (n, Some(true)) => format!(" (to {n} members that want it)"),
+            (1, _) => " (1 peer connected)".to_owned(),
+            (n, _) => format!(" ({n} peers connected)"),
+        })
         .unwrap_or_default();
     let what = match count {
         1 => view::text(last, "id"),

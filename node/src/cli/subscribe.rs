@@ -26,6 +26,8 @@ use super::{
   weft sub 'orders.*.created' --json        one CloudEvent a line
   weft sub greetings --count 1 --timeout 10s
   weft sub logs.web --raw >>access.log      the data alone, a newline after each
+  weft sub 'jobs.>' --group workers         share them with the other members of the group
+  weft sub 'jobs.>' --group workers --by-key customer
 
 What was lost and cannot be had any more is said on standard error; with --json it is an object {\"gap\":…} among the messages.
 Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]
@@ -33,6 +35,12 @@ pub(crate) struct SubscribeArgs {
     /// Subject pattern: `*` is one token, `>` is the rest
     #[arg(value_name = "PATTERN")]
     pattern: String,
+    /// Take part in a queue group: each message goes to one of its members, on whichever node they are
+    #[arg(short, long, value_name = "NAME")]
+    group: Option<String>,
+    /// Messages with the same value of this extension attribute go to the same member of the group
+    #[arg(long, value_name = "ATTRIBUTE", requires = "group")]
+    by_key: Option<String>,
     /// End after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -87,7 +95,12 @@ fn time_over(args: &SubscribeArgs, progress: &Progress, limit: Duration) -> Resu
 }
 
 async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress) -> Result<(), CliError> {
-    let path = format!("/v1/messages?subject={}", parse::percent(&args.pattern));
+    let mut path = format!("/v1/messages?subject={}", parse::percent(&args.pattern));
+    for (name, value) in [("group", &args.group), ("key", &args.by_key)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", parse::percent(value)));
+        }
+    }
     let mut backoff = Backoff::new();
     let mut is_told = false;
     loop {

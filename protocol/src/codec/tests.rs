@@ -173,6 +173,8 @@ fn read_as_everything(bytes: &[u8]) {
     read::<Frame>(bytes);
     read::<RepairRequest>(bytes);
     read::<crate::patterns::pub_sub::interest::Interest>(bytes);
+    read::<crate::patterns::pub_sub::direct::DirectItem>(bytes);
+    read::<crate::patterns::pub_sub::direct::DirectTaken>(bytes);
     read::<RepairReply>(bytes);
 }
 

@@ -4,7 +4,10 @@
 //! publications are numbered from 1 without gaps, so that whoever takes the line in notices a loss, also of the last one, from a frame
 //! that carries none. Several publications share one [`Frame`], and so one signature: the gossip message's, whose signer is the
 //! publisher. A capability may speak for it where its certificate does not.
+//!
+//! What few members want goes to them without gossip, see [`direct`]: the same frames, on lines of their own.
 
+pub mod direct;
 pub mod interest;
 pub mod repair;
 #[cfg(test)]
@@ -17,7 +20,9 @@ use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::hello::{capabilities, check_capabilities};
 use crate::ident::PublicKey;
-use crate::limits::{FRAME_BYTES_MAX, FRAME_PUBLICATIONS_MAX, PUBLICATION_BYTES_MAX, PUBLISH_BODY_BYTES_MAX};
+use crate::limits::{
+    FRAME_BYTES_MAX, FRAME_PUBLICATIONS_MAX, PICKS_MAX, PUBLICATION_BYTES_MAX, PUBLISH_BODY_BYTES_MAX,
+};
 use crate::message::Message;
 use crate::subject::Subject;
 
@@ -25,6 +30,8 @@ use crate::subject::Subject;
 pub const PATTERN_ID: &str = "pub_sub";
 /// Number of gossip topics over which subjects are spread; part of the wire format.
 pub const SHARDS: u16 = 8;
+/// Added to a shard, it names the line of what goes directly to those who want it, and not by gossip.
+pub const DIRECT: u16 = SHARDS;
 /// The type of messages whose type is left out.
 pub const MESSAGE_KIND: &str = "io.weft.message.v1";
 
@@ -38,9 +45,59 @@ pub struct Publication {
     /// Capability tokens, encoded.
     #[cbor(n(1), with = "capabilities")]
     pub capability: Vec<Vec<u8>>,
+    /// Who is to take it in each queue group that its publisher knows.
+    #[n(2)]
+    pub picks: Option<Picks>,
 }
 
+/// Of a queue group, the member that a publication is for.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Pick {
+    /// The group.
+    #[n(0)]
+    pub group: String,
+    /// The member's key; only compared.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    member: [u8; 32],
+}
+
+impl Pick {
+    /// The pick of a member; `None` if its identity holds no Ed25519 key.
+    pub fn new(group: String, member: &PeerId) -> Option<Self> {
+        let member = PublicKey::bytes_in(member)?;
+        Some(Self { group, member })
+    }
+
+    /// Whether it is this member.
+    pub fn is(&self, member: &PeerId) -> bool {
+        PublicKey::bytes_in(member) == Some(self.member)
+    }
+}
+
+/// Picks of one publication.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Picks(#[cbor(n(0), decode_with = "bounded::list::<{ PICKS_MAX }, _, _>")] pub Vec<Pick>);
+
 impl Publication {
+    /// A publication of a message, for everybody.
+    pub fn new(message: Message, capability: Vec<Vec<u8>>) -> Self {
+        Self {
+            message,
+            capability,
+            picks: None,
+        }
+    }
+
+    /// Of a queue group, whether `member` is to take it; `None`: its publisher knew of no such group.
+    pub fn is_for(&self, group: &str, member: &PeerId) -> Option<bool> {
+        let picks = &self.picks.as_ref()?.0;
+        picks
+            .iter()
+            .find(|pick| pick.group == group)
+            .map(|pick| pick.is(member))
+    }
+
     /// The subject it is published on.
     pub fn subject(&self) -> Result<&Subject, DecodeError> {
         self.message
@@ -76,6 +133,10 @@ impl Wire for Publication {
         self.message.check_partial()?;
         self.subject()?;
         at_most("message data", self.message.data.len(), PUBLISH_BODY_BYTES_MAX)?;
+        if let Some(Picks(picks)) = &self.picks {
+            at_most("picks", picks.len(), PICKS_MAX)?;
+            picks.iter().try_for_each(|pick| interest::check_group(&pick.group))?;
+        }
         check_capabilities(&self.capability)
     }
 }
@@ -89,7 +150,7 @@ pub struct Line {
     /// Tells two runs of one publisher apart; rises with each. Unix milliseconds of its start, unless its calendar went back.
     #[n(1)]
     pub epoch: u64,
-    /// The shard.
+    /// The shard; beyond [`DIRECT`], what of it goes directly.
     #[n(2)]
     pub shard: u16,
 }
@@ -138,7 +199,7 @@ pub struct Frame {
     /// Which run of the publisher.
     #[n(0)]
     pub epoch: u64,
-    /// The shard that all its publications belong to.
+    /// The shard that all its publications belong to; with [`DIRECT`] added where it does not go by gossip.
     #[n(1)]
     pub shard: u16,
     /// The number of the first publication; without publications, the number that the next one will have.
@@ -171,12 +232,12 @@ impl Wire for Frame {
         if self.first_seq.checked_add(self.publications.len() as u64).is_none() {
             return Err(DecodeError::invalid(Self::WHAT, "its numbers do not fit"));
         }
-        if self.shard >= SHARDS {
+        if self.shard >= SHARDS + DIRECT {
             return Err(DecodeError::invalid(Self::WHAT, "there is no such shard"));
         }
         self.publications.iter().try_for_each(|publication| {
             publication.check()?;
-            if publication.subject()?.shard(SHARDS) == self.shard {
+            if publication.subject()?.shard(SHARDS) == self.shard % SHARDS {
                 return Ok(());
             }
             Err(DecodeError::invalid(Self::WHAT, "a subject belongs to another shard"))

@@ -410,6 +410,7 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
                 publications: vec![Publication {
                     message,
                     capability: Vec::new(),
+                    picks: None,
                 }],
             }
             .to_bytes()

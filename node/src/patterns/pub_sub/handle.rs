@@ -1,18 +1,24 @@
 //! What applications ask pub/sub.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weft_protocol::{
     Message, Pattern, PeerId, Subject, Verb, Wire as _,
     limits::PUBLISH_BODY_BYTES_MAX,
-    patterns::pub_sub::{Publication, SHARDS, message_id},
+    patterns::pub_sub::{
+        DIRECT, Publication, SHARDS,
+        interest::{Wanted, check_group},
+        message_id,
+    },
 };
 
 pub use super::core::Received;
 use super::{
+    feeds::Feeds,
     hub::Hub,
-    publisher::{Outbox, Sent},
+    publisher::{Outbox, Sending, Sent},
+    report::{self, Report, Trail},
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -73,6 +79,9 @@ pub struct Receipt {
     pub sequence: u64,
     /// Connected members it was sent towards.
     pub peers: usize,
+    /// Whether it went to the members that want it, and not by gossip.
+    pub is_direct: bool,
+    trail: Trail,
 }
 
 /// What a subscriber gets.
@@ -97,7 +106,7 @@ pub enum Delivery {
 /// A message that is about to be sent: see [`PubSubHandle::enqueue`].
 #[derive(Debug)]
 pub struct Queued {
-    sent: oneshot::Receiver<Result<Sent, MeshError>>,
+    sent: Vec<Sending>,
 }
 
 impl Queued {
@@ -106,11 +115,18 @@ impl Queued {
     /// # Errors
     /// `Busy` when it could not be handed over in time.
     pub async fn receipt(self) -> Result<Receipt, PublishError> {
-        let Sent { line, seq, peers } = self.sent.await.map_err(|_| PublishError::Closed)??;
+        let mut last = Err(PublishError::Closed);
+        for sent in self.sent {
+            let sent = sent.await.map_err(|_| PublishError::Closed)?;
+            last = Ok(sent?);
+        }
+        let Sent { trail, peers } = last?;
         Ok(Receipt {
-            id: message_id(&line, seq),
-            sequence: seq,
+            id: message_id(&trail.line, trail.seq),
+            sequence: trail.seq,
             peers,
+            is_direct: trail.line.shard >= DIRECT,
+            trail,
         })
     }
 }
@@ -128,6 +144,11 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
     }
+
+    /// A delivery, if one is there.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        self.deliveries.try_recv().ok()
+    }
 }
 
 impl Drop for Subscription {
@@ -136,16 +157,30 @@ impl Drop for Subscription {
     }
 }
 
+/// A member that this node hands publications to directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectMember {
+    /// Who.
+    pub peer: PeerId,
+    /// Whether there is a stream to it.
+    pub is_open: bool,
+    /// Whether it was waited for in vain, and loses what it does not take in.
+    pub is_slow: bool,
+    /// Whether it has not taken in everything yet.
+    pub is_behind: bool,
+}
+
 /// A cloneable handle on pub/sub.
 #[derive(Clone)]
 pub struct PubSubHandle {
     hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
     outbox: Outbox,
 }
 
 impl PubSubHandle {
-    pub(super) fn new(hub: Arc<Hub>, outbox: Outbox) -> Self {
-        PubSubHandle { hub, outbox }
+    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>, outbox: Outbox) -> Self {
+        PubSubHandle { hub, feeds, outbox }
     }
 
     /// Publishes a message, and waits until it was handed over. Messages whose subjects have the same first token arrive
@@ -175,12 +210,20 @@ impl PubSubHandle {
         data: Vec<u8>,
         options: PublishOptions,
     ) -> Result<Queued, PublishError> {
-        if data.len() > PUBLISH_BODY_BYTES_MAX {
-            return Err(PublishError::Invalid(format!(
-                "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
-                data.len()
-            )));
-        }
+        self.enqueue_all(subject, vec![data], options).await
+    }
+
+    /// Hands in many messages on one subject at once, in their order. They share what an answer costs: it is that of the last one,
+    /// or says that some were refused.
+    ///
+    /// # Errors
+    /// As [`PubSubHandle::publish`]; then none of them goes out.
+    pub async fn enqueue_all(
+        &self,
+        subject: &Subject,
+        data: Vec<Vec<u8>>,
+        options: PublishOptions,
+    ) -> Result<Queued, PublishError> {
         let trust = self.hub.mesh.trust();
         trust.mesh().ok_or(PublishError::Closed)?;
         // Its id, source and type follow from its place.
@@ -188,20 +231,37 @@ impl PubSubHandle {
         message.subject = Some(subject.clone());
         message.time_ms = Some(self.hub.clock.now_unix_ms());
         message.datacontenttype = options.content_type;
-        message.data = data;
         for (name, value) in options.extensions {
             message.set_extension(&name, value);
         }
         if let Some(traceparent) = trace::traceparent() {
             message.set_extension("traceparent", traceparent);
         }
-        let publication = Publication {
-            message,
-            capability: trust.to_present(Verb::Publish, subject),
-        };
+        let publication = Publication::new(message, trust.to_present(Verb::Publish, subject));
         publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
-        let sent = self.outbox.put(publication, subject.shard(SHARDS)).await?;
+        if let Some(data) = data.iter().find(|data| data.len() > PUBLISH_BODY_BYTES_MAX) {
+            return Err(PublishError::Invalid(format!(
+                "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
+                data.len()
+            )));
+        }
+        if data.is_empty() {
+            return Err(PublishError::Invalid("there are no messages to publish".to_owned()));
+        }
+        let with = |data: Vec<u8>| {
+            let mut publication = publication.clone();
+            publication.message.data = data;
+            publication
+        };
+        let publications = data.into_iter().map(with).collect();
+        let sent = self.outbox.put(publications, subject.shard(SHARDS)).await?;
         Ok(Queued { sent })
+    }
+
+    /// Says who has a message that this node published: the members known to want it, and what became of it for each. Waits for
+    /// those that have not confirmed it yet, for so long at most.
+    pub async fn report(&self, subject: &Subject, receipt: &Receipt, within: Duration) -> Report {
+        report::report(&self.hub, &self.feeds, subject, &receipt.trail, within).await
     }
 
     /// Subscribes. With `resume`, a [`PubSubHandle::cursor`] of before, what came since is delivered first, as far as the
@@ -215,6 +275,55 @@ impl PubSubHandle {
     /// until its record expires; one with very many subscriptions may be named for subjects it does not want.
     pub fn interested(&self, subject: &Subject) -> Vec<PeerId> {
         self.hub.interested(subject)
+    }
+
+    /// Subscribes as a member of a queue group: one member of the group, wherever it is, gets each message. With `key`, the name
+    /// of an extension attribute, messages with the same value go to the same member, as long as it is there.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is empty or too long.
+    pub fn subscribe_in_group(
+        &self,
+        pattern: Pattern,
+        group: &str,
+        key: Option<&str>,
+    ) -> Result<Subscription, PublishError> {
+        for name in [Some(group), key].into_iter().flatten() {
+            check_group(name).map_err(|e| PublishError::Invalid(e.to_string()))?;
+        }
+        let wanted = Wanted {
+            pattern,
+            group: Some(group.to_owned()),
+            key: key.map(str::to_owned),
+            since_ms: self.hub.clock.now_unix_ms(),
+        };
+        Ok(self.hub.subscribe_as(wanted, None))
+    }
+
+    /// The members that this node hands publications to directly: what few want does not go by gossip.
+    pub fn direct_members(&self) -> Vec<DirectMember> {
+        let member = |(peer, is_open, is_slow, is_behind)| DirectMember {
+            peer,
+            is_open,
+            is_slow,
+            is_behind,
+        };
+        self.feeds.standing().into_iter().map(member).collect()
+    }
+
+    /// The members at which a queue group has subscribers to a subject, this node perhaps among them.
+    pub fn group_members(&self, subject: &Subject, group: &str) -> Vec<PeerId> {
+        let mut audience = self.hub.audience(subject);
+        audience
+            .groups
+            .remove(group)
+            .map(|group| group.members)
+            .unwrap_or_default()
+    }
+
+    /// Messages of other nodes that were taken in and found good.
+    pub fn received(&self) -> u64 {
+        self.hub.received()
     }
 
     /// Subscriptions that there are now.

@@ -1,6 +1,12 @@
 //! What the handle and the tasks share: subscribers, the order of lines, the frames kept for others.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
@@ -8,21 +14,23 @@ use tokio::{
     time::Instant,
 };
 use weft_protocol::{
-    CapabilityToken, MeshId, Pattern, PeerId, Shards, Subject, Verb, Wire as _,
+    CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
     patterns::pub_sub::{
-        Frame, Line, Publication, SHARDS,
-        interest::Interest,
+        DIRECT, Frame, Line, Publication, SHARDS,
+        interest::{Interest, Wanted},
         repair::{Digest, Head},
     },
 };
 
 use super::{
     cache::{FrameCache, Kept},
-    core::{Numbered, Origin, ReplayWindow, matches},
+    core::{Numbered, Origin, Received, ReplayWindow},
     digest::Digests,
     handle::{Delivery, Subscription},
-    interest::Interests,
+    interest::{Audience, Interests},
     order::{Arrived, Freshness, Orders, Step, Want},
+    pick,
+    subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Sink, Subscribers, Takes},
 };
 use crate::{
     mesh::{Mesh, Noted, Validation},
@@ -30,20 +38,8 @@ use crate::{
     telemetry::metrics::{Dropped, Metrics},
 };
 
-/// Messages waiting for one subscriber; beyond it they are dropped for this one, and counted.
-const SUBSCRIBER_QUEUE_MAX: usize = 1024;
-/// Bytes of messages that wait for subscribers, and of those kept for who comes back. Beyond it only who has nothing waiting
-/// gets more, and beyond twice as many nobody.
-const HELD_BYTES_MAX: usize = 32 << 20;
 /// Subscriptions at once that the local API gives.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
-
-struct Subscriber {
-    id: u64,
-    pattern: Pattern,
-    sink: mpsc::Sender<Delivery>,
-    dropped: u64,
-}
 
 /// A publication on its way to subscribers.
 #[derive(Debug)]
@@ -56,14 +52,21 @@ pub(super) struct Item {
     is_welcome: bool,
 }
 
+/// How far what a member hands over directly was taken in, in its present run.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    epoch: u64,
+    last_seqs: [u64; SHARDS as usize],
+}
+
 pub(super) struct State {
-    subscribers: Vec<Subscriber>,
+    subscribers: Subscribers,
     orders: Orders<Item>,
+    direct: BTreeMap<PeerId, Taken>,
     window: ReplayWindow,
     /// Frames of others, and of this node.
     cache: [FrameCache; 2],
     digests: Digests,
-    next_id: u64,
 }
 
 /// See the module.
@@ -81,6 +84,8 @@ pub(super) struct Hub {
     /// Subscriptions came or went.
     pub(super) wanted: Notify,
     pub(super) interests: Interests,
+    /// Changes with every subscription that comes or goes.
+    wanted_version: AtomicU64,
     /// Lines went on.
     pub(super) progress: watch::Sender<u64>,
     published: Counter,
@@ -121,12 +126,12 @@ impl Hub {
         } = parts;
         let digests = Digests::new(clock.now_unix_ms());
         let state = State {
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             orders,
+            direct: BTreeMap::new(),
             window: ReplayWindow::default(),
             cache: Default::default(),
             digests,
-            next_id: 0,
         };
         let dropped = metrics.dropped().clone();
         metrics.subsystem("pub_sub", |subsystem| Hub {
@@ -139,6 +144,7 @@ impl Hub {
             differing,
             wanted: Notify::new(),
             interests: Interests::default(),
+            wanted_version: AtomicU64::new(0),
             progress: watch::Sender::new(0),
             published: subsystem.counter("published", "Messages published by this node"),
             received: subsystem.counter("received", "Messages of other nodes that were found good"),
@@ -165,9 +171,15 @@ impl Hub {
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, pattern: Pattern, resume: Option<&str>) -> Subscription {
+        self.subscribe_as(Wanted::plain(pattern, self.clock.now_unix_ms()), resume)
+    }
+
+    pub(super) fn subscribe_as(self: &Arc<Self>, wanted: Wanted, resume: Option<&str>) -> Subscription {
         let mut state = self.lock();
         let (missed, lost) = match resume.map(|cursor| self.position(cursor)) {
-            Some(Some(number)) => state.window.after(number, &pattern, |publisher| self.source(publisher)),
+            Some(Some(number)) => state
+                .window
+                .after(number, &wanted.pattern, |publisher| self.source(publisher)),
             // A cursor of an earlier run: how much was missed cannot be known.
             Some(None) => (Vec::new(), 1),
             None => (Vec::new(), 0),
@@ -177,15 +189,8 @@ impl Hub {
         for delivery in lost.into_iter().chain(missed.into_iter().map(Delivery::Message)) {
             let _ = sink.try_send(delivery);
         }
-        state.next_id += 1;
-        let id = state.next_id;
-        state.subscribers.push(Subscriber {
-            id,
-            pattern,
-            sink,
-            dropped: 0,
-        });
-        self.wanted.notify_one();
+        let id = state.subscribers.insert(wanted, sink);
+        self.note_wanted();
         Subscription {
             id,
             deliveries,
@@ -193,24 +198,49 @@ impl Hub {
         }
     }
 
+    fn note_wanted(&self) {
+        self.wanted_version.fetch_add(1, Ordering::Relaxed);
+        self.wanted.notify_one();
+    }
+
     pub(super) fn subscriptions(&self) -> usize {
         self.lock().subscribers.len()
     }
 
     pub(super) fn unsubscribe(&self, id: u64) {
-        self.lock().subscribers.retain(|s| s.id != id);
-        self.wanted.notify_one();
+        self.lock().subscribers.remove(id);
+        self.note_wanted();
+    }
+
+    /// How many subscriptions of this node a subject selects.
+    pub(super) fn subscribed_to(&self, subject: &Subject) -> usize {
+        self.lock()
+            .subscribers
+            .wanted()
+            .filter(|w| w.pattern.matches(subject))
+            .count()
     }
 
     /// What the subscribers of this node want.
     pub(super) fn interest(&self) -> Interest {
-        Interest::covering(self.lock().subscribers.iter().map(|s| &s.pattern))
+        Interest::covering(self.lock().subscribers.wanted())
+    }
+
+    /// Changes with what anybody is known to want.
+    pub(super) fn wanted_version(&self) -> (u64, u64) {
+        let own = self.wanted_version.load(Ordering::Relaxed);
+        (own, Interests::version(self.mesh.trust()))
+    }
+
+    /// Who wants a subject, and in which way.
+    pub(super) fn audience(&self, subject: &Subject) -> Audience {
+        self.interests.audience(self.mesh.trust(), &self.interest(), subject)
     }
 
     /// The members that want a subject, this node among them.
     pub(super) fn interested(&self, subject: &Subject) -> Vec<PeerId> {
         let mut wanting = self.interests.of(self.mesh.trust(), subject);
-        if self.lock().subscribers.iter().any(|s| s.pattern.matches(subject)) {
+        if self.lock().subscribers.wanted().any(|w| w.pattern.matches(subject)) {
             wanting.push(self.mesh.local_peer());
         }
         wanting
@@ -238,15 +268,16 @@ impl Hub {
         let Ok(frame) = Frame::from_bytes(data) else {
             return Validation::Reject;
         };
+        if frame.shard >= DIRECT {
+            return Validation::Reject;
+        }
         let Some(line) = Line::new(&source, frame.epoch, frame.shard) else {
             return Validation::Ignore;
         };
-        let trust = self.mesh.trust();
-        let may = |subject: &Subject, tokens: &[CapabilityToken]| trust.may_publish(&source, subject, tokens).allowed;
-        if !frame.publications.iter().all(permitted(may)) {
-            tracing::info!(peer = %source, shard = frame.shard, "publications were denied");
+        if !self.may_publish(&source, &frame) {
             return Validation::Ignore;
         }
+        let trust = self.mesh.trust();
         let welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&source, Verb::Publish, subject, tokens).allowed
         });
@@ -263,30 +294,122 @@ impl Hub {
         }
     }
 
+    fn may_publish(&self, source: &PeerId, frame: &Frame) -> bool {
+        let trust = self.mesh.trust();
+        let may = |subject: &Subject, tokens: &[CapabilityToken]| trust.may_publish(source, subject, tokens).allowed;
+        let all = frame.publications.iter().all(permitted(may));
+        if !all {
+            tracing::info!(peer = %source, shard = frame.shard, "publications were denied");
+        }
+        all
+    }
+
+    /// A frame of this node's own went to those who want it: hands it to the subscribers here.
+    pub(super) fn went_directly(&self, frame: Frame, data: Arc<[u8]>) {
+        let local = self.mesh.local_peer();
+        let Some(line) = self.own_line(frame.shard) else { return };
+        self.published.inc_by(frame.publications.len() as u64);
+        let first_seq = frame.first_seq;
+        let items = items(frame.publications, &Arc::new(Kept::own(data, 0)), |_| true);
+        self.deliver_run(&mut self.lock(), &line, first_seq, items, local);
+    }
+
+    /// Takes in a frame that its publisher handed over directly.
+    ///
+    /// # Errors
+    /// What is malformed or of an earlier run: nothing more is taken from this stream.
+    pub(super) fn take_direct(&self, publisher: PeerId, data: &[u8]) -> Result<(), DecodeError> {
+        let frame = Frame::from_bytes(data)?;
+        let line = Line::new(&publisher, frame.epoch, frame.shard).filter(|line| line.shard >= DIRECT);
+        let line = line.ok_or_else(|| misplaced("it is on no direct line"))?;
+        let (first_seq, last_seq) = (frame.first_seq, frame.last_seq());
+        let may = self.mesh.trust().is_member(&publisher) && self.may_publish(&publisher, &frame);
+        let mut state = self.lock();
+        let taken = state.direct.entry(publisher).or_insert(Taken {
+            epoch: frame.epoch,
+            last_seqs: [0; SHARDS as usize],
+        });
+        if frame.epoch < taken.epoch {
+            return Err(misplaced("it is of an earlier run"));
+        }
+        if frame.epoch > taken.epoch {
+            (taken.epoch, taken.last_seqs) = (frame.epoch, [0; SHARDS as usize]);
+        }
+        let last = &mut taken.last_seqs[usize::from(frame.shard % SHARDS)];
+        if first_seq <= *last {
+            return Ok(());
+        }
+        *last = last_seq;
+        if !may {
+            self.dropped
+                .add("publication", "denied", frame.publications.len() as u64);
+            return Ok(());
+        }
+        self.received.inc_by(frame.publications.len() as u64);
+        let trust = self.mesh.trust();
+        let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
+            trust.check(&publisher, Verb::Publish, subject, tokens).allowed
+        });
+        let items = items(frame.publications, &Arc::new(Kept::own(data.into(), 0)), is_welcome);
+        state.subscribers.note_touched();
+        self.deliver_run(&mut state, &line, first_seq, items, publisher);
+        Ok(())
+    }
+
+    /// A publisher says that what it had for this node is lost.
+    pub(super) fn take_loss(&self, publisher: PeerId, shard: u16, (first, last): (u64, u64)) {
+        let mut state = self.lock();
+        let shard_of = usize::from(shard % SHARDS);
+        let known = state
+            .direct
+            .get(&publisher)
+            .map_or(0, |taken| taken.last_seqs[shard_of]);
+        if last <= known {
+            return;
+        }
+        if let Some(taken) = state.direct.get_mut(&publisher) {
+            taken.last_seqs[shard_of] = last;
+        }
+        self.tell_gap(&mut state, shard, publisher, (first.max(known + 1), last));
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// The subscribers that may not have room for what comes next, and are worth waiting for.
+    pub(super) fn take_tight(&self) -> Vec<(u64, Sink)> {
+        self.lock().subscribers.take_tight()
+    }
+
+    /// This subscriber was waited for long enough.
+    pub(super) fn give_up_on(&self, id: u64) {
+        self.lock().subscribers.give_up_on(id);
+    }
+
+    /// Whether the messages that wait for subscribers are so many bytes that some may be dropped.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.lock().window.held_bytes() > HELD_BYTES_MAX / 4 * 3
+    }
+
     fn take(
         &self,
         line: Line,
         from: PeerId,
         frame: Frame,
         kept: Kept,
-        mut is_welcome: impl FnMut(&Publication) -> bool,
+        is_welcome: impl FnMut(&Publication) -> bool,
     ) -> Freshness {
         let now = Instant::now();
         let seqs = (frame.first_seq, frame.last_seq());
         let made_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
         let kept = Arc::new(kept);
-        let item = |(index, publication): (usize, Publication)| Item {
-            is_welcome: is_welcome(&publication),
-            publication,
-            kept: Arc::clone(&kept),
-            index,
-        };
         let arrived = Arrived {
             line,
             first_seq: frame.first_seq,
             before_ms: frame.before_ms,
             bytes: kept.data.len(),
-            items: frame.publications.into_iter().enumerate().map(item).collect(),
+            items: items(frame.publications, &kept, is_welcome),
             from,
         };
         let carries = !arrived.items.is_empty();
@@ -330,7 +453,7 @@ impl Hub {
                     line,
                     first_seq,
                     last_seq,
-                } => self.deliver_gap(state, &line, first_seq, last_seq),
+                } => self.tell_gap(state, line.shard, line.publisher(), (first_seq, last_seq)),
             }
         }
         self.progress.send_modify(|n| *n += 1);
@@ -345,7 +468,7 @@ impl Hub {
     }
 
     fn deliver_run(&self, state: &mut State, line: &Line, first_seq: u64, items: Vec<Item>, from: PeerId) {
-        let mut source = None;
+        let (mut source, mut delivered, mut dropped) = (None, 0, 0);
         for (item, sequence) in items.into_iter().zip(first_seq..) {
             if !item.is_welcome {
                 self.dropped.inc("publication", "denied");
@@ -364,9 +487,10 @@ impl Hub {
                 index,
             };
             let number = state.window.note(origin);
-            if !state.subscribers.iter().any(|s| matches(&s.pattern, &publication)) {
+            let subject = publication.subject().ok();
+            let Some(matched) = subject.and_then(|subject| state.subscribers.matched(subject)) else {
                 continue;
-            }
+            };
             let numbered = Numbered {
                 number,
                 sequence,
@@ -375,48 +499,25 @@ impl Hub {
             let source = source.get_or_insert_with(|| self.source(&line.publisher()));
             let received = state.window.receive(numbered, line, from, source);
             let held_bytes = state.window.held_bytes();
-            for subscriber in &mut state.subscribers {
-                if matches(&subscriber.pattern, &received.publication) {
-                    self.offer(subscriber, Delivery::Message(Arc::clone(&received)), held_bytes);
-                }
-            }
+            let offered = state.subscribers.deliver(&matched, &received, held_bytes, self);
+            delivered += offered.delivered;
+            dropped += offered.dropped;
+        }
+        self.count(Offered { delivered, dropped });
+    }
+
+    fn count(&self, offered: Offered) {
+        self.delivered.inc_by(offered.delivered);
+        if offered.dropped > 0 {
+            self.dropped.add("subscriber", "slow", offered.dropped);
         }
     }
 
-    fn deliver_gap(&self, state: &mut State, line: &Line, first: u64, last: u64) {
-        let publisher = line.publisher();
+    fn tell_gap(&self, state: &mut State, shard: u16, publisher: PeerId, (first, last): (u64, u64)) {
         self.gaps.inc_by(last - first + 1);
-        tracing::warn!(%publisher, shard = line.shard, first, last, "messages are lost: nobody has them any more");
-        for subscriber in &mut state.subscribers {
-            if matches!(subscriber.pattern.shards(SHARDS), Shards::One(shard) if shard != line.shard) {
-                continue;
-            }
-            self.offer(subscriber, Delivery::Gap { publisher, first, last }, 0);
-        }
-    }
-
-    fn offer(&self, subscriber: &mut Subscriber, delivery: Delivery, held_bytes: usize) {
-        let has_room = match held_bytes {
-            0..HELD_BYTES_MAX => true,
-            _ if held_bytes < HELD_BYTES_MAX * 2 => subscriber.sink.capacity() == subscriber.sink.max_capacity(),
-            _ => false,
-        };
-        let (is_message, weight) = match &delivery {
-            Delivery::Gap { first, last, .. } => (false, last - first + 1),
-            _ => (true, 1),
-        };
-        // It hears of its loss before it hears anything else.
-        let loss = (subscriber.dropped > 0).then_some(Delivery::Dropped(subscriber.dropped));
-        let told = has_room && loss.is_none_or(|loss| subscriber.sink.try_send(loss).is_ok());
-        if told {
-            subscriber.dropped = 0;
-        }
-        if !told || subscriber.sink.try_send(delivery).is_err() {
-            subscriber.dropped += weight;
-            self.dropped.add("subscriber", "slow", weight);
-        } else if is_message {
-            self.delivered.inc();
-        }
+        tracing::warn!(%publisher, shard, first, last, "messages are lost: nobody has them any more");
+        let offered = state.subscribers.tell_gap(shard, publisher, first, last);
+        self.count(offered);
     }
 
     /// How far the lines were followed that changed lately.
@@ -482,6 +583,33 @@ impl Hub {
     }
 }
 
+impl Takes for Hub {
+    /// Whom its publisher picked takes it. If it knew of no such group, those who have members of it settle it among themselves, by what
+    /// each knows.
+    fn takes(&self, received: &Received, group: &str) -> bool {
+        let (publication, local) = (&received.publication, self.mesh.local_peer());
+        if let Some(is_for) = publication.is_for(group, &local) {
+            return is_for;
+        }
+        let Ok(subject) = publication.subject() else {
+            return false;
+        };
+        let mut members = self.interests.group(self.mesh.trust(), subject, group);
+        members.push(local);
+        members.sort_unstable();
+        members.dedup();
+        let key = format!("{}/{}", received.publisher, publication.message.id);
+        members.get(pick::spread(&key, members.iter().map(|peer| peer.to_bytes()))) == Some(&local)
+    }
+}
+
+fn misplaced(reason: &str) -> DecodeError {
+    DecodeError::Invalid {
+        what: "direct publication",
+        reason: reason.to_owned(),
+    }
+}
+
 impl Noted for Hub {
     fn note(&self) -> Vec<u8> {
         self.lock().digests.digest(self.clock.now_unix_ms()).to_bytes()
@@ -493,6 +621,21 @@ impl Noted for Hub {
             let _ = self.differing.try_send(*peer);
         }
     }
+}
+
+/// The publications of a frame on their way to subscribers.
+fn items(
+    publications: Vec<Publication>,
+    kept: &Arc<Kept>,
+    mut is_welcome: impl FnMut(&Publication) -> bool,
+) -> Vec<Item> {
+    let item = |(index, publication): (usize, Publication)| Item {
+        is_welcome: is_welcome(&publication),
+        publication,
+        kept: Arc::clone(kept),
+        index,
+    };
+    publications.into_iter().enumerate().map(item).collect()
 }
 
 /// A judge of publications that asks once for those in a row that have one subject and show no capability.

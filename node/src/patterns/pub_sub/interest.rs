@@ -5,6 +5,7 @@
 //! expires.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use crate::trust::Trust;
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What each member wants.
-type All = Arc<Vec<(PeerId, Interest)>>;
+pub(super) type All = Arc<Vec<(PeerId, Interest)>>;
 
 /// What the records of the others say, read once for each version of the directory.
 #[derive(Debug, Default)]
@@ -29,7 +30,32 @@ pub(super) struct Interests {
     read: Mutex<(u64, All)>,
 }
 
+/// A queue group that wants a subject.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The attribute that messages stick by.
+    pub(super) key: Option<String>,
+    /// The members at which it has subscribers, this node perhaps among them; in order.
+    pub(super) members: Vec<PeerId>,
+}
+
+/// Who wants a subject.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Audience {
+    /// Other members with subscribers of their own; in order.
+    pub(super) plain: Arc<[PeerId]>,
+    /// Queue groups by name.
+    pub(super) groups: BTreeMap<String, Group>,
+    /// Other members that want anything that begins with the same token.
+    pub(super) near: Vec<PeerId>,
+}
+
 impl Interests {
+    /// The version of what is known; changes with every record.
+    pub(super) fn version(trust: &Trust) -> u64 {
+        *trust.watch_records().borrow()
+    }
+
     /// The members that want a subject, as far as is known; without this node.
     pub(super) fn of(&self, trust: &Trust, subject: &Subject) -> Vec<PeerId> {
         let local = trust.local_peer();
@@ -43,9 +69,62 @@ impl Interests {
             .collect()
     }
 
+    /// Who wants a subject, and in which way. `own` is what this node wants.
+    pub(super) fn audience(&self, trust: &Trust, own: &Interest, subject: &Subject) -> Audience {
+        let local = trust.local_peer();
+        let first = subject.tokens().next().unwrap_or_default();
+        let (mut found, mut plain) = (Audience::default(), Vec::new());
+        let all = self.all(trust);
+        let others = all.iter().filter(|(peer, _)| *peer != local && trust.is_member(peer));
+        let own = (local, own);
+        for (peer, interest) in others.map(|(peer, interest)| (*peer, interest)).chain([own]) {
+            if peer != local && interest.0.iter().any(|wanted| wanted.pattern.reaches(first)) {
+                found.near.push(peer);
+            }
+            for wanted in interest.0.iter().filter(|wanted| wanted.pattern.matches(subject)) {
+                match &wanted.group {
+                    None if peer != local => plain.push(peer),
+                    None => {}
+                    Some(name) => {
+                        let group = found.groups.entry(name.clone()).or_default();
+                        group.members.push(peer);
+                        group.key = group.key.take().or_else(|| wanted.key.clone());
+                    }
+                }
+            }
+        }
+        plain.sort_unstable();
+        plain.dedup();
+        found.plain = plain.into();
+        for group in found.groups.values_mut() {
+            group.members.sort_unstable();
+            group.members.dedup();
+        }
+        found
+    }
+
+    /// The other members at which a queue group has subscribers to a subject.
+    pub(super) fn group(&self, trust: &Trust, subject: &Subject, name: &str) -> Vec<PeerId> {
+        let all = self.all(trust);
+        let is_of = |interest: &Interest| {
+            let mut matching = interest.0.iter().filter(|wanted| wanted.pattern.matches(subject));
+            matching.any(|wanted| wanted.group.as_deref() == Some(name))
+        };
+        let members = all
+            .iter()
+            .filter(|(_, interest)| is_of(interest))
+            .map(|(peer, _)| *peer);
+        members.filter(|peer| trust.is_member(peer)).collect()
+    }
+
+    /// What each of the other members wants.
+    pub(super) fn others(&self, trust: &Trust) -> All {
+        self.all(trust)
+    }
+
     fn all(&self, trust: &Trust) -> All {
         // The version first: what changes meanwhile is read again next time.
-        let version = *trust.watch_records().borrow() + 1;
+        let version = Self::version(trust) + 1;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.0 != version {
             let said = trust.announcements(ANNOUNCEMENT_KEY).into_iter();

@@ -9,29 +9,43 @@
 //! Does not promise history: frames are kept for minutes, in memory, and bounded. Does not promise an order between
 //! subjects whose first tokens differ.
 //!
-//! Subjects ride on eight gossip topics, chosen by the first token, and are matched locally.
+//! What few members want goes to them directly, in frames on a long-lived stream to each. Everything else rides on eight gossip
+//! topics, chosen by the subject's first token. Either way it is matched locally.
 //!
-//! A map: `publisher` puts publications into frames and hands them to gossip; `hub` takes frames in and delivers;
-//! `order` says what is new, next, missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers
-//! those who fetch; `positions` is what outlives the process.
+//! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
+//! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
+//! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`; `order` says what is new, next,
+//! missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing
+//! and answers those who fetch; `positions` is what outlives the process.
 
 mod cache;
 mod core;
 mod digest;
+mod feeds;
 mod handle;
 mod hub;
 mod interest;
+mod late;
 mod order;
+mod pick;
 mod positions;
 mod publisher;
+mod receive;
 mod repair;
+mod report;
+mod ring;
 pub mod routes;
+mod subscribers;
 #[cfg(test)]
 mod tests;
+pub mod trie;
+mod ways;
 
 use std::sync::Arc;
 
-pub use handle::{Delivery, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
+pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
+pub use report::Report;
+pub use ring::Outcome;
 use tokio::sync::mpsc;
 use weft_protocol::patterns::pub_sub::{PATTERN_ID, SHARDS, topic};
 
@@ -69,12 +83,16 @@ impl Pattern for PubSub {
         let hub = Arc::new(hub::Hub::new(parts, &metrics));
         hub.mesh.attach_note(PATTERN_ID, &hub);
         let (outbox, outgoing) = publisher::Outbox::new();
-        tasks.spawn("pub-sub", take_in(Arc::clone(&hub)));
-        tasks.spawn("pub-sub-publisher", publisher::run(Arc::clone(&hub), outgoing));
-        tasks.spawn("pub-sub-interest", interest::announce(Arc::clone(&hub)));
-        tasks.spawn("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
+        let feeds = feeds::Feeds::new(Arc::clone(&hub), &tasks);
+        tasks.spawn_vital("pub-sub", take_in(Arc::clone(&hub)));
+        tasks.spawn_vital(
+            "pub-sub-publisher",
+            publisher::run(Arc::clone(&hub), Arc::clone(&feeds), outgoing),
+        );
+        tasks.spawn_vital("pub-sub-interest", interest::announce(Arc::clone(&hub)));
+        tasks.spawn_vital("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
         repair::Repair::start(Arc::clone(&hub), doors, differ, begun.was_away, &tasks);
-        Ok(PubSubHandle::new(hub, outbox))
+        Ok(PubSubHandle::new(hub, feeds, outbox))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Promises: publications of one shard go out in the order in which they were taken; a publication is answered once its
 //! frame is handed over, or with the reason why it was not; when more is published than goes out, publishers wait, and
 //! after [`ROOM_PATIENCE`] they are refused. Whatever has queued while a frame was handed over goes into the next one: one
-//! signature for many under load, no delay without.
+//! signature for many under load, no delay without. What few members want goes to them and not to gossip: see `ways`.
 //!
 //! That the last frame of a line was lost, members see by their digests.
 
@@ -14,12 +14,21 @@ use tokio::{
     time::{Instant, timeout},
 };
 use weft_protocol::{
-    Wire as _,
+    PeerId, Wire as _,
     limits::FRAME_PUBLICATIONS_MAX,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, topic},
+    patterns::pub_sub::{DIRECT, Frame, Publication, SHARDS, topic},
 };
 
-use super::{cache::Kept, hub::Hub, repair};
+use super::{
+    cache::Kept,
+    feeds::Feeds,
+    hub::Hub,
+    late::Late,
+    repair,
+    report::Trail,
+    ring::Parcel,
+    ways::{Way, Ways},
+};
 use crate::mesh::MeshError;
 
 /// Publications waiting for a frame, and their bytes.
@@ -38,23 +47,42 @@ const BUSY_WAIT: Duration = Duration::from_millis(10);
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// What a publisher is told of a publication.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Sent {
-    pub(super) line: Line,
-    pub(super) seq: u64,
+    pub(super) trail: Trail,
     pub(super) peers: usize,
 }
 
+/// The members that something was handed to directly, and as which item.
+type Handed = Option<(Arc<[PeerId]>, u64)>;
 type Answer = oneshot::Sender<Result<Sent, MeshError>>;
+/// Where it is told what came of publications that share a frame.
+pub(super) type Sending = oneshot::Receiver<Result<Sent, MeshError>>;
 
-/// A publication that waits for its frame.
+/// Publications on one subject that wait for their frame, in which they stay together.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    publication: Publication,
+    publications: Vec<Publication>,
     shard: u16,
     bytes: usize,
+    way: Way,
     answer: Answer,
     room: OwnedSemaphorePermit,
+}
+
+impl Outgoing {
+    /// Whether it goes where another goes, and can share its frame.
+    fn joins(&self, shard: u16, way: &Way) -> bool {
+        self.shard == shard && self.way == *way
+    }
+
+    /// Whether it must not overtake another of its shard that goes elsewhere: some member may get both.
+    fn is_bound_by(&self, other: &Way) -> bool {
+        match (&self.way, other) {
+            (Way::Direct(own), Way::Direct(others)) => own.iter().any(|peer| others.contains(peer)),
+            _ => true,
+        }
+    }
 }
 
 /// Where publications are handed in.
@@ -71,14 +99,31 @@ impl Outbox {
         (Outbox { queue, room }, outgoing)
     }
 
-    /// Queues a publication that was checked. Waits for room.
-    pub(super) async fn put(
-        &self,
-        publication: Publication,
-        shard: u16,
-    ) -> Result<oneshot::Receiver<Result<Sent, MeshError>>, MeshError> {
-        let message = &publication.message;
-        let bytes = message.data.len() + message.attribute_bytes() + PUBLICATION_BYTES;
+    /// Queues publications on one subject that were checked. Waits for room. An answer for each frame's worth of them.
+    pub(super) async fn put(&self, publications: Vec<Publication>, shard: u16) -> Result<Vec<Sending>, MeshError> {
+        let (mut sending, mut unit, mut unit_bytes) = (Vec::with_capacity(1), Vec::new(), 0);
+        for publication in publications {
+            let message = &publication.message;
+            let bytes = message.data.len() + message.attribute_bytes() + PUBLICATION_BYTES;
+            if !unit.is_empty() && (unit_bytes + bytes > FRAME_BYTES_SOFT || unit.len() >= FRAME_PUBLICATIONS_MAX) {
+                let full = std::mem::take(&mut unit);
+                match self.put_unit(full, unit_bytes, shard).await {
+                    Ok(put) => sending.push(put),
+                    Err(error) => return refused(sending, error),
+                }
+                unit_bytes = 0;
+            }
+            unit_bytes += bytes;
+            unit.push(publication);
+        }
+        match self.put_unit(unit, unit_bytes, shard).await {
+            Ok(put) => sending.push(put),
+            Err(error) => return refused(sending, error),
+        }
+        Ok(sending)
+    }
+
+    async fn put_unit(&self, publications: Vec<Publication>, bytes: usize, shard: u16) -> Result<Sending, MeshError> {
         let weight = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
         let place = async {
             let room = Arc::clone(&self.room).acquire_many_owned(weight).await.ok()?;
@@ -95,14 +140,26 @@ impl Outbox {
         };
         let (answer, sent) = oneshot::channel();
         slot.send(Outgoing {
-            publication,
+            publications,
             shard,
             bytes,
+            way: Way::Gossip,
             answer,
             room,
         });
         Ok(sent)
     }
+}
+
+/// What is queued goes out; of the rest it is told as of what is refused later.
+fn refused(mut sending: Vec<Sending>, error: MeshError) -> Result<Vec<Sending>, MeshError> {
+    if sending.is_empty() {
+        return Err(error);
+    }
+    let (answer, refused) = oneshot::channel();
+    let _ = answer.send(Err(error));
+    sending.push(refused);
+    Ok(sending)
 }
 
 /// One shard of this node's publications.
@@ -117,23 +174,36 @@ struct Own {
 
 struct Publisher {
     hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
+    ways: Ways,
+    /// Lines by gossip, then those that go directly.
     own: Vec<Own>,
     /// What the queue gave that is in no frame yet.
     waiting: VecDeque<Outgoing>,
 }
 
 /// Takes publications until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Outgoing>) {
+pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut publisher = Publisher {
+        ways: Ways::new(Arc::clone(&hub), Arc::clone(&feeds)),
         hub,
-        own: (0..SHARDS).map(|_| Own::default()).collect(),
+        feeds,
+        own: (0..SHARDS + DIRECT).map(|_| Own::default()).collect(),
         waiting: VecDeque::new(),
     };
     let mut batch = Vec::new();
-    while outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX).await > 0 {
-        publisher.waiting.extend(batch.drain(..));
-        while let Some(shard) = publisher.waiting.front().map(|first| first.shard) {
-            publisher.send(shard).await;
+    let mut late = Late::new(Arc::clone(&publisher.hub), Arc::clone(&publisher.feeds));
+    loop {
+        tokio::select! {
+            biased;
+            count = outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX) => {
+                if count == 0 {
+                    return;
+                }
+                late.look();
+                publisher.send_all(&mut batch).await;
+            }
+            () = late.changed() => late.look(),
         }
     }
 }
@@ -147,46 +217,110 @@ pub(super) async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Publisher {
-    /// Sends one frame of what waits on a shard.
-    async fn send(&mut self, shard: u16) {
+    async fn send_all(&mut self, batch: &mut Vec<Outgoing>) {
+        self.ways.refresh();
+        for mut out in batch.drain(..) {
+            out.way = self.ways.choose_for_all(&mut out.publications);
+            self.waiting.push_back(out);
+        }
+        while let Some((shard, way)) = self.waiting.front().map(|first| (first.shard, first.way.clone())) {
+            self.send(shard, way).await;
+        }
+    }
+
+    /// Sends one frame of what waits on a shard and goes one way.
+    async fn send(&mut self, shard: u16, way: Way) {
         let (mut publications, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut bytes, mut others) = (0, VecDeque::new());
+        let (mut bytes, mut others, mut is_closed) = (0, VecDeque::new(), false);
         for out in self.waiting.drain(..) {
-            let fits = publications.is_empty() || bytes + out.bytes <= FRAME_BYTES_SOFT;
-            // Once one did not fit, no later one overtakes it.
-            if out.shard != shard || !fits {
-                bytes = if out.shard == shard { usize::MAX / 2 } else { bytes };
+            let fits = publications.is_empty()
+                || bytes + out.bytes <= FRAME_BYTES_SOFT
+                    && publications.len() + out.publications.len() <= FRAME_PUBLICATIONS_MAX;
+            // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
+            if is_closed || !fits || !out.joins(shard, &way) {
+                is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
                 others.push_back(out);
                 continue;
             }
             bytes += out.bytes;
-            publications.push(out.publication);
-            answers.push(out.answer);
+            publications.extend(out.publications);
+            answers.push((out.answer, publications.len() as u64));
             rooms.push(out.room);
         }
         self.waiting = others;
-        let own = &self.own[usize::from(shard)];
+        self.follow_on(shard, &publications, &way).await;
+        let line_shard = if way.is_direct() { shard + DIRECT } else { shard };
+        let own = &self.own[usize::from(line_shard)];
         let frame = Frame {
             epoch: self.hub.epoch,
-            shard,
+            shard: line_shard,
             first_seq: own.last_seq + 1,
             before_ms: own.last_ms,
             publications,
         };
-        let (line, first_seq) = (self.hub.own_line(shard), frame.first_seq);
-        match self.hand_over(frame).await {
-            Ok(peers) => {
-                for (answer, seq) in answers.into_iter().zip(first_seq..) {
-                    let sent = line.map(|line| Sent { line, seq, peers });
+        let (line, first_seq) = (self.hub.own_line(line_shard), frame.first_seq);
+        let handed_over = match way {
+            Way::Gossip => self.hand_over(frame).await.map(|peers| (peers, None)),
+            Way::Direct(members) => self.hand_to(frame, members).await,
+        };
+        match handed_over {
+            Ok((peers, direct)) => {
+                for (answer, count) in answers {
+                    let trail = |line| Trail {
+                        line,
+                        seq: first_seq - 1 + count,
+                        direct: direct.clone(),
+                    };
+                    let sent = line.map(trail).map(|trail| Sent { trail, peers });
                     let _ = answer.send(sent.ok_or(MeshError::Closed));
                 }
             }
             Err(error) => answers
                 .into_iter()
-                .for_each(|answer| drop(answer.send(Err(error.clone())))),
+                .for_each(|(answer, _)| drop(answer.send(Err(error.clone())))),
         }
         drop(rooms);
         self.keep_pace(shard).await;
+    }
+
+    /// Where the way of a first token has changed, waits for what went the old way, so that it is not overtaken.
+    async fn follow_on(&mut self, shard: u16, publications: &[Publication], way: &Way) {
+        let mut last = "";
+        for publication in publications {
+            let Ok(subject) = publication.subject() else { continue };
+            let first = subject.tokens().next().unwrap_or_default();
+            if first == std::mem::replace(&mut last, first) || !self.ways.changes(first, way.is_direct()) {
+                continue;
+            }
+            let members = self.ways.near(subject);
+            if way.is_direct() {
+                let seq = self.own[usize::from(shard)].last_seq;
+                repair::await_members(&self.hub, members, shard, seq).await;
+            } else {
+                self.feeds.settle(&members).await;
+            }
+        }
+    }
+
+    /// Gives a frame to the members that want it: to how many, to whom, and as which item.
+    async fn hand_to(&mut self, frame: Frame, members: Arc<[PeerId]>) -> Result<(usize, Handed), MeshError> {
+        let data = frame
+            .to_checked_bytes()
+            .map_err(|e| MeshError::Invalid(e.to_string()))?;
+        let last_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
+        let own = &mut self.own[usize::from(frame.shard)];
+        own.last_seq = frame.last_seq();
+        own.last_ms = own.last_ms.max(last_ms).max(1);
+        let kept = data[..].into();
+        let parcel = Parcel {
+            data,
+            shard: frame.shard,
+            seqs: (frame.first_seq, frame.last_seq()),
+            audience: Arc::clone(&members),
+        };
+        let ordinal = self.feeds.send(parcel).await;
+        self.hub.went_directly(frame, kept);
+        Ok((members.len(), Some((members, ordinal))))
     }
 
     /// Gives a frame to gossip. If nobody has it, the numbers stay without a gap.

@@ -25,7 +25,7 @@ use weft_protocol::{
     },
 };
 
-use super::{hub::Hub, order::Want, publisher::sleep_until};
+use super::{hub::Hub, order::Want, publisher::sleep_until, receive, ring::Outcome};
 use crate::{
     context::greeting,
     mesh::{self, InboundRequest, MeshError, PatternDoors},
@@ -99,10 +99,10 @@ impl Repair {
             compared: Arc::default(),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
         };
-        tasks.spawn("pub-sub-gaps", repair.clone().fill_gaps());
-        tasks.spawn("pub-sub-news", repair.clone().pass_on(heard));
-        tasks.spawn("pub-sub-compare-all", repair.clone().compare_all(differ, was_away));
-        tasks.spawn("pub-sub-doors", repair.answer_all(doors));
+        tasks.spawn_vital("pub-sub-gaps", repair.clone().fill_gaps());
+        tasks.spawn_vital("pub-sub-news", repair.clone().pass_on(heard));
+        tasks.spawn_vital("pub-sub-compare-all", repair.clone().compare_all(differ, was_away));
+        tasks.spawn_vital("pub-sub-doors", repair.answer_all(doors));
     }
 
     /// Asks for what is missing as long as it is.
@@ -332,7 +332,7 @@ impl Repair {
         }
     }
 
-    /// Answers what other members ask. Streams are not spoken here; what comes is refused by being dropped.
+    /// Answers what other members ask, and takes in what they hand to this node directly.
     async fn answer_all(self, mut doors: PatternDoors) {
         loop {
             tokio::select! {
@@ -341,7 +341,13 @@ impl Repair {
                     Some(request) => self.answer(*request),
                     None => return,
                 },
-                stream = doors.streams.recv() => if stream.is_none() { return },
+                stream = doors.streams.recv() => match stream {
+                    Some(stream) => {
+                        let hub = Arc::clone(&self.hub);
+                        self.tasks.spawn("pub-sub-receive", receive::run(hub, stream));
+                    }
+                    None => return,
+                },
             }
         }
     }
@@ -409,21 +415,36 @@ impl Repair {
 
 /// Waits until the neighbours of a shard have followed this node's line so far, for a bounded time.
 pub(super) async fn await_neighbours(hub: &Hub, shard: u16, seq: u64) {
-    let (Some(mesh), Some(line)) = (hub.mesh_id(), hub.own_line(shard)) else {
+    let Some(mesh) = hub.mesh_id() else {
         return;
     };
     let Ok(neighbours) = hub.mesh.gossip_neighbours(topic(&mesh, shard)).await else {
         return;
     };
+    await_members(hub, neighbours, shard, seq).await;
+}
+
+/// Waits until these members have followed this node's line so far, for a bounded time.
+pub(super) async fn await_members(hub: &Hub, members: Vec<PeerId>, shard: u16, seq: u64) {
+    let Some(line) = hub.own_line(shard).filter(|_| seq > 0) else {
+        return;
+    };
     let request = RepairRequest::Await { line, seq };
-    let waits = neighbours
-        .into_iter()
-        .map(|peer| ask(hub, peer, &request, PACE_PATIENCE));
+    let waits = members.into_iter().map(|peer| ask(hub, peer, &request, PACE_PATIENCE));
     for answer in futures::future::join_all(waits).await {
         let kept_up = matches!(answer, Ok(RepairReply::Heads { heads }) if heads.iter().any(|h| h.last_seq >= seq));
         if !kept_up {
             hub.dropped.inc("publish", "slow_neighbour");
         }
+    }
+}
+
+/// Whether a member has followed a line of this node so far, or does within a time.
+pub(super) async fn has_followed(hub: &Hub, peer: PeerId, line: Line, seq: u64, within: Duration) -> Outcome {
+    match ask(hub, peer, &RepairRequest::Await { line, seq }, within).await {
+        Ok(RepairReply::Heads { heads }) if heads.iter().any(|head| head.last_seq >= seq) => Outcome::Confirmed,
+        Ok(_) | Err(MeshError::Timeout { .. }) => Outcome::Silent,
+        Err(_) => Outcome::Unreachable,
     }
 }
 
@@ -439,7 +460,7 @@ async fn ask(hub: &Hub, peer: PeerId, request: &RepairRequest, within: Duration)
 }
 
 /// Gossip is for all members, and so is what it lost; who may publish what is judged with each publication.
-fn hello(hub: &Hub) -> Result<Hello, MeshError> {
+pub(super) fn hello(hub: &Hub) -> Result<Hello, MeshError> {
     let resource = Subject::reserved("$pub_sub").map_err(|e| MeshError::Invalid(e.to_string()))?;
     Ok(greeting(PATTERN_ID, hub.mesh.trust(), Verb::Subscribe, &resource))
 }

@@ -21,9 +21,11 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use weft_protocol::{Pattern, Subject, limits::PUBLISH_BODY_BYTES_MAX};
+use weft_protocol::{Pattern, PeerId, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
-use super::{Delivery, PubSubHandle, PublishOptions, handle::Received, hub::SUBSCRIPTIONS_MAX};
+use super::{
+    Delivery, Outcome, PubSubHandle, PublishOptions, Report, Subscription, handle::Received, hub::SUBSCRIPTIONS_MAX,
+};
 use crate::{
     error::{ErrorKind, NodeError},
     local::{
@@ -34,6 +36,8 @@ use crate::{
     telemetry::trace,
 };
 
+/// The longest wait for those who want a message to confirm it.
+const REPORT_MAX: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Subscriptions of one WebSocket.
 const SOCKET_SUBSCRIPTIONS_MAX: usize = 256;
@@ -55,13 +59,62 @@ struct Published {
     seq: u64,
     /// Connected members it was sent towards.
     peers: usize,
+    /// Whether it went to those that want it alone, and not by gossip.
+    direct: bool,
+    /// Who has it, if that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Reported>,
+}
+
+/// Who has a message.
+#[derive(Debug, Serialize, ToSchema)]
+struct Reported {
+    /// The members known to want it, this node not among them.
+    members: Vec<ReportedMember>,
+    /// How many of them have confirmed it.
+    confirmed: usize,
+    /// Subscriptions of this node that it was for.
+    here: usize,
+}
+
+/// What became of a message for a member.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReportedMember {
+    /// Its peer id.
+    member: String,
+    /// `confirmed`, `unreachable`, `slow`, `silent` or `lost`.
+    #[schema(value_type = String)]
+    outcome: Outcome,
+}
+
+impl From<Report> for Reported {
+    fn from(report: Report) -> Self {
+        let confirmed = report.members.len() - report.missing().count();
+        let member = |(peer, outcome): (PeerId, Outcome)| ReportedMember {
+            member: peer.to_string(),
+            outcome,
+        };
+        Reported {
+            members: report.members.into_iter().map(member).collect(),
+            confirmed,
+            here: report.here,
+        }
+    }
+}
+
+/// How a message is published.
+#[derive(Debug, Deserialize, IntoParams)]
+struct PublishQuery {
+    /// Wait so many milliseconds at most for those who want it to confirm it, and say who did.
+    report_ms: Option<u64>,
 }
 
 /// Publish a message
-#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
+#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path), PublishQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
 async fn publish(
     State(app): State<App>,
     Path(subject): Path<String>,
+    Query(query): Query<PublishQuery>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Json<Published>, Problem> {
@@ -84,11 +137,21 @@ async fn publish(
         .instrument(span)
         .await
         .map_err(NodeError::from)?;
+    let report = match query.report_ms {
+        Some(within_ms) => {
+            let within = Duration::from_millis(within_ms).min(REPORT_MAX);
+            let report = app.messages.report(&subject, &receipt, within).await;
+            Some(Reported::from(report))
+        }
+        None => None,
+    };
     Ok(Json(Published {
+        report,
         id: receipt.id,
         subject: subject.to_string(),
         seq: receipt.sequence,
         peers: receipt.peers,
+        direct: receipt.is_direct,
     }))
 }
 
@@ -97,6 +160,10 @@ async fn publish(
 struct SubscribeQuery {
     /// A subject pattern: `orders.>`.
     subject: String,
+    /// A queue group: one of its members, wherever they are, gets each message.
+    group: Option<String>,
+    /// The extension attribute whose value decides to which member a message goes.
+    key: Option<String>,
 }
 
 /// Subscribe: server-sent events, each message a CloudEvent; `Last-Event-ID` resumes
@@ -109,7 +176,14 @@ async fn subscribe(
     let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
     let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     check_room(&app.messages)?;
-    let subscription = app.messages.subscribe(pattern, resume);
+    let subscription = match (&query.group, &query.key) {
+        (Some(group), key) => app
+            .messages
+            .subscribe_in_group(pattern, group, key.as_deref())
+            .map_err(NodeError::from)?,
+        (None, Some(_)) => return Err(NodeError::invalid("a key is of use only with a group").into()),
+        (None, None) => app.messages.subscribe(pattern, resume),
+    };
     let stream = futures::stream::unfold(
         (subscription, app.messages),
         |(mut subscription, messages)| async move {
@@ -204,6 +278,8 @@ async fn duplex(
 enum Op {
     Subscribe {
         subject: String,
+        group: Option<String>,
+        key: Option<String>,
     },
     Unsubscribe {
         subject: String,
@@ -258,7 +334,7 @@ async fn perform(
     deliveries: &mpsc::Sender<Delivery>,
 ) -> Result<Value, NodeError> {
     match op {
-        Op::Subscribe { subject } => {
+        Op::Subscribe { subject, group, key } => {
             let pattern: Pattern = subject.parse()?;
             check_room(&app.messages)?;
             if subscriptions.len() >= SOCKET_SUBSCRIPTIONS_MAX {
@@ -267,7 +343,11 @@ async fn perform(
                 )));
             }
             let cancel = tokio_util::sync::CancellationToken::new();
-            let forward = forward(app.messages.clone(), pattern, deliveries.clone());
+            let subscription = match group {
+                Some(group) => app.messages.subscribe_in_group(pattern, &group, key.as_deref())?,
+                None => app.messages.subscribe(pattern, None),
+            };
+            let forward = forward(subscription, deliveries.clone());
             let cancelled = cancel.clone();
             app.node.tasks().spawn("ws-subscription", async move {
                 tokio::select! { () = cancelled.cancelled() => {}, () = forward => {} }
@@ -304,14 +384,15 @@ async fn perform(
                 extensions: Vec::new(),
             };
             let receipt = app.messages.publish(&subject, data, options).await?;
-            Ok(json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers }))
+            Ok(
+                json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers, "direct": receipt.is_direct }),
+            )
         }
     }
 }
 
 /// Carries one subscription's deliveries to the WebSocket; its queue's bound makes a slow reader lose its own messages.
-async fn forward(messages: PubSubHandle, pattern: Pattern, deliveries: mpsc::Sender<Delivery>) {
-    let mut subscription = messages.subscribe(pattern, None);
+async fn forward(mut subscription: Subscription, deliveries: mpsc::Sender<Delivery>) {
     while let Some(delivery) = subscription.next().await {
         if deliveries.send(delivery).await.is_err() {
             return;

@@ -9,6 +9,7 @@ fn publication(subject: &str) -> Publication {
     Publication {
         message,
         capability: Vec::new(),
+        picks: None,
     }
 }
 

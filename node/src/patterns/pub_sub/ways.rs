@@ -1,0 +1,192 @@
+//! Which way a publication goes: directly to the members that want it, or by gossip.
+//!
+//! Directly, when those that want anything with the same first token are few and all have streams; so what one publisher says under a
+//! first token has one way at a time, and keeps its order. When the way changes, what went the old way is waited for. A member that
+//! has no stream for a moment is waited for as well.
+//!
+//! Also who takes it in each queue group.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use weft_protocol::{
+    PeerId, Subject,
+    limits::PICKS_MAX,
+    patterns::pub_sub::{Pick, Picks, Publication},
+};
+
+use super::{feeds::Feeds, hub::Hub, interest::Audience, pick};
+
+/// Subjects whose audience is remembered.
+const SUBJECTS_MAX: usize = 4096;
+/// First tokens whose last way is remembered.
+const TOKENS_MAX: usize = 4096;
+
+/// The way of one publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By gossip, to everybody.
+    Gossip,
+    /// Directly to these, in order.
+    Direct(Arc<[PeerId]>),
+}
+
+impl Way {
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self, Way::Direct(_))
+    }
+}
+
+/// See the module.
+pub(super) struct Ways {
+    hub: Arc<Hub>,
+    feeds: Arc<Feeds>,
+    /// What follows is true of this version of what is known.
+    version: (u64, u64, u64),
+    audiences: HashMap<Subject, Arc<(Audience, bool)>>,
+    /// The last subject, and who wants it: the next one is often the same.
+    last: Option<(Subject, Arc<(Audience, bool)>)>,
+    /// Whether the last publication under a first token went directly.
+    tokens: BTreeMap<String, bool>,
+    turn: usize,
+}
+
+impl Ways {
+    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>) -> Self {
+        Ways {
+            hub,
+            feeds,
+            version: (u64::MAX, 0, 0),
+            audiences: HashMap::new(),
+            last: None,
+            tokens: BTreeMap::new(),
+            turn: 0,
+        }
+    }
+
+    /// The version of what is known. To be looked at once for many publications.
+    pub(super) fn refresh(&mut self) {
+        let (own, records) = self.hub.wanted_version();
+        let version = (own, records, self.feeds.version());
+        if self.version != version {
+            self.version = version;
+            self.audiences.clear();
+            self.last = None;
+        }
+    }
+
+    /// The way of publications on one subject, which goes to all whom any of them is for.
+    pub(super) fn choose_for_all(&mut self, publications: &mut [Publication]) -> Way {
+        let mut ways = publications.iter_mut().map(|publication| self.choose(publication));
+        let first = ways.next().unwrap_or(Way::Gossip);
+        ways.fold(first, |all, way| match (&all, &way) {
+            (Way::Direct(known), Way::Direct(more)) if !Arc::ptr_eq(known, more) && known != more => {
+                let mut members = [&known[..], &more[..]].concat();
+                members.sort_unstable();
+                members.dedup();
+                Way::Direct(members.into())
+            }
+            _ => all,
+        })
+    }
+
+    /// The way of a publication. Notes in it who is to take it.
+    fn choose(&mut self, publication: &mut Publication) -> Way {
+        let Ok(subject) = publication.subject() else {
+            return Way::Gossip;
+        };
+        let audience = self.audience(subject);
+        let (audience, is_direct) = &*audience;
+        let picked = self.pick(publication, audience);
+        match (is_direct, picked) {
+            (false, _) => Way::Gossip,
+            (true, None) => Way::Direct(Arc::clone(&audience.plain)),
+            (true, Some(picked)) => {
+                let local = self.hub.mesh.local_peer();
+                let mut members: Vec<PeerId> = audience.plain.iter().copied().chain(picked).collect();
+                members.retain(|peer| *peer != local);
+                members.sort_unstable();
+                members.dedup();
+                Way::Direct(members.into())
+            }
+        }
+    }
+
+    fn audience(&mut self, subject: &Subject) -> Arc<(Audience, bool)> {
+        if let Some((last, audience)) = &self.last
+            && last == subject
+        {
+            return Arc::clone(audience);
+        }
+        let audience = match self.audiences.get(subject) {
+            Some(audience) => Arc::clone(audience),
+            None => {
+                let audience = self.hub.audience(subject);
+                let first = subject.tokens().next().unwrap_or_default();
+                let was_direct = self.tokens.get(first).copied().unwrap_or(false);
+                let is_direct = !audience.near.is_empty()
+                    && (self.feeds.are_open(&audience.near) || was_direct && self.feeds.are_expected(&audience.near));
+                let audience = Arc::new((audience, is_direct));
+                if self.audiences.len() >= SUBJECTS_MAX {
+                    self.audiences.clear();
+                }
+                self.audiences.insert(subject.clone(), Arc::clone(&audience));
+                audience
+            }
+        };
+        self.last = Some((subject.clone(), Arc::clone(&audience)));
+        audience
+    }
+
+    /// Picks a member of each group. `None`: there is no group.
+    fn pick(&mut self, publication: &mut Publication, audience: &Audience) -> Option<Vec<PeerId>> {
+        if audience.groups.is_empty() {
+            return None;
+        }
+        let (mut picks, mut picked) = (Vec::new(), Vec::new());
+        for (name, group) in audience.groups.iter().take(PICKS_MAX) {
+            let (local, peers) = (self.hub.mesh.local_peer(), self.hub.mesh.peers());
+            let is_there = |peer: &PeerId| *peer == local || peers.contains(peer);
+            let mut there: Vec<PeerId> = group.members.iter().copied().filter(is_there).collect();
+            if there.is_empty() {
+                there.clone_from(&group.members);
+            }
+            let place = match &group.key {
+                Some(key) => {
+                    let key = publication.message.extension(key).unwrap_or_default();
+                    pick::spread(key, there.iter().map(|peer| peer.to_bytes()))
+                }
+                None => {
+                    self.turn = self.turn.wrapping_add(1);
+                    self.turn % there.len().max(1)
+                }
+            };
+            let Some(member) = there.get(place) else { continue };
+            picks.extend(Pick::new(name.clone(), member));
+            picked.push(*member);
+        }
+        publication.picks = Some(Picks(picks));
+        Some(picked)
+    }
+
+    /// Notes the way that a publication under a first token is about to go. Whether the one before went another way.
+    pub(super) fn changes(&mut self, first: &str, is_direct: bool) -> bool {
+        if let Some(was_direct) = self.tokens.get_mut(first) {
+            return std::mem::replace(was_direct, is_direct) != is_direct;
+        }
+        // Of what is not remembered it is only known that it may have gone by gossip.
+        let was_full = self.tokens.len() >= TOKENS_MAX;
+        if was_full {
+            self.tokens.clear();
+        }
+        self.tokens.insert(first.to_owned(), is_direct);
+        was_full && is_direct
+    }
+
+    /// The members that anything under the first token of a subject goes to.
+    pub(super) fn near(&mut self, subject: &Subject) -> Vec<PeerId> {
+        self.audience(subject).0.near.clone()
+    }
+}
