@@ -28,6 +28,7 @@ use crate::{
     disk::SimDisk,
     network::{HostId, Network},
     platform::{SeededEntropy, SimPlatform, SkewedClock},
+    sharing::Shelf,
 };
 
 /// Memory for a node's pages: its state is small, and its disk is memory anyway.
@@ -101,6 +102,7 @@ pub struct Fleet {
     seed: u64,
     mesh: MeshInfo,
     members: Vec<Member>,
+    shelf: Arc<Shelf>,
 }
 
 /// The key of a host, from the run's seed.
@@ -173,6 +175,7 @@ impl Fleet {
             seed,
             mesh,
             members,
+            shelf: Arc::default(),
         })
     }
 
@@ -246,6 +249,7 @@ impl Fleet {
             self.seed,
             Arc::clone(&member.clock),
             member.disk.clone(),
+            Arc::clone(&self.shelf),
         );
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;

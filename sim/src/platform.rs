@@ -16,11 +16,12 @@ use libp2p::{
     noise, relay, yamux,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::ChaCha12Rng};
-use weft_node::platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, disk::Disk};
+use weft_node::platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, Sharing, disk::Disk};
 
 use crate::{
     disk::SimDisk,
     network::{HostId, Network, SimTransport},
+    sharing::Shelf,
     virtual_os::{calendar_ms, split_mix},
 };
 
@@ -31,6 +32,7 @@ pub struct SimPlatform {
     clock: Arc<SkewedClock>,
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
+    shelf: Arc<Shelf>,
 }
 
 impl SimPlatform {
@@ -42,6 +44,7 @@ impl SimPlatform {
         seed: u64,
         clock: Arc<SkewedClock>,
         disk: SimDisk,
+        shelf: Arc<Shelf>,
     ) -> Arc<SimPlatform> {
         Arc::new(SimPlatform {
             network,
@@ -49,6 +52,7 @@ impl SimPlatform {
             clock,
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
+            shelf,
         })
     }
 }
@@ -93,6 +97,10 @@ impl Platform for SimPlatform {
 
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(self.disk.clone())
+    }
+
+    fn sharing(&self) -> Arc<dyn Sharing> {
+        self.shelf.clone()
     }
 }
 

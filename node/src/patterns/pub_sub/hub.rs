@@ -13,7 +13,7 @@ use weft_protocol::{
 };
 
 use super::{
-    cache::{FrameCache, Kept},
+    cache::{Bytes, FrameCache, Kept},
     core::{Numbered, Origin, ReplayWindow, matches},
     handle::{Delivery, Subscription},
     interest::Interests,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     mesh::{Mesh, Validation},
-    platform::{Clock, Entropy, random},
+    platform::{Clock, Entropy, Sharing, random, share},
     telemetry::metrics::{Dropped, Metrics},
 };
 
@@ -65,6 +65,7 @@ pub(super) struct Hub {
     pub(super) mesh: Mesh,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) sharing: Arc<dyn Sharing>,
     /// Tells this run's messages and cursors from an earlier run's.
     pub(super) epoch: u64,
     state: Mutex<State>,
@@ -96,6 +97,7 @@ pub(super) struct HubParts {
     pub(super) mesh: Mesh,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) sharing: Arc<dyn Sharing>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
 }
@@ -106,6 +108,7 @@ impl Hub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch,
             orders,
         } = parts;
@@ -121,6 +124,7 @@ impl Hub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
@@ -144,6 +148,11 @@ impl Hub {
 
     pub(super) fn own_line(&self, shard: u16) -> Option<Line> {
         Line::new(&self.mesh.local_peer(), self.epoch, shard)
+    }
+
+    /// Bytes as they are kept.
+    pub(super) fn shared(&self, bytes: &[u8]) -> Bytes {
+        share(&*self.sharing, bytes.into())
     }
 
     /// The mesh this node belongs to.
@@ -239,7 +248,7 @@ impl Hub {
         });
         let (count, kept) = (
             frame.publications.len() as u64,
-            Kept::new(data.into(), (signed.0, signed.1.into())),
+            Kept::new(self.shared(data), (signed.0, self.shared(signed.1))),
         );
         match self.take(line, from, frame, kept, welcome) {
             Freshness::Fresh => {

@@ -52,6 +52,7 @@ impl Pattern for PubSub {
             tasks,
             clock,
             entropy,
+            sharing,
             metrics,
             ..
         } = context;
@@ -60,6 +61,7 @@ impl Pattern for PubSub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch,
             orders,
         };

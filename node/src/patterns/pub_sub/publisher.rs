@@ -63,12 +63,13 @@ pub(super) struct Outgoing {
 /// Where publications are handed in.
 #[derive(Debug, Clone)]
 pub(super) struct Outbox {
-    queue: mpsc::Sender<Outgoing>,
+    // Boxed: a queue has room for many at once, and most nodes publish little.
+    queue: mpsc::Sender<Box<Outgoing>>,
     room: Arc<Semaphore>,
 }
 
 impl Outbox {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Outgoing>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Box<Outgoing>>) {
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         (Outbox { queue, room }, outgoing)
@@ -97,13 +98,13 @@ impl Outbox {
             }
         };
         let (answer, sent) = oneshot::channel();
-        slot.send(Outgoing {
+        slot.send(Box::new(Outgoing {
             publication,
             shard,
             bytes,
             answer,
             room,
-        });
+        }));
         Ok(sent)
     }
 }
@@ -124,11 +125,11 @@ struct Publisher {
     hub: Arc<Hub>,
     own: Vec<Own>,
     /// What the queue gave that is in no frame yet.
-    waiting: VecDeque<Outgoing>,
+    waiting: VecDeque<Box<Outgoing>>,
 }
 
 /// Takes publications until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Outgoing>) {
+pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Box<Outgoing>>) {
     let mut publisher = Publisher {
         hub,
         own: (0..SHARDS).map(|_| Own::default()).collect(),
@@ -216,8 +217,9 @@ impl Publisher {
         own.last_ms = own.last_ms.max(last_ms).max(1);
         own.announce = Some((Instant::now() + ANNOUNCE_AFTER[0], 0));
         own.unconfirmed_bytes += data.len();
+        let data = self.hub.shared(&data);
         self.hub
-            .went_out(frame, Kept::own(data.into(), published.sequence_number.unwrap_or(0)));
+            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
         Ok(published.peers)
     }
 
