@@ -22,6 +22,9 @@ use crate::{error::NodeError, platform::share, store::Batch};
 pub const DIRECTORY_MAX: usize = 10_000;
 /// How long a record is believed after it was made. It is renewed in a third of that.
 pub const RECORD_TTL_MS: u64 = 12 * 3600 * 1000;
+/// Members whose records are written down, and, while fewer than twice as many are, members that were neighbours: enough to find
+/// the mesh again. The others change while a node is away, and its first neighbour has them all.
+const STORED_MAX: usize = 64;
 /// Our own record is made anew after this long.
 pub const RECORD_RENEW_MS: u64 = RECORD_TTL_MS / 3;
 
@@ -203,7 +206,8 @@ impl Trust {
         let Ok(signed) = Signed::<NodeRecord>::from_bytes(bytes) else {
             return;
         };
-        if signed.signer() == self.0.public {
+        let key = signed.signer();
+        if key == self.0.public {
             if let Ok(record) = signed.open() {
                 let known = self.known(signed, record);
                 self.state().put(self.0.public, known, None);
@@ -211,32 +215,31 @@ impl Trust {
         } else {
             self.learn_records(vec![signed], None);
         }
+        let mut state = self.state();
+        state.stored.insert(key);
+        if let Some(entry) = state.records.get_mut(&key) {
+            entry.dirty = false;
+        }
     }
 
-    /// Writes the records that came since the last time. They are hints, so they need not be durable at once.
+    /// Writes the records that came since the last time, of so many members as are worth it. They are hints, so they need
+    /// not be durable at once.
     ///
     /// # Errors
     /// What the store says.
     pub(crate) async fn persist_records(&self) -> Result<(), NodeError> {
-        let mut batch = Batch::new();
-        let mut dirty = Vec::new();
-        {
-            let mut state = self.state();
-            for (key, entry) in state.records.iter_mut().filter(|(_, e)| e.dirty) {
-                batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.known.signed.to_bytes());
-                entry.dirty = false;
-                dirty.push(*key);
-            }
-        }
-        if dirty.is_empty() {
+        let (batch, changed) = self.state().to_store(&self.0.public);
+        if changed.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.0.keyspace.commit(batch).await {
             let mut state = self.state();
-            for key in dirty {
+            for key in changed {
                 if let Some(entry) = state.records.get_mut(&key) {
                     entry.dirty = true;
                 }
+                // Perhaps it is there. If it should not be, it is deleted next time.
+                state.stored.insert(key);
             }
             return Err(error.into());
         }
@@ -387,6 +390,38 @@ impl State {
         self.records.remove(&key);
         self.records_digest = None;
         true
+    }
+
+    /// What is to be written and what deleted, and of whom.
+    fn to_store(&mut self, own: &PublicKey) -> (Batch, Vec<PublicKey>) {
+        let (mut batch, mut changed) = (Batch::new(), Vec::new());
+        // Those whose keys are like our own first: so not all nodes choose the same ones.
+        let distance = |key: &PublicKey| -> [u8; 32] { std::array::from_fn(|n| key.as_bytes()[n] ^ own.as_bytes()[n]) };
+        let mut stored: Vec<PublicKey> = self.stored.iter().copied().collect();
+        stored.sort_by_cached_key(distance);
+        for (n, key) in stored.iter().enumerate() {
+            if !self.records.contains_key(key) || n >= STORED_MAX * 2 {
+                batch = batch.delete(keyed(PREFIX_RECORD, key.as_bytes()));
+                changed.push(*key);
+            }
+        }
+        for key in &changed {
+            self.stored.remove(key);
+        }
+        let dirty = self.records.iter_mut().filter(|(_, e)| e.dirty);
+        let mut dirty: Vec<(&PublicKey, &mut Entry)> = dirty.collect();
+        dirty.sort_by_cached_key(|(key, _)| distance(key));
+        for (key, entry) in dirty {
+            entry.dirty = false;
+            let was_neighbour = entry.from == Some(Bringer::from(key));
+            let room = if was_neighbour { STORED_MAX * 2 } else { STORED_MAX };
+            if key == own || self.stored.contains(key) || self.stored.len() < room {
+                batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.known.signed.to_bytes());
+                self.stored.insert(*key);
+                changed.push(*key);
+            }
+        }
+        (batch, changed)
     }
 
     fn put(&mut self, key: PublicKey, known: Arc<Known>, from: Option<Bringer>) {

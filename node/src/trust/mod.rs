@@ -20,7 +20,7 @@ mod revoke;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -96,6 +96,8 @@ struct State {
     /// Members whose proof we have verified, by certificate or by record.
     members: BTreeMap<PublicKey, Arc<Membership>>,
     records: BTreeMap<PublicKey, directory::Entry>,
+    /// Those whose records are in the store.
+    stored: BTreeSet<PublicKey>,
     /// Grows with each change of `records`; a listener that knows an older one is told what came since.
     version: u64,
     records_digest: Option<[u8; 32]>,
