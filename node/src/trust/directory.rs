@@ -228,7 +228,7 @@ impl Trust {
     /// # Errors
     /// What the store says.
     pub(crate) async fn persist_records(&self) -> Result<(), NodeError> {
-        let (batch, changed) = self.state().to_store(&self.0.public);
+        let (batch, changed) = self.state().write_down(&self.0.public);
         if changed.is_empty() {
             return Ok(());
         }
@@ -393,7 +393,7 @@ impl State {
     }
 
     /// What is to be written and what deleted, and of whom.
-    fn to_store(&mut self, own: &PublicKey) -> (Batch, Vec<PublicKey>) {
+    fn write_down(&mut self, own: &PublicKey) -> (Batch, Vec<PublicKey>) {
         let (mut batch, mut changed) = (Batch::new(), Vec::new());
         // Those whose keys are like our own first: so not all nodes choose the same ones.
         let distance = |key: &PublicKey| -> [u8; 32] { std::array::from_fn(|n| key.as_bytes()[n] ^ own.as_bytes()[n]) };
