@@ -126,7 +126,7 @@ impl NodeBuilder {
             ..StoreOptions::default()
         };
         let store = Store::open(platform.disk(), &store_dir, store_options).await?;
-        let tasks = Tasks::new();
+        let tasks = platform.tasks();
         let parts = TrustParts {
             key: SecretKey::from_bytes(&key.to_bytes()),
             root,

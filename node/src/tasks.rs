@@ -1,4 +1,5 @@
-//! The only way to spawn: named, in a span, tracked, cancelled with the node, a panic reported by name.
+//! The only way to spawn: named, in a span, tracked, cancelled with the node, a panic reported by name. A [`Brake`] can make
+//! everything spawned stand still.
 
 use std::{
     collections::BTreeMap,
@@ -6,10 +7,10 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -31,6 +32,60 @@ pub struct Tasks {
     /// The first vital task that panicked.
     broken: watch::Sender<Option<&'static str>>,
     running: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    brake: Option<Arc<Brake>>,
+}
+
+/// Makes tasks stand still, all at once, as `SIGSTOP` does a process: while it is on, none is polled, whatever wakes it;
+/// what became of its timers and its peers meanwhile it sees once the brake is off. A task can be cancelled all the same.
+#[derive(Debug, Default)]
+pub struct Brake(Mutex<Braking>);
+
+#[derive(Debug, Default)]
+struct Braking {
+    on: bool,
+    /// How often it was put on: who waits for this time waits once.
+    times: u64,
+    waiting: Vec<Waker>,
+}
+
+impl Brake {
+    /// Nothing is polled from now on.
+    pub fn put_on(&self) {
+        let mut braking = self.lock();
+        if !braking.on {
+            braking.on = true;
+            braking.times += 1;
+        }
+    }
+
+    /// Everything goes on, in the order in which it was woken.
+    pub fn release(&self) {
+        let waiting = {
+            let mut braking = self.lock();
+            braking.on = false;
+            std::mem::take(&mut braking.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it is on.
+    pub fn is_on(&self) -> bool {
+        self.lock().on
+    }
+
+    /// Whether whoever is polled has to wait; it is woken later. `seen` is what it was told last, at first 0.
+    pub fn holds(&self, seen: &mut u64, cx: &Context<'_>) -> bool {
+        let mut braking = self.lock();
+        if braking.on && *seen != braking.times {
+            *seen = braking.times;
+            braking.waiting.push(cx.waker().clone());
+        }
+        braking.on
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Braking> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Tasks {
@@ -48,6 +103,15 @@ impl Tasks {
             panics: Arc::default(),
             broken: watch::Sender::new(None),
             running: Arc::default(),
+            brake: None,
+        }
+    }
+
+    /// A spawner whose tasks stand still while the brake is on.
+    pub fn with_brake(brake: Arc<Brake>) -> Self {
+        Tasks {
+            brake: Some(brake),
+            ..Tasks::new()
         }
     }
 
@@ -82,6 +146,8 @@ impl Tasks {
             panics: Arc::clone(&self.panics),
             running: Running::start(Arc::clone(&self.running), name),
             broken,
+            brake: self.brake.clone(),
+            braked: 0,
         };
         self.tracker
             .spawn(task.instrument(tracing::debug_span!("task", task = name)));
@@ -139,6 +205,8 @@ pin_project! {
         running: Running,
         // Where a panic is told, when the node cannot be without this task.
         broken: Option<watch::Sender<Option<&'static str>>>,
+        brake: Option<Arc<Brake>>,
+        braked: u64,
     }
 }
 
@@ -147,9 +215,13 @@ impl<F: Future<Output = ()>> Future for Task<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.cancelled.poll(cx).is_pending()
-            && let Err(panic) = ready!(this.future.poll(cx))
-        {
+        if this.cancelled.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if this.brake.as_ref().is_some_and(|brake| brake.holds(this.braked, cx)) {
+            return Poll::Pending;
+        }
+        if let Err(panic) = ready!(this.future.poll(cx)) {
             this.panics.fetch_add(1, Ordering::Relaxed);
             let name = this.running.name;
             tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
@@ -229,6 +301,41 @@ mod tests {
         let tasks = Tasks::new();
         tasks.child().spawn("endless", std::future::pending());
         assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_moves_while_the_brake_is_on() {
+        let brake = Arc::new(Brake::default());
+        let tasks = Tasks::with_brake(Arc::clone(&brake));
+        let ticks = Arc::new(AtomicU64::new(0));
+        let count = || ticks.load(Ordering::Relaxed);
+        let counter = Arc::clone(&ticks);
+        tasks.child().spawn("clock", async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(count(), 2);
+        for _ in 0..2 {
+            let before = count();
+            brake.put_on();
+            brake.put_on();
+            tasks.spawn("new", std::future::pending());
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!((count(), brake.is_on()), (before, true));
+            brake.release();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(count(), before + 1, "the timer that was due comes late, and once");
+            tokio::time::sleep(Duration::from_millis(2_000)).await;
+            assert_eq!(count(), before + 3);
+        }
+        brake.put_on();
+        assert!(
+            tasks.stop(Duration::from_secs(5)).await,
+            "what stands still can be killed"
+        );
     }
 
     #[tokio::test]

@@ -27,18 +27,22 @@ use crate::{
 /// How long a condition may take to come true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A calendar that stands where it is put.
-pub(crate) struct ManualClock(AtomicU64);
+/// A calendar that stands where it is put, or goes on from there.
+pub(crate) struct ManualClock {
+    put_ms: AtomicU64,
+    began: Option<tokio::time::Instant>,
+}
 
 impl ManualClock {
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+        self.put_ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now_unix_ms(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        let passed_ms = self.began.map_or(0, |began| began.elapsed().as_millis() as u64);
+        self.put_ms.load(Ordering::SeqCst) + passed_ms
     }
 }
 
@@ -49,10 +53,23 @@ pub(crate) struct TestPlatform {
 }
 
 impl TestPlatform {
+    /// Its calendar stands.
     pub(crate) fn new() -> Arc<TestPlatform> {
+        Self::with(None)
+    }
+
+    /// Its calendar goes on.
+    pub(crate) fn going_on() -> Arc<TestPlatform> {
+        Self::with(Some(tokio::time::Instant::now()))
+    }
+
+    fn with(began: Option<tokio::time::Instant>) -> Arc<TestPlatform> {
         let now_ms = RealPlatform.clock().now_unix_ms();
         Arc::new(TestPlatform {
-            clock: Arc::new(ManualClock(AtomicU64::new(now_ms))),
+            clock: Arc::new(ManualClock {
+                put_ms: AtomicU64::new(now_ms),
+                began,
+            }),
             disk: Arc::new(MemoryDisk::new()),
         })
     }
@@ -100,7 +117,7 @@ pub(crate) fn key(seed: u8) -> SecretKey {
 
 /// Starts a node; with `found`, the founder of a mesh of that kind.
 pub(crate) async fn start(builder: NodeBuilder, seed: u8, mesh: MeshConfig, found: Option<MeshKind>) -> Node {
-    let platform = TestPlatform::new();
+    let platform = TestPlatform::going_on();
     let name = mesh.name.clone();
     let options = NodeOptions::new(key(seed), "/store", mesh);
     let node = builder.start(platform, options).await.unwrap();

@@ -15,7 +15,8 @@ use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::ident::PublicKey;
 use crate::limits::{
-    BURST_BYTES_MAX, CONTROL_BYTES_MAX, HAVE_MAX, NOTICES_PER_MESSAGE_MAX, REASON_BYTES_MAX, RECORDS_PER_MESSAGE_MAX,
+    BURST_BYTES_MAX, CONTROL_BYTES_MAX, HAVE_MAX, NOTE_BYTES_MAX, NOTES_MAX, NOTICES_PER_MESSAGE_MAX,
+    PATTERN_ID_BYTES_MAX, REASON_BYTES_MAX, RECORDS_PER_MESSAGE_MAX,
 };
 use crate::name::{check_text, reason};
 use crate::record::NodeRecord;
@@ -25,6 +26,25 @@ use crate::ticket::Redemption;
 
 /// The name of the request-response protocol.
 pub const CONTROL_PROTOCOL: &str = "/weft/control/1";
+
+/// What a pattern says with every probe: a few bytes by which two members see whether they have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Note {
+    /// The pattern's identifier.
+    #[n(0)]
+    pub pattern: String,
+    /// What it means, the pattern knows.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub bytes: Vec<u8>,
+}
+
+fn check_notes(notes: &[Note]) -> Result<(), DecodeError> {
+    at_most("notes of patterns", notes.len(), NOTES_MAX)?;
+    notes.iter().try_for_each(|note| {
+        at_most("pattern id", note.pattern.len(), PATTERN_ID_BYTES_MAX)?;
+        at_most("note of a pattern", note.bytes.len(), NOTE_BYTES_MAX)
+    })
+}
 
 /// A question of one member to another.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -41,6 +61,9 @@ pub enum ControlRequest {
         /// The digest of the asker's revocations.
         #[cbor(n(2), with = "minicbor::bytes")]
         revocations_digest: [u8; 32],
+        /// What the asker's patterns say.
+        #[cbor(n(3), default, decode_with = "bounded::list::<{ NOTES_MAX }, _, _>")]
+        notes: Vec<Note>,
     },
     /// Give me your revocations.
     #[n(1)]
@@ -116,7 +139,8 @@ impl Wire for ControlRequest {
 
     fn check(&self) -> Result<(), DecodeError> {
         match self {
-            Self::Probe { .. } | Self::PullRevocations { .. } => Ok(()),
+            Self::Probe { notes, .. } => check_notes(notes),
+            Self::PullRevocations { .. } => Ok(()),
             Self::PullRecords { have } => at_most("known records", have.len(), HAVE_MAX),
             Self::PushRecords { records } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::PushRevocations { notices } => check_notices(notices),
@@ -143,6 +167,9 @@ pub enum ControlReply {
         /// The digest of this side's revocations.
         #[cbor(n(2), with = "minicbor::bytes")]
         revocations_digest: [u8; 32],
+        /// What this side's patterns say.
+        #[cbor(n(3), default, decode_with = "bounded::list::<{ NOTES_MAX }, _, _>")]
+        notes: Vec<Note>,
     },
     /// Revocations.
     #[n(1)]
@@ -202,7 +229,8 @@ impl Wire for ControlReply {
 
     fn check(&self) -> Result<(), DecodeError> {
         match self {
-            Self::Probe { .. } | Self::Ok => Ok(()),
+            Self::Probe { notes, .. } => check_notes(notes),
+            Self::Ok => Ok(()),
             Self::Revocations { notices, .. } => check_notices(notices),
             Self::Records { records, .. } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::Renewed { chain } => chain.check(),

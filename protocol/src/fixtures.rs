@@ -9,13 +9,13 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
-use crate::control::{ControlReply, ControlRequest};
+use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::pub_sub::{
     Frame, Line, Publication, SHARDS,
     interest::Interest,
-    repair::{Head, Original, RepairReply, RepairRequest},
+    repair::{Digest, Head, Original, RepairReply, RepairRequest, digest_of},
 };
 use crate::patterns::request_response::{CallRequest, CallResponse, ServiceInfo, ServiceList};
 use crate::testing::*;
@@ -94,11 +94,16 @@ fn mesh_samples() -> Vec<Sample> {
         sent_at_ms: NOW_MS,
         members_digest: ours,
         revocations_digest: theirs,
+        notes: vec![Note {
+            pattern: "pub_sub".to_owned(),
+            bytes: vec![1, 2],
+        }],
     };
     let reply = ControlReply::Probe {
         clock_ms: NOW_MS,
         members_digest: ours,
         revocations_digest: theirs,
+        notes: Vec::new(),
     };
     vec![
         sample("node-record", record),
@@ -281,6 +286,14 @@ fn application_samples() -> Vec<Sample> {
                 first_seq: 8,
                 before_ms: NOW_MS,
                 publications: Vec::new(),
+            },
+        ),
+        sample(
+            "repair-digest",
+            Digest {
+                from_s: NOW_MS / 1000 - 600,
+                until_s: NOW_MS / 1000 - 3,
+                sums: vec![0, digest_of(&line, 2, 5)],
             },
         ),
         sample(

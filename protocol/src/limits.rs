@@ -13,6 +13,10 @@ pub const CAPABILITIES_MAX: usize = 4;
 pub const TRACESTATE_BYTES_MAX: usize = 512;
 /// A pattern's identifier, as in `/weft/<pattern>/<version>`.
 pub const PATTERN_ID_BYTES_MAX: usize = 64;
+/// Patterns that say something with a probe.
+pub const NOTES_MAX: usize = 16;
+/// What one of them says.
+pub const NOTE_BYTES_MAX: usize = 256;
 
 /// The payload of one certificate.
 pub const CERTIFICATE_BYTES_MAX: usize = 4096;

@@ -31,8 +31,10 @@ pub enum Step {
     Apart(u64, Vec<HostId>),
     /// Nothing passes from the first to the second.
     OneWay(u64, Vec<HostId>, Vec<HostId>),
-    /// These stand still.
-    Pause(u64, Vec<HostId>),
+    /// The process stands still, until `Resume`.
+    Pause(HostId),
+    /// It goes on.
+    Resume(HostId),
     /// A wall is gone.
     Join(u64),
     /// Links are worse until `Restore` with the same number.
@@ -162,7 +164,15 @@ impl Planner<'_> {
                 ("clock wrong", until_ns)
             }
             FaultKind::Partition => self.wall(at_ns, until_ns, Step::Apart(number, targets.clone()), "cut off"),
-            FaultKind::Pause => self.wall(at_ns, until_ns, Step::Pause(number, targets.clone()), "paused"),
+            FaultKind::Pause => {
+                for host in &targets {
+                    self.step(at_ns, Step::Pause(*host));
+                    self.step(until_ns, Step::Resume(*host));
+                    // Who stands still is not hit again: two pauses at once would end with the first.
+                    self.busy_until.insert(*host, until_ns);
+                }
+                ("paused", until_ns)
+            }
             FaultKind::Islands { islands } => {
                 let parts = self.parts(*islands);
                 self.wall(at_ns, until_ns, Step::Islands(number, parts), "islands")

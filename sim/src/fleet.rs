@@ -18,7 +18,7 @@ use weft_node::{
         request_response::{RequestResponse, RequestResponseHandle},
     },
     platform::Clock as _,
-    tasks::Tasks,
+    tasks::{Brake, Tasks},
     trust::{MeshInfo, MeshKind, Standing},
 };
 use weft_protocol::{CertificateRequest, Chain, MeshId, PeerId, SecretKey};
@@ -27,7 +27,7 @@ use crate::{
     attack::{Attacker, Behaviour},
     disk::SimDisk,
     network::{HostId, Network},
-    platform::{SeededEntropy, SimPlatform, SkewedClock},
+    platform::{SeededEntropy, SimParts, SimPlatform, SkewedClock},
     sharing::Shelf,
 };
 
@@ -92,6 +92,8 @@ pub struct Running {
     pub calls: Option<RequestResponseHandle>,
     /// For the application's own tasks: they end with the process.
     pub application: Tasks,
+    /// Makes it stand still.
+    pub brake: Arc<Brake>,
     /// Which start of this node it is, from 1.
     pub boot: u32,
 }
@@ -213,6 +215,20 @@ impl Fleet {
         broken.next().map(|(host, _)| host)
     }
 
+    /// Lets a process stand still, or go on. Its kernel goes on taking in what comes, until its buffers are full.
+    pub fn pause(&self, host: HostId, on: bool) {
+        match self.running(host) {
+            Some(running) if on => running.brake.put_on(),
+            Some(running) => running.brake.release(),
+            None => {}
+        }
+    }
+
+    /// Whether a host runs and does not stand still.
+    pub fn is_awake(&self, host: HostId) -> bool {
+        self.running(host).is_some_and(|running| !running.brake.is_on())
+    }
+
     /// How often a host was started.
     pub fn boots(&self, host: HostId) -> u32 {
         self.members[host as usize].boots
@@ -242,15 +258,17 @@ impl Fleet {
         self.network.power_on(host);
         let member = &mut self.members[host as usize];
         member.boots += 1;
-        let platform = SimPlatform::new(
-            Arc::clone(&self.network),
+        let brake = Arc::new(Brake::default());
+        let platform = SimPlatform::new(SimParts {
+            network: Arc::clone(&self.network),
             host,
-            member.boots,
-            self.seed,
-            Arc::clone(&member.clock),
-            member.disk.clone(),
-            Arc::clone(&self.shelf),
-        );
+            boot: member.boots,
+            seed: self.seed,
+            clock: Arc::clone(&member.clock),
+            disk: member.disk.clone(),
+            shelf: Arc::clone(&self.shelf),
+            brake: Arc::clone(&brake),
+        });
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
         if let Some(max) = member.plan.directory_max {
@@ -271,7 +289,8 @@ impl Fleet {
             pub_sub: node.handle::<PubSub>(),
             calls: node.handle::<RequestResponse>(),
             node: Arc::new(node),
-            application: Tasks::new(),
+            application: Tasks::with_brake(Arc::clone(&brake)),
+            brake,
             boot: member.boots,
         };
         Ok(member.running.insert(running))
@@ -338,3 +357,6 @@ async fn reap(running: Running) {
     running.application.stop(REAP_TIME).await;
     running.node.tasks().stop(REAP_TIME).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What is known of everything that was sent: acknowledged, refused, unknown; and of everything that arrived: due,
+//! What is known of everything that was sent: acknowledged, kept, refused, unknown; and of everything that arrived: due,
 //! repeated, out of order, impossible.
 //!
 //! Promises: it never guesses. What a sender was told is one of [`Outcome`]; whether an arrival was due follows from when
@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::{Distribution, Tally};
 
-/// A node that stops so soon after a message was sent need not have had it; nor need others have had one of a node that
-/// was started again so shortly before and stops so soon after.
+/// A node that stops so soon after a message was sent need not have had it.
 pub const ARRIVE_NS: u64 = 10_000_000_000;
 
 /// What the sender knows.
@@ -21,6 +20,8 @@ pub enum Outcome {
     Pending,
     /// It was taken, or answered.
     Acknowledged,
+    /// The sender's node took it, and said that nobody else has it yet: it knew nobody. It is lost with that node.
+    Kept,
     /// It was not, and surely has no effect.
     Refused,
     /// It may have had an effect.
@@ -206,33 +207,22 @@ impl Oracle {
     }
 
     /// Whether a message was to arrive at a node: it ran when the message was sent and long enough after it, and so did the
-    /// sender, if it was started again shortly before.
+    /// sender, if only that had the message.
     pub fn is_due(&self, log: &Log, item: &Item, node: u32) -> bool {
         let (at_ns, later_ns) = (item.at_ns, item.at_ns + ARRIVE_NS);
-        node != item.sender
-            && item.outcome == Outcome::Acknowledged
-            && log.receivers.contains(&node)
-            && (self.runs(item.sender, at_ns, later_ns) || self.is_settled(item.sender, at_ns))
-            && self.runs(node, at_ns, later_ns)
+        let was_sent = match item.outcome {
+            Outcome::Acknowledged => true,
+            Outcome::Kept => self.runs(item.sender, at_ns, later_ns),
+            Outcome::Pending | Outcome::Refused | Outcome::Unknown => false,
+        };
+        was_sent && node != item.sender && log.receivers.contains(&node) && self.runs(node, at_ns, later_ns)
     }
 
     /// Whether a node runs from one time until another.
     fn runs(&self, node: u32, from_ns: u64, until_ns: u64) -> bool {
-        self.uptime(node)
-            .any(|(_, from, end)| from <= from_ns && end >= until_ns)
-    }
-
-    /// Whether a node runs that was not started again shortly before.
-    fn is_settled(&self, node: u32, at_ns: u64) -> bool {
-        self.uptime(node)
-            .any(|(start, from, end)| (start == 0 || from + ARRIVE_NS <= at_ns) && (from..=end).contains(&at_ns))
-    }
-
-    /// The starts of a node: which it is, from when until when.
-    fn uptime(&self, node: u32) -> impl Iterator<Item = (usize, u64, u64)> {
         let uptime = self.up.get(&node).map(Vec::as_slice).unwrap_or_default();
-        let times = uptime.iter().enumerate();
-        times.map(|(start, (from, end))| (start, *from, end.unwrap_or(u64::MAX)))
+        let covers = |(from, end): &(u64, Option<u64>)| *from <= from_ns && end.is_none_or(|end| end >= until_ns);
+        uptime.iter().any(covers)
     }
 
     /// Messages due and delivered, of those and at those nodes that `counts` picks.
@@ -295,7 +285,8 @@ impl Oracle {
             name: log.name.clone(),
             kind: if log.is_publish { "publish" } else { "call" }.to_owned(),
             sent: log.items.len() as u64,
-            acknowledged: outcome(Outcome::Acknowledged),
+            acknowledged: outcome(Outcome::Acknowledged) + outcome(Outcome::Kept),
+            kept: outcome(Outcome::Kept),
             refused: outcome(Outcome::Refused),
             unknown: outcome(Outcome::Unknown) + outcome(Outcome::Pending),
             expected,
@@ -360,16 +351,17 @@ impl Oracle {
     }
 }
 
-/// When something arrived, who sent it, and which of his items it is.
-type Arrived = (u64, u32, usize);
+/// When something arrived, at which of its starts who sent it, and which of its items it is.
+type Arrived = (u64, (u32, u32), usize);
 
-/// Arrivals at one start of a node that were there before, and those that came after a later one of the same sender.
+/// Arrivals at one start of a node that were there before, and those that came after a later one of the same start of the
+/// same sender.
 fn repeated(log: &Log) -> (u64, u64) {
     let mut by_receiver: BTreeMap<(u32, u32), Vec<Arrived>> = BTreeMap::new();
     for (index, item) in log.items.iter().enumerate() {
         for arrival in &item.arrivals {
             let place = by_receiver.entry((arrival.node, arrival.boot)).or_default();
-            place.push((arrival.at_ns, item.sender, index));
+            place.push((arrival.at_ns, (item.sender, item.boot), index));
         }
     }
     let (mut duplicates, mut out_of_order) = (0, 0);
@@ -377,7 +369,7 @@ fn repeated(log: &Log) -> (u64, u64) {
         // Stable: what came in the same instant stays in the order of its sending.
         arrivals.sort_by_key(|(at_ns, ..)| *at_ns);
         let mut seen = BTreeSet::new();
-        let mut last: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut last: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         for (_, sender, index) in arrivals {
             if !seen.insert(index) {
                 duplicates += 1;
@@ -453,6 +445,32 @@ mod tests {
         oracle.arrived(0, items[2], at(1, 1), true);
         let tally = oracle.tally(0);
         assert_eq!((tally.duplicates, tally.out_of_order, tally.impossible), (1, 1, 3));
+    }
+
+    #[test]
+    fn what_only_the_sender_had_is_lost_with_it() {
+        let mut oracle = oracle();
+        oracle.down(0, 28 * S);
+        for (outcome, due) in [(Outcome::Acknowledged, 2), (Outcome::Kept, 2)] {
+            let item = oracle.sending(0, 0, 1, 20 * S);
+            oracle.outcome(0, item, outcome);
+            assert_eq!(oracle.tally(0).expected, due, "{outcome:?}");
+        }
+        let early = oracle.sending(0, 0, 1, 17 * S);
+        oracle.outcome(0, early, Outcome::Kept);
+        let tally = oracle.tally(0);
+        assert_eq!((tally.expected, tally.acknowledged, tally.kept), (4, 3, 2));
+    }
+
+    #[test]
+    fn a_publisher_that_was_started_again_begins_anew() {
+        let mut oracle = oracle();
+        let items = [(1, 20), (2, 21), (2, 22)].map(|(boot, at)| oracle.sending(0, 0, boot, at * S));
+        for (item, at_s) in [(items[2], 23), (items[0], 24), (items[1], 25)] {
+            oracle.outcome(0, item, Outcome::Acknowledged);
+            oracle.arrived(0, item, at(1, at_s), true);
+        }
+        assert_eq!(oracle.tally(0).out_of_order, 1, "its first run's may come late");
     }
 
     #[test]

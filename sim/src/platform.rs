@@ -16,7 +16,10 @@ use libp2p::{
     noise, relay, yamux,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::ChaCha12Rng};
-use weft_node::platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, Sharing, disk::Disk};
+use weft_node::{
+    platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, Sharing, disk::Disk},
+    tasks::{Brake, Tasks},
+};
 
 use crate::{
     disk::SimDisk,
@@ -33,19 +36,42 @@ pub struct SimPlatform {
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
     shelf: Arc<Shelf>,
+    brake: Arc<Brake>,
+}
+
+/// What a [`SimPlatform`] is made of.
+pub struct SimParts {
+    /// The unreal network.
+    pub network: Arc<Network>,
+    /// Which of its hosts the node is.
+    pub host: HostId,
+    /// Which start of it this is: each has entropy of its own.
+    pub boot: u32,
+    /// The run's.
+    pub seed: u64,
+    /// Its calendar.
+    pub clock: Arc<SkewedClock>,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// What the nodes of the run share.
+    pub shelf: Arc<Shelf>,
+    /// Makes it stand still.
+    pub brake: Arc<Brake>,
 }
 
 impl SimPlatform {
-    /// The platform of `host` at its `boot`th start: each start has entropy of its own.
-    pub fn new(
-        network: Arc<Network>,
-        host: HostId,
-        boot: u32,
-        seed: u64,
-        clock: Arc<SkewedClock>,
-        disk: SimDisk,
-        shelf: Arc<Shelf>,
-    ) -> Arc<SimPlatform> {
+    /// The platform of one start of one host.
+    pub fn new(parts: SimParts) -> Arc<SimPlatform> {
+        let SimParts {
+            network,
+            host,
+            boot,
+            seed,
+            clock,
+            disk,
+            shelf,
+            brake,
+        } = parts;
         Arc::new(SimPlatform {
             network,
             host,
@@ -53,6 +79,7 @@ impl SimPlatform {
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
             shelf,
+            brake,
         })
     }
 }
@@ -101,6 +128,10 @@ impl Platform for SimPlatform {
 
     fn sharing(&self) -> Arc<dyn Sharing> {
         self.shelf.clone()
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks::with_brake(Arc::clone(&self.brake))
     }
 }
 

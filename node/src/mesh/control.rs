@@ -18,6 +18,7 @@ use weft_protocol::{
 use super::{
     admission::pages,
     frames::{self, FrameError},
+    notes::Notes,
     peers::PeerTable,
     streams::MeshStream,
 };
@@ -83,6 +84,7 @@ pub(crate) async fn ask(
     peer: PeerId,
     connection: ConnectionId,
     counters: &MeshCounters,
+    notes: &Notes,
     mut stream: MeshStream,
 ) -> Result<(), ControlError> {
     let mut records = trust.watch_records();
@@ -97,7 +99,10 @@ pub(crate) async fn ask(
     loop {
         let doubted = || peers.doubt(&peer, connection);
         // Boxed, here and below: between two of them this waits, for each connection, and their memory is free.
-        let probing = Box::pin(timeout(patience, doubting(doubted, probe(trust, &mut stream))));
+        let probing = Box::pin(timeout(
+            patience,
+            doubting(doubted, probe(trust, notes, &peer, &mut stream)),
+        ));
         let probe = probing.await.map_err(|_| ControlError::Silent)??;
         peers.measured(&peer, connection, probe.rtt, probe.clock_skew_ms);
         counters.round_trip(probe.rtt);
@@ -161,20 +166,28 @@ async fn doubting<T>(doubted: impl FnOnce(), asking: impl Future<Output = T>) ->
 }
 
 /// One round trip.
-pub(crate) async fn probe(trust: &Trust, stream: &mut MeshStream) -> Result<Probe, ControlError> {
+pub(crate) async fn probe(
+    trust: &Trust,
+    notes: &Notes,
+    peer: &PeerId,
+    stream: &mut MeshStream,
+) -> Result<Probe, ControlError> {
     let sent_at_ms = trust.now_ms();
     let started = Instant::now();
     let request = ControlRequest::Probe {
         sent_at_ms,
         members_digest: trust.records_digest(),
         revocations_digest: trust.revocations_digest(),
+        notes: notes.say(),
     };
     match exchange(stream, &request).await? {
         ControlReply::Probe {
             clock_ms,
             members_digest,
             revocations_digest,
+            notes: theirs,
         } => {
+            notes.hear(peer, &theirs);
             let rtt = started.elapsed();
             let middle_ms = sent_at_ms.saturating_add(rtt.as_millis() as u64 / 2);
             let clock_skew_ms = clock_ms as i64 - middle_ms as i64;
@@ -389,7 +402,12 @@ async fn exchange(stream: &mut MeshStream, request: &ControlRequest) -> Result<C
 }
 
 /// Answers on a stream a peer has opened, until it ends.
-pub(crate) async fn answer(trust: &Trust, peer: PeerId, mut stream: MeshStream) -> Result<(), ControlError> {
+pub(crate) async fn answer(
+    trust: &Trust,
+    notes: &Notes,
+    peer: PeerId,
+    mut stream: MeshStream,
+) -> Result<(), ControlError> {
     loop {
         let request = match timeout(IDLE_TIMEOUT, frames::read::<ControlRequest>(&mut stream)).await {
             Ok(Ok(Some(request))) => request,
@@ -406,20 +424,29 @@ pub(crate) async fn answer(trust: &Trust, peer: PeerId, mut stream: MeshStream) 
         }
         // Boxed: for nearly all its time this waits for a request.
         let replying = Box::pin(async {
-            let reply = reply_to(trust, &peer, request).await?;
+            let reply = reply_to(trust, notes, &peer, request).await?;
             frames::write(&mut stream, &reply).await.map_err(ControlError::from)
         });
         replying.await?;
     }
 }
 
-async fn reply_to(trust: &Trust, peer: &PeerId, request: ControlRequest) -> Result<ControlReply, ControlError> {
+async fn reply_to(
+    trust: &Trust,
+    notes: &Notes,
+    peer: &PeerId,
+    request: ControlRequest,
+) -> Result<ControlReply, ControlError> {
     Ok(match request {
-        ControlRequest::Probe { .. } => ControlReply::Probe {
-            clock_ms: trust.now_ms(),
-            members_digest: trust.records_digest(),
-            revocations_digest: trust.revocations_digest(),
-        },
+        ControlRequest::Probe { notes: theirs, .. } => {
+            notes.hear(peer, &theirs);
+            ControlReply::Probe {
+                clock_ms: trust.now_ms(),
+                members_digest: trust.records_digest(),
+                revocations_digest: trust.revocations_digest(),
+                notes: notes.say(),
+            }
+        }
         ControlRequest::PullRevocations { after } => {
             let mut rest = trust.revocation_notices();
             rest.drain(..(after as usize).min(rest.len()));

@@ -1,6 +1,9 @@
 //! The handle on the mesh.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol, gossipsub::MessageId, identity::Keypair};
 use tokio::{
@@ -21,6 +24,7 @@ use super::{
     gossip::Original,
     inbound::{InboundRequest, InboundStream, stream_protocol},
     lanes::Lanes,
+    notes::{Noted, Notes},
     peers::PeerTable,
     streams::{MeshStream, OpenError},
 };
@@ -205,6 +209,7 @@ pub(crate) struct Shared {
     pub(super) trust: Trust,
     pub(super) peers: PeerTable,
     pub(super) lanes: Lanes,
+    pub(super) notes: Notes,
     pub(super) state: watch::Receiver<MeshState>,
 }
 
@@ -230,6 +235,13 @@ impl Mesh {
     /// The connected members.
     pub fn peers(&self) -> &PeerTable {
         &self.inner.peers
+    }
+
+    /// Lets a pattern say a few bytes to every connected member with each probe, and hear what its like there says, for as long
+    /// as `noted` is there.
+    pub fn attach_note(&self, pattern: &'static str, noted: &Arc<impl Noted + 'static>) {
+        let noted: Weak<dyn Noted> = Arc::downgrade(noted) as Weak<dyn Noted>;
+        self.inner.notes.attach(pattern, noted);
     }
 
     /// Addresses, reachability, relays.
@@ -396,7 +408,7 @@ impl Mesh {
     pub async fn ping(&self, peer: PeerId, within: Duration) -> Result<Probe, MeshError> {
         let exchange = async {
             let mut stream = self.open_raw(peer, StreamProtocol::new(CONTROL_PROTOCOL)).await?;
-            control::probe(&self.inner.trust, &mut stream)
+            control::probe(&self.inner.trust, &self.inner.notes, &peer, &mut stream)
                 .await
                 .map_err(|e| MeshError::Broken {
                     peer,

@@ -28,6 +28,7 @@ mod inbound;
 mod intake;
 mod lanes;
 mod lean;
+mod notes;
 mod peers;
 mod redeem;
 mod relay_client;
@@ -47,5 +48,6 @@ pub use handle::{
 };
 pub(crate) use inbound::Door;
 pub use inbound::{InboundRequest, InboundStream};
+pub use notes::Noted;
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
 pub use sources::SourceLimits;

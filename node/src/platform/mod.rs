@@ -21,6 +21,8 @@ pub use sharing::{Alike, Sharing, Unshared, share};
 use weft_protocol::SecretKey;
 use zeroize::Zeroizing;
 
+use crate::tasks::Tasks;
+
 /// The calendar.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch. May jump in either direction.
@@ -91,5 +93,9 @@ pub trait Platform: Send + Sync + 'static {
     /// Where values are kept that other nodes of this process hold as well; on a machine there are none.
     fn sharing(&self) -> Arc<dyn Sharing> {
         Arc::new(Unshared)
+    }
+    /// The spawner of everything the node runs, which can make it stand still ([`crate::tasks::Brake`]).
+    fn tasks(&self) -> Tasks {
+        Tasks::new()
     }
 }

@@ -1,10 +1,11 @@
-//! What one publisher sends arrives in its order.
+//! What one publisher sends while it runs arrives in its order.
 
 use super::Verdict;
 use crate::oracle::{Log, Oracle};
 
 /// README, "What it promises".
-const SENTENCE: &str = "Messages of one publisher whose subjects begin with the same token arrive in its order";
+const SENTENCE: &str =
+    "Messages of one publisher whose subjects begin with the same token arrive in its order, as long as it runs";
 
 pub(super) fn per_publisher<'a>(oracle: &Oracle, logs: impl Iterator<Item = &'a Log>) -> Verdict {
     let wanted: Vec<&str> = logs.map(|log| log.name.as_str()).collect();

@@ -64,9 +64,8 @@ impl Sampler {
             let mut count = 0;
             for peer in running.node.mesh().peers().ids() {
                 let Some(other) = self.hosts.get(&peer) else { continue };
-                let is_there =
-                    fleet.running(*other).is_some() && network.passes(host, *other) && network.passes(*other, host);
-                if is_there {
+                let is_there = fleet.is_awake(*other) && network.passes(host, *other) && network.passes(*other, host);
+                if is_there && fleet.is_awake(host) {
                     count += 1;
                     if (*other as usize) < self.honest {
                         parts.join(host, *other);
@@ -74,6 +73,10 @@ impl Sampler {
                 }
             }
             connections.push(count);
+            if !fleet.is_awake(host) {
+                // It would not answer.
+                continue;
+            }
             let Some(mesh) = running.node.trust().mesh() else {
                 continue;
             };

@@ -291,7 +291,8 @@ impl<'a> World<'a> {
             Step::OneWay(number, from, to) => {
                 self.wall(number, Wall::OneWay(HostSet::of(from), HostSet::of(to)));
             }
-            Step::Pause(number, hosts) => self.wall(number, Wall::Paused(HostSet::of(hosts))),
+            Step::Pause(host) => self.fleet.pause(host, true),
+            Step::Resume(host) => self.fleet.pause(host, false),
             Step::Join(number) => {
                 if let Some(wall) = self.walls.remove(&number) {
                     self.network.remove_wall(wall);

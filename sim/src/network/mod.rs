@@ -261,12 +261,12 @@ impl Network {
 
     /// Takes a wall away. What it stopped is sent again, when TCP would have tried next.
     pub fn remove_wall(&self, number: u64) {
-        let (held, kept) = {
+        let held = {
             let mut inner = self.lock();
-            let Some(wall) = inner.walls.remove(&number) else {
+            if inner.walls.remove(&number).is_none() {
                 return;
-            };
-            (std::mem::take(&mut inner.held), wall.keeps())
+            }
+            std::mem::take(&mut inner.held)
         };
         let now_ns = self.now_ns();
         for mut event in held {
@@ -276,11 +276,7 @@ impl Network {
                 let half = event.connection.half(1 - event.to);
                 (half.path.retransmit_ns(), half.path.latency_ns)
             };
-            event.at_ns = if kept {
-                now_ns
-            } else {
-                next_try_ns(event.sent_ns, first_ns, now_ns) + path_ns
-            };
+            event.at_ns = next_try_ns(event.sent_ns, first_ns, now_ns) + path_ns;
             if !matches!(event.packet, Packet::Syn | Packet::SynAck | Packet::Refused(_)) {
                 let mut half = event.connection.half(1 - event.to);
                 half.last_arrival_ns = half.last_arrival_ns.max(event.at_ns);

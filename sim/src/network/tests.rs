@@ -157,23 +157,6 @@ fn a_wall_delays_what_is_sent_and_a_dial_and_tcp_tries_again() {
 }
 
 #[test]
-fn a_host_that_stands_still_answers_at_once_when_it_goes_on() {
-    virtually(|| async {
-        let network = network(&[Nat::None; 2], plain(10));
-        echo(&network, 1);
-        let mut stream = dial(&network, 0, 1).await.unwrap();
-        let wall = network.add_wall(Wall::Paused(HostSet::of([1])));
-        let later = Arc::clone(&network);
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(MS * 3_000).await;
-            later.remove_wall(wall);
-        });
-        let took = round_trip(&mut stream, b"wait").await.unwrap();
-        assert!((MS * 3_000..MS * 3_030).contains(&took), "{took:?}");
-    });
-}
-
-#[test]
 fn who_may_not_be_dialled_is_not_reached() {
     virtually(|| async {
         let nats = [Nat::None, Nat::None, Nat::Restricted, Nat::Symmetric, Nat::FullCone];

@@ -1,4 +1,4 @@
-//! What keeps packets from passing for a while: partitions, cuts in one direction, hosts that stand still.
+//! What keeps packets from passing for a while: partitions, and cuts in one direction.
 
 use super::HostId;
 
@@ -36,8 +36,6 @@ pub enum Wall {
     Apart(HostSet),
     /// Nothing passes from the first to the second; the other direction is open.
     OneWay(HostSet, HostSet),
-    /// These stand still: their kernels take packets for them and hand them over later.
-    Paused(HostSet),
 }
 
 impl Wall {
@@ -50,13 +48,7 @@ impl Wall {
             }
             Wall::Apart(some) => some.contains(from) != some.contains(to),
             Wall::OneWay(senders, receivers) => senders.contains(from) && receivers.contains(to),
-            Wall::Paused(still) => still.contains(from) || still.contains(to),
         }
-    }
-
-    /// Whether a sender notices nothing and need not send again: what is late is handed over at once.
-    pub(crate) fn keeps(&self) -> bool {
-        matches!(self, Wall::Paused(_))
     }
 }
 
@@ -72,7 +64,5 @@ mod tests {
         assert!(apart.stops(0, 1) && apart.stops(2, 0) && !apart.stops(1, 2) && !apart.stops(0, 3));
         let one_way = Wall::OneWay(HostSet::of([0]), HostSet::of([1]));
         assert!(one_way.stops(0, 1) && !one_way.stops(1, 0));
-        let paused = Wall::Paused(HostSet::of([3]));
-        assert!(paused.stops(3, 0) && paused.stops(0, 3) && !paused.stops(0, 1) && paused.keeps());
     }
 }

@@ -111,11 +111,19 @@ impl Api {
             .header(format!("weft-header-{KEY}"), key)
             .timeout(PUBLISH_TIME_MAX)
             .body(body);
-        match request.send().await {
-            Ok(answer) if answer.status().is_success() => Outcome::Acknowledged,
-            Ok(answer) => refused(answer.status()),
-            Err(error) if error.is_connect() => Outcome::Refused,
-            Err(_) => Outcome::Unknown,
+        let receipt = match request.send().await {
+            Ok(answer) if answer.status().is_success() => answer.bytes().await,
+            Ok(answer) => return refused(answer.status()),
+            Err(error) if error.is_connect() => return Outcome::Refused,
+            Err(_) => return Outcome::Unknown,
+        };
+        let receipt = receipt
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        match receipt.and_then(|receipt| receipt.get("peers")?.as_u64()) {
+            Some(0) => Outcome::Kept,
+            Some(_) => Outcome::Acknowledged,
+            None => Outcome::Unknown,
         }
     }
 

@@ -346,17 +346,8 @@ impl Run<'_> {
         match step {
             Step::Kill(host) | Step::PowerCut(host) => self.crash(*host),
             Step::Start(host) => return self.start(*host as usize),
-            Step::Pause(number, hosts) => {
-                for host in hosts {
-                    self.nodes[*host as usize].pause(true);
-                }
-                self.findings.paused.insert(*number, hosts.clone());
-            }
-            Step::Join(number) if self.findings.paused.contains_key(number) => {
-                for host in self.findings.paused.remove(number).unwrap_or_default() {
-                    self.nodes[host as usize].pause(false);
-                }
-            }
+            Step::Pause(host) => self.nodes[*host as usize].pause(true),
+            Step::Resume(host) => self.nodes[*host as usize].pause(false),
             other => {
                 return self.ground.apply(other).map_err(|error| {
                     RunError::io(

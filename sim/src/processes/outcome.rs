@@ -1,6 +1,6 @@
 //! From what happened to the report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::drive::Run;
 use crate::{
@@ -23,8 +23,6 @@ pub(super) struct Findings {
     pub(super) deaths: Vec<String>,
     /// Nodes that were started and are not ready.
     pub(super) coming: BTreeSet<usize>,
-    /// Nodes that stand still, by the number of the fault.
-    pub(super) paused: BTreeMap<u64, Vec<u32>>,
     /// How long all of it took.
     pub(super) wall_seconds: f64,
     /// How long the scenario itself ran.

@@ -243,6 +243,9 @@ pub struct Tally {
     pub sent: u64,
     /// The sender's node took it, or the call was answered.
     pub acknowledged: u64,
+    /// Of those: the sender's node said that nobody else has it yet.
+    #[serde(default)]
+    pub kept: u64,
     /// The sender's node refused it, and said so.
     pub refused: u64,
     /// What became of it the sender cannot know: its node died, or time ran out.

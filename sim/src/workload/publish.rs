@@ -68,6 +68,7 @@ pub async fn publish(ledger: Arc<Ledger>, host: HostId, running: Running, worklo
     };
     let result = pub_sub.publish(&subject, ledger.body(workload, item), options).await;
     let outcome = match result {
+        Ok(receipt) if receipt.peers == 0 => Outcome::Kept,
         Ok(_) => Outcome::Acknowledged,
         Err(PublishError::Busy(_) | PublishError::Invalid(_)) => Outcome::Refused,
         Err(_) => Outcome::Unknown,

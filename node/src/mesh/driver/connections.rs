@@ -263,7 +263,7 @@ impl Driver {
         let Some(sender) = self.sender.upgrade() else { return };
         let trust = self.trust.clone();
         let peers = self.peers.clone();
-        let counters = self.counters.clone();
+        let (counters, notes) = (self.counters.clone(), self.notes.clone());
         self.tasks.spawn("control", async move {
             let (reply, answer) = oneshot::channel();
             let protocol = StreamProtocol::new(CONTROL_PROTOCOL);
@@ -280,7 +280,7 @@ impl Driver {
                 return;
             }
             let ended = match answer.await {
-                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, &counters, stream)
+                Ok(Ok(stream)) => control::ask(&trust, &peers, peer, id, &counters, &notes, stream)
                     .await
                     .map_err(|e| e.to_string()),
                 Ok(Err(error)) => Err(error.to_string()),

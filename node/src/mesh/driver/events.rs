@@ -154,9 +154,9 @@ impl Driver {
                 peer, protocol, stream, ..
             }) => {
                 if protocol == CONTROL_PROTOCOL {
-                    let trust = self.trust.clone();
+                    let (trust, notes) = (self.trust.clone(), self.notes.clone());
                     self.tasks.spawn("control-answer", async move {
-                        if let Err(error) = control::answer(&trust, peer, stream).await {
+                        if let Err(error) = control::answer(&trust, &notes, peer, stream).await {
                             tracing::debug!(%peer, %error, "a control stream ended");
                         }
                     });

@@ -50,6 +50,7 @@ use super::{
     inbound::{Door, DoorKeeper},
     intake::Intake,
     lanes::Lanes,
+    notes::Notes,
     peers::PeerTable,
     redeem::{self, Redeemer},
 };
@@ -124,6 +125,7 @@ pub(super) struct Driver {
     metrics: Metrics,
     door: DoorKeeper,
     peers: PeerTable,
+    notes: Notes,
     lanes: Lanes,
     carriers: carriers::Carriers,
     connector: Connector,
@@ -202,6 +204,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
     let peers = PeerTable::new();
     let lanes = Lanes::default();
+    let notes = Notes::default();
     let state = watch::Sender::new(MeshState {
         listen: Vec::new(),
         external: Vec::new(),
@@ -219,6 +222,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         trust: trust.clone(),
         peers: peers.clone(),
         lanes: lanes.clone(),
+        notes: notes.clone(),
         state: state.subscribe(),
     };
     let mesh = Mesh {
@@ -251,6 +255,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         door,
         peers,
         lanes,
+        notes,
         carriers: carriers::Carriers::default(),
         connections: BTreeMap::new(),
         agents: HashMap::new(),

@@ -68,8 +68,8 @@ pub(super) struct FrameCache {
 }
 
 impl FrameCache {
-    /// Keeps a frame.
-    pub(super) fn insert(&mut self, line: Line, seqs: (u64, u64), made_ms: u64, kept: Arc<Kept>, now: Instant) {
+    /// Keeps a frame; whether it was not here yet.
+    pub(super) fn insert(&mut self, line: Line, seqs: (u64, u64), made_ms: u64, kept: Arc<Kept>, now: Instant) -> bool {
         let bytes = kept.data.len() + ENTRY_BYTES;
         let entry = Entry {
             last_seq: seqs.1,
@@ -77,12 +77,13 @@ impl FrameCache {
             kept,
         };
         if self.entries.contains_key(&(line, seqs.0)) {
-            return;
+            return false;
         }
         self.entries.insert((line, seqs.0), entry);
         self.ages.push_back((now, line, seqs.0));
         self.bytes += bytes;
         self.trim(now);
+        true
     }
 
     /// Lets go of what is too old or too much.

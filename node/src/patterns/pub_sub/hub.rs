@@ -9,18 +9,23 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, MeshId, Pattern, PeerId, Shards, Subject, Verb, Wire as _,
-    patterns::pub_sub::{Frame, Line, Publication, SHARDS, interest::Interest, repair::Head},
+    patterns::pub_sub::{
+        Frame, Line, Publication, SHARDS,
+        interest::Interest,
+        repair::{Digest, Head},
+    },
 };
 
 use super::{
     cache::{Bytes, FrameCache, Kept},
     core::{Numbered, Origin, ReplayWindow, matches},
+    digest::Digests,
     handle::{Delivery, Subscription},
     interest::Interests,
     order::{Arrived, Freshness, Orders, Step, Want},
 };
 use crate::{
-    mesh::{Mesh, Validation},
+    mesh::{Mesh, Noted, Validation},
     platform::{Clock, Entropy, Sharing, random, share},
     telemetry::metrics::{Dropped, Metrics},
 };
@@ -57,6 +62,7 @@ pub(super) struct State {
     window: ReplayWindow,
     /// Frames of others, and of this node.
     cache: [FrameCache; 2],
+    digests: Digests,
     next_id: u64,
 }
 
@@ -71,6 +77,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Something may be missing.
     pub(super) lacks: Notify,
+    /// Members that have other frames than this node.
+    differing: mpsc::Sender<PeerId>,
     /// Subscriptions came or went.
     pub(super) wanted: Notify,
     pub(super) interests: Interests,
@@ -100,6 +108,7 @@ pub(super) struct HubParts {
     pub(super) sharing: Arc<dyn Sharing>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
+    pub(super) differing: mpsc::Sender<PeerId>,
 }
 
 impl Hub {
@@ -111,12 +120,15 @@ impl Hub {
             sharing,
             epoch,
             orders,
+            differing,
         } = parts;
+        let digests = Digests::new(clock.now_unix_ms());
         let state = State {
             subscribers: Vec::new(),
             orders,
             window: ReplayWindow::default(),
             cache: Default::default(),
+            digests,
             next_id: 0,
         };
         let dropped = metrics.dropped().clone();
@@ -128,6 +140,7 @@ impl Hub {
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
+            differing,
             wanted: Notify::new(),
             interests: Interests::default(),
             progress: watch::Sender::new(0),
@@ -291,7 +304,9 @@ impl Hub {
         let freshness = state.orders.take(arrived, now, &mut steps);
         if carries && freshness == Freshness::Fresh {
             let own = usize::from(line.publisher() == self.mesh.local_peer());
-            state.cache[own].insert(line, seqs, made_ms, kept, now);
+            if state.cache[own].insert(line, seqs, made_ms, kept, now) {
+                state.digests.add(&line, seqs, made_ms, self.clock.now_unix_ms());
+            }
         }
         self.perform(&mut state, steps);
         drop(state);
@@ -473,6 +488,19 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Noted for Hub {
+    fn note(&self) -> Vec<u8> {
+        self.lock().digests.digest(self.clock.now_unix_ms()).to_bytes()
+    }
+
+    fn heard(&self, peer: &PeerId, note: &[u8]) {
+        if Digest::from_bytes(note).is_ok_and(|theirs| self.lock().digests.differs(&theirs)) {
+            // When many differ, the others say so again with their next probe.
+            let _ = self.differing.try_send(*peer);
+        }
     }
 }
 

@@ -12,11 +12,12 @@
 //! Subjects ride on eight gossip topics, chosen by the first token, and are matched locally.
 //!
 //! A map: `publisher` puts publications into frames and hands them to gossip; `hub` takes frames in and delivers;
-//! `order` says what is new, next, missing; `cache` keeps frames for others; `interest` is who wants what; `repair` fetches what is missing and answers
+//! `order` says what is new, next, missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers
 //! those who fetch; `positions` is what outlives the process.
 
 mod cache;
 mod core;
+mod digest;
 mod handle;
 mod hub;
 mod interest;
@@ -56,22 +57,25 @@ impl Pattern for PubSub {
             metrics,
             ..
         } = context;
-        let (epoch, orders) = positions::begin(&keyspace, clock.now_unix_ms()).await?;
+        let begun = positions::begin(&keyspace, clock.now_unix_ms()).await?;
+        let (differing, differ) = mpsc::channel(repair::DIFFERING_MAX);
         let parts = hub::HubParts {
             mesh,
             clock,
             entropy,
             sharing,
-            epoch,
-            orders,
+            epoch: begun.epoch,
+            orders: begun.orders,
+            differing,
         };
         let hub = Arc::new(hub::Hub::new(parts, &metrics));
+        hub.mesh.attach_note(PATTERN_ID, &hub);
         let (outbox, outgoing) = publisher::Outbox::new();
         tasks.spawn("pub-sub", take_in(Arc::clone(&hub)));
         tasks.spawn("pub-sub-publisher", publisher::run(Arc::clone(&hub), outgoing));
         tasks.spawn("pub-sub-interest", interest::announce(Arc::clone(&hub)));
         tasks.spawn("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
-        repair::Repair::start(Arc::clone(&hub), doors, &tasks);
+        repair::Repair::start(Arc::clone(&hub), doors, differ, begun.was_away, &tasks);
         Ok(PubSubHandle::new(hub, outbox))
     }
 }

@@ -24,8 +24,18 @@ const EPOCH: &[u8] = b"epoch";
 const LINE: &[u8] = b"line/";
 const PAGE: usize = 1000;
 
-/// Begins a run: its epoch, which rises with each, and what earlier ones followed.
-pub(super) async fn begin(keyspace: &Keyspace, now_ms: u64) -> Result<(u64, Orders<Item>), NodeError> {
+/// How a run begins.
+pub(super) struct Begun {
+    /// Rises with each run.
+    pub(super) epoch: u64,
+    /// What earlier ones followed.
+    pub(super) orders: Orders<Item>,
+    /// Whether there were earlier ones, after which this node may have missed something.
+    pub(super) was_away: bool,
+}
+
+/// Begins a run.
+pub(super) async fn begin(keyspace: &Keyspace, now_ms: u64) -> Result<Begun, NodeError> {
     let last_epoch = number(keyspace.get(EPOCH).await?);
     let since_ms = number(keyspace.get(SINCE).await?);
     let epoch = now_ms.max(last_epoch.map_or(0, |last| last + 1));
@@ -47,7 +57,11 @@ pub(super) async fn begin(keyspace: &Keyspace, now_ms: u64) -> Result<(u64, Orde
             }
         }
     }
-    Ok((epoch, orders))
+    Ok(Begun {
+        epoch,
+        orders,
+        was_away: since_ms.is_some(),
+    })
 }
 
 /// Writes positions down as they change, until the node stops.

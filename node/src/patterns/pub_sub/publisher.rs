@@ -5,8 +5,7 @@
 //! after [`ROOM_PATIENCE`] they are refused. Whatever has queued while a frame was handed over goes into the next one: one
 //! signature for many under load, no delay without.
 //!
-//! After the last publication of a shard, frames without any say at growing intervals how far the line goes, so that its
-//! loss is noticed too; then there is silence.
+//! That the last frame of a line was lost, members see by their digests.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -35,8 +34,6 @@ const PUBLICATION_BYTES: usize = 48;
 /// How long full queues to all neighbours are waited for.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_WAIT: Duration = Duration::from_millis(10);
-/// When the end of a line is said, after its last publication.
-const ANNOUNCE_AFTER: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(32)];
 /// Bytes that go out on a shard before the neighbours are asked whether they have kept up.
 const WINDOW_BYTES: usize = 4 << 20;
 
@@ -115,8 +112,6 @@ struct Own {
     last_seq: u64,
     /// When the last publication was made.
     last_ms: u64,
-    /// When the end is to be said, and how often it was.
-    announce: Option<(Instant, usize)>,
     /// Bytes since the neighbours were asked.
     unconfirmed_bytes: usize,
 }
@@ -136,20 +131,10 @@ pub(super) async fn run(hub: Arc<Hub>, mut outgoing: mpsc::Receiver<Box<Outgoing
         waiting: VecDeque::new(),
     };
     let mut batch = Vec::new();
-    loop {
-        let announce = publisher.own.iter().filter_map(|own| Some(own.announce?.0)).min();
-        tokio::select! {
-            biased;
-            count = outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX) => {
-                if count == 0 {
-                    return;
-                }
-                publisher.waiting.extend(batch.drain(..));
-                while let Some(shard) = publisher.waiting.front().map(|first| first.shard) {
-                    publisher.send(shard).await;
-                }
-            }
-            () = sleep_until(announce) => publisher.announce().await,
+    while outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX).await > 0 {
+        publisher.waiting.extend(batch.drain(..));
+        while let Some(shard) = publisher.waiting.front().map(|first| first.shard) {
+            publisher.send(shard).await;
         }
     }
 }
@@ -215,7 +200,6 @@ impl Publisher {
         let own = &mut self.own[usize::from(frame.shard)];
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
-        own.announce = Some((Instant::now() + ANNOUNCE_AFTER[0], 0));
         own.unconfirmed_bytes += data.len();
         let data = self.hub.shared(&data);
         self.hub
@@ -231,27 +215,6 @@ impl Publisher {
                 Err(MeshError::Busy(_)) if Instant::now() < give_up => tokio::time::sleep(BUSY_WAIT).await,
                 result => return result,
             }
-        }
-    }
-
-    /// Says of every line whose time has come how far it goes.
-    async fn announce(&mut self) {
-        let now = Instant::now();
-        for shard in 0..SHARDS {
-            let own = &mut self.own[usize::from(shard)];
-            let Some((_, said)) = own.announce.filter(|(at, _)| *at <= now) else {
-                continue;
-            };
-            own.announce = ANNOUNCE_AFTER.get(said + 1).map(|after| (now + *after, said + 1));
-            let frame = Frame {
-                epoch: self.hub.epoch,
-                shard,
-                first_seq: own.last_seq + 1,
-                before_ms: own.last_ms,
-                publications: Vec::new(),
-            };
-            // Nobody there, or no room: it is said again, and to whoever connects.
-            let _ = self.gossip(shard, &frame.to_bytes()).await;
         }
     }
 

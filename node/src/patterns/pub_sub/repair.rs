@@ -1,7 +1,7 @@
 //! Notices what gossip did not bring, and fetches it from other members.
 //!
 //! Promises: what is missing of a line is asked for, in random moments and of one member after the other: who handed over
-//! what comes behind it, the connected members, the publisher. Who connects is asked how far it has followed, and what this
+//! what comes behind it, the connected members, the publisher. Members whose digests differ compare how far they have followed, and what a
 //! node learns in this way it passes on, so that both sides of a healed partition, and a node that was away, get what
 //! they missed. What is fetched counts only with its publisher's signature.
 
@@ -40,13 +40,18 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const FETCH_SEQS_MAX: u64 = 4096;
 /// Bytes of frames in one answer, unless the first one is larger.
 const FETCH_BYTES_MAX: usize = 512 << 10;
-/// A member is asked at a random moment within this time from when it connects.
+/// Members whose digests differ and that wait to be compared with.
+pub(super) const DIFFERING_MAX: usize = 64;
+/// After a restart so many members are compared with whatever their digests say.
+const COMPARE_FIRST: usize = 4;
+/// A member is asked at a random moment within this time from when it was found to differ.
 const COMPARE_JITTER: Duration = Duration::from_millis(300);
-/// Members compared with at once when many connect; the others follow one a second.
+/// Members compared with at once when many differ; the others follow one a second.
 const COMPARE_BURST: u32 = 4;
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
-/// Two that have compared do not do it again for so long.
-const COMPARED_FOR: Duration = Duration::from_secs(10);
+/// Two that have compared do not do it again for so long; twice as long each time that nothing came of it.
+const COMPARED_FOR: Duration = Duration::from_secs(5);
+const FRUITLESS_MAX: u32 = 4;
 /// Who is told what was learnt from another.
 const TOLD_MAX: usize = 6;
 const TELL_AFTER: Duration = Duration::from_millis(100);
@@ -58,6 +63,14 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 /// What this node learnt by asking, for those who have not asked: from whom, which line, how far.
 type News = mpsc::Sender<(PeerId, Line, u64)>;
 
+/// That two have compared.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    not_before: Instant,
+    /// How often in a row nothing came of it.
+    fruitless: u32,
+}
+
 /// What the tasks of repair share.
 #[derive(Clone)]
 pub(super) struct Repair {
@@ -65,13 +78,19 @@ pub(super) struct Repair {
     tasks: Tasks,
     news: News,
     /// Members that were compared with, and when.
-    compared: Arc<std::sync::Mutex<BTreeMap<PeerId, Instant>>>,
+    compared: Arc<std::sync::Mutex<BTreeMap<PeerId, Compared>>>,
     fetches: Arc<Semaphore>,
 }
 
 impl Repair {
     /// Spawns everything.
-    pub(super) fn start(hub: Arc<Hub>, doors: PatternDoors, tasks: &Tasks) {
+    pub(super) fn start(
+        hub: Arc<Hub>,
+        doors: PatternDoors,
+        differ: mpsc::Receiver<PeerId>,
+        was_away: bool,
+        tasks: &Tasks,
+    ) {
         let (news, heard) = mpsc::channel(HEADS_MAX);
         let repair = Repair {
             hub,
@@ -82,7 +101,7 @@ impl Repair {
         };
         tasks.spawn("pub-sub-gaps", repair.clone().fill_gaps());
         tasks.spawn("pub-sub-news", repair.clone().pass_on(heard));
-        tasks.spawn("pub-sub-connections", repair.clone().compare_with_all());
+        tasks.spawn("pub-sub-compare-all", repair.clone().compare_all(differ, was_away));
         tasks.spawn("pub-sub-doors", repair.answer_all(doors));
     }
 
@@ -159,18 +178,19 @@ impl Repair {
         Ok(new)
     }
 
-    /// Compares with every member that connects.
-    async fn compare_with_all(self) {
+    /// Compares with members whose digests differ, and after a restart with the first ones that connect: what was published
+    /// while this node was away is in no digest of its.
+    async fn compare_all(self, mut differ: mpsc::Receiver<PeerId>, was_away: bool) {
         let mut changes = self.hub.mesh.peers().watch();
-        let mut known: BTreeSet<PeerId> = BTreeSet::new();
-        let mut due: Vec<PeerId> = Vec::new();
+        let mut firsts = if was_away { COMPARE_FIRST } else { 0 };
+        let mut due: BTreeSet<PeerId> = BTreeSet::new();
         let (mut burst, mut refilled) = (COMPARE_BURST, Instant::now());
         loop {
+            if firsts > 0 {
+                due.extend(self.hub.mesh.peers().ids());
+            }
             let now = Instant::now();
-            let connected: BTreeSet<PeerId> = self.hub.mesh.peers().ids().into_iter().collect();
-            due.extend(connected.difference(&known));
-            known = connected;
-            due.retain(|peer| known.contains(peer) && !self.has_compared(peer, now));
+            due.retain(|peer| !self.has_compared(peer, now));
             while now.saturating_duration_since(refilled) >= COMPARE_EVERY {
                 refilled += COMPARE_EVERY;
                 burst = (burst + 1).min(COMPARE_BURST);
@@ -180,9 +200,9 @@ impl Repair {
                 }
             }
             while burst > 0
-                && let Some(peer) = due.pop()
+                && let Some(peer) = due.pop_first()
             {
-                burst -= 1;
+                (burst, firsts) = (burst - 1, firsts.saturating_sub(1));
                 let repair = self.clone();
                 self.tasks.spawn("pub-sub-compare", async move {
                     tokio::time::sleep(repair.hub.jitter(COMPARE_JITTER)).await;
@@ -192,24 +212,39 @@ impl Repair {
             let again = (!due.is_empty()).then(|| now + COMPARE_EVERY);
             tokio::select! {
                 biased;
-                changed = changes.changed() => if changed.is_err() { return },
+                peer = differ.recv() => match peer {
+                    Some(peer) => drop(due.insert(peer)),
+                    None => return,
+                },
+                changed = changes.changed(), if firsts > 0 => if changed.is_err() { return },
                 () = sleep_until(again) => {}
             }
         }
     }
 
     fn has_compared(&self, peer: &PeerId, now: Instant) -> bool {
-        let compared = self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        compared
+        self.compared()
             .get(peer)
-            .is_some_and(|at| now.saturating_duration_since(*at) < COMPARED_FOR)
+            .is_some_and(|compared| now < compared.not_before)
     }
 
-    fn note_compared(&self, peer: PeerId) {
+    /// Notes that two have compared. As long as nothing comes of it, although their digests differ, they do it less often.
+    fn note_compared(&self, peer: PeerId, was_fruitless: bool) {
         let now = Instant::now();
-        let mut compared = self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        compared.retain(|_, at| now.saturating_duration_since(*at) < COMPARED_FOR);
-        compared.insert(peer, now);
+        let mut compared = self.compared();
+        compared.retain(|_, compared| now < compared.not_before + COMPARED_FOR);
+        let before = compared.get(&peer).map_or(0, |compared| compared.fruitless);
+        let fruitless = if was_fruitless {
+            (before + 1).min(FRUITLESS_MAX)
+        } else {
+            0
+        };
+        let not_before = now + COMPARED_FOR * 2_u32.pow(fruitless);
+        compared.insert(peer, Compared { not_before, fruitless });
+    }
+
+    fn compared(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Compared>> {
+        self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Asks a member how far it has followed, says how far this node has, and fetches what it has beyond.
@@ -217,25 +252,30 @@ impl Repair {
         if self.has_compared(&peer, Instant::now()) {
             return;
         }
-        self.note_compared(peer);
+        self.note_compared(peer, true);
         let (since_ms, heads) = self.hub.heads(HEADS_MAX);
         let whole = true;
         let request = RepairRequest::Heads { since_ms, heads, whole };
         match ask(&self.hub, peer, &request, REQUEST_TIMEOUT).await {
-            Ok(RepairReply::Heads { heads }) => self.catch_up(peer, heads).await,
+            Ok(RepairReply::Heads { heads }) => {
+                if self.catch_up(peer, heads).await {
+                    self.note_compared(peer, false);
+                }
+            }
             Ok(_) => tracing::debug!(%peer, "its answer makes no sense"),
             Err(error) => tracing::debug!(%peer, %error, "how far it has followed messages is not known"),
         }
     }
 
-    /// Fetches what a member has beyond this node.
-    async fn catch_up(&self, peer: PeerId, heads: Vec<Head>) {
+    /// Fetches what a member has beyond this node; whether there was anything.
+    async fn catch_up(&self, peer: PeerId, heads: Vec<Head>) -> bool {
+        let mut any = false;
         for head in heads {
             let mut learnt = false;
             let mut last = 0;
             while let Some(from_seq) = self.hub.behind(&head).filter(|from_seq| *from_seq > last) {
                 let Ok(place) = self.fetches.acquire().await else {
-                    return;
+                    return any;
                 };
                 let to_seq = head.last_seq.min(from_seq + FETCH_SEQS_MAX);
                 let fetched = self.fetch(peer, head.line, from_seq, to_seq).await;
@@ -246,10 +286,12 @@ impl Repair {
                 }
             }
             if learnt {
-                // When many lines wait to be told of, the others are learnt of by their publishers' word.
+                // When many lines wait to be told of, the others are seen in digests.
                 let _ = self.news.try_send((peer, head.line, head.last_seq));
+                any = true;
             }
         }
+        any
     }
 
     /// Tells some of the other members what was learnt.
@@ -310,7 +352,7 @@ impl Repair {
             Ok(RepairRequest::Heads { since_ms, heads, whole }) => {
                 let peer = request.peer;
                 if whole {
-                    self.note_compared(peer);
+                    self.note_compared(peer, false);
                     let heads = self.hub.heads_beyond(&heads, since_ms, HEADS_MAX);
                     request.answer(RepairReply::Heads { heads }.to_bytes());
                 } else {
@@ -319,8 +361,9 @@ impl Repair {
                 let ahead: Vec<Head> = heads.into_iter().filter(|h| self.hub.behind(h).is_some()).collect();
                 if !ahead.is_empty() {
                     let repair = self.clone();
-                    self.tasks
-                        .spawn("pub-sub-catch-up", async move { repair.catch_up(peer, ahead).await });
+                    self.tasks.spawn("pub-sub-catch-up", async move {
+                        repair.catch_up(peer, ahead).await;
+                    });
                 }
             }
             Ok(RepairRequest::Fetch { line, from_seq, to_seq }) => {

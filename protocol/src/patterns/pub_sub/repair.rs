@@ -4,11 +4,12 @@
 //! publisher signed it, so that nobody has to be believed but the publisher.
 
 use minicbor::{Decode, Encode};
+use sha2::{Digest as _, Sha256};
 
 use super::{Line, SHARDS};
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
-use crate::limits::{FRAME_BYTES_MAX, HEADS_MAX, ORIGINALS_MAX, REPAIR_BYTES_MAX};
+use crate::limits::{FRAME_BYTES_MAX, HEADS_MAX, NOTE_BYTES_MAX, ORIGINALS_MAX, REPAIR_BYTES_MAX};
 
 /// How far a line is known to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -22,6 +23,44 @@ pub struct Head {
     /// In an answer: the number of the first publication made since the asker began to follow, as far as the answerer still has it.
     #[n(2)]
     pub first_seq: u64,
+}
+
+/// What a member has of what was published in a stretch of time, as a few numbers: said with every probe, so that two that are
+/// connected notice when one of them lacks something, also the last of a line, which no hole shows.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Digest {
+    /// What was published in this second counts, by the publishers' calendars; Unix seconds.
+    #[n(0)]
+    pub from_s: u64,
+    /// And up to the end of this one: long enough ago that it should be everywhere.
+    #[n(1)]
+    pub until_s: u64,
+    /// Of each shard the sum, modulo 2^64, of [`digest_of`] of its frames; shards at the end without any are left out.
+    #[cbor(n(2), decode_with = "bounded::list::<{ SHARDS as usize }, _, _>")]
+    pub sums: Vec<u64>,
+}
+
+impl Wire for Digest {
+    const WHAT: &'static str = "digest of publications";
+    const BYTES_MAX: usize = NOTE_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        at_most("sums of shards", self.sums.len(), usize::from(SHARDS))
+    }
+}
+
+/// What one frame adds to the [`Digest`] of its shard: the first eight bytes of the SHA-256 of its line and the numbers of its first
+/// and last publication, big-endian.
+pub fn digest_of(line: &Line, first_seq: u64, last_seq: u64) -> u64 {
+    let mut hash = Sha256::new_with_prefix(b"weft-frame-v1");
+    hash.update(line.publisher);
+    hash.update(line.epoch.to_be_bytes());
+    hash.update(line.shard.to_be_bytes());
+    hash.update(first_seq.to_be_bytes());
+    hash.update(last_seq.to_be_bytes());
+    hash.finalize()
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 /// A question of one member to another.

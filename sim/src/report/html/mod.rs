@@ -157,6 +157,7 @@ fn write_workloads(html: &mut String, report: &Report) -> fmt::Result {
     for name in [
         "sent",
         "acknowledged",
+        "kept",
         "refused",
         "unknown",
         "expected",
@@ -178,6 +179,7 @@ fn write_workloads(html: &mut String, report: &Report) -> fmt::Result {
         for number in [
             tally.sent,
             tally.acknowledged,
+            tally.kept,
             tally.refused,
             tally.unknown,
             tally.expected,
