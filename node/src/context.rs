@@ -6,7 +6,7 @@ use weft_protocol::{Hello, PeerId, Subject, Verb};
 
 use crate::{
     mesh::{Mesh, PatternDoors},
-    platform::{Clock, Entropy},
+    platform::{Clock, Entropy, Sharing},
     store::{Keyspace, Store},
     tasks::Tasks,
     telemetry::{metrics::Metrics, trace},
@@ -29,6 +29,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
     pub entropy: Arc<dyn Entropy>,
+    /// Where what others hold as well is shared.
+    pub sharing: Arc<dyn Sharing>,
     /// The only way to spawn.
     pub tasks: Tasks,
     /// Where to register metrics.

@@ -134,6 +134,7 @@ pub async fn init(globals: &Globals, args: InitArgs) -> Result<(), NodeError> {
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),
+        sharing: platform.sharing(),
     };
     let trust = Trust::open(parts).await?;
     if let Some(mesh) = trust.mesh() {

@@ -135,6 +135,7 @@ impl NodeBuilder {
             keyspace: store.keyspace("trust"),
             clock: platform.clock(),
             entropy: platform.entropy(),
+            sharing: platform.sharing(),
         };
         let trust = Trust::open(parts).await?;
         let book = AddressBook {
@@ -183,6 +184,7 @@ impl NodeBuilder {
                 store: node.store.clone(),
                 clock: platform.clock(),
                 entropy: platform.entropy(),
+                sharing: platform.sharing(),
                 tasks: node.tasks.child(),
                 metrics: node.metrics.clone(),
             };

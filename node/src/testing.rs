@@ -192,6 +192,7 @@ pub(crate) async fn trust_parts(seed: u8, platform: &TestPlatform) -> TrustParts
         keyspace: store.keyspace("trust"),
         clock: platform.clock(),
         entropy: platform.entropy(),
+        sharing: platform.sharing(),
     }
 }
 

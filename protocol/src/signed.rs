@@ -11,6 +11,7 @@ mod tests;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use minicbor::decode::{Decode, Decoder, Error};
 use minicbor::encode::{self, Encode, Encoder, Write};
@@ -28,7 +29,8 @@ pub trait Payload: Wire {
 
 /// Bytes, the key that signed them, the signature. `T` says what the bytes are.
 pub struct Signed<T> {
-    payload: Vec<u8>,
+    /// Shared by clones: what is signed is passed on again and again.
+    payload: Arc<[u8]>,
     signer: PublicKey,
     signature: [u8; 64],
     kind: PhantomData<fn() -> T>,
@@ -40,7 +42,7 @@ impl<T: Payload> Signed<T> {
         let payload = value.to_checked_bytes()?;
         let signature = secret.sign(T::DOMAIN, &payload);
         Ok(Self {
-            payload,
+            payload: payload.into(),
             signer: secret.public(),
             signature,
             kind: PhantomData,
@@ -112,7 +114,7 @@ impl<'b, C, T: Payload> Decode<'b, C> for Signed<T> {
             };
             return Err(Error::custom(error));
         }
-        let payload = payload.to_vec();
+        let payload = payload.into();
         let signer = PublicKey::decode(decoder, context)?;
         let signature = decoder
             .bytes()?
@@ -131,7 +133,7 @@ impl<'b, C, T: Payload> Decode<'b, C> for Signed<T> {
 impl<T> Clone for Signed<T> {
     fn clone(&self) -> Self {
         Self {
-            payload: self.payload.clone(),
+            payload: Arc::clone(&self.payload),
             signer: self.signer,
             signature: self.signature,
             kind: PhantomData,

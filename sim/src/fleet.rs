@@ -27,7 +27,8 @@ use crate::{
     attack::{Attacker, Behaviour},
     disk::SimDisk,
     network::{HostId, Network},
-    platform::{SeededEntropy, SimPlatform, SkewedClock},
+    platform::{SeededEntropy, SimParts, SimPlatform, SkewedClock},
+    sharing::Shelf,
 };
 
 /// Memory for a node's pages: its state is small, and its disk is memory anyway.
@@ -103,6 +104,7 @@ pub struct Fleet {
     seed: u64,
     mesh: MeshInfo,
     members: Vec<Member>,
+    shelf: Arc<Shelf>,
 }
 
 /// The key of a host, from the run's seed.
@@ -175,6 +177,7 @@ impl Fleet {
             seed,
             mesh,
             members,
+            shelf: Arc::default(),
         })
     }
 
@@ -256,16 +259,17 @@ impl Fleet {
         let member = &mut self.members[host as usize];
         member.boots += 1;
         let brake = Arc::new(Brake::default());
-        let platform = SimPlatform::new(
-            Arc::clone(&self.network),
+        let platform = SimPlatform::new(SimParts {
+            network: Arc::clone(&self.network),
             host,
-            member.boots,
-            self.seed,
-            Arc::clone(&member.clock),
-            member.disk.clone(),
-        )
-        .with_brake(Arc::clone(&brake))
-        .with_wire_of(member.plan.attacks.clone());
+            boot: member.boots,
+            seed: self.seed,
+            clock: Arc::clone(&member.clock),
+            disk: member.disk.clone(),
+            shelf: Arc::clone(&self.shelf),
+            brake: Arc::clone(&brake),
+            attacks: member.plan.attacks.clone(),
+        });
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
         if let Some(max) = member.plan.directory_max {

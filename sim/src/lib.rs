@@ -23,6 +23,7 @@ pub mod random;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod sharing;
 pub mod shrink;
 pub mod topology;
 pub mod trace;

@@ -17,7 +17,7 @@ use libp2p::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::ChaCha12Rng};
 use weft_node::{
-    platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, disk::Disk},
+    platform::{Clock, Entropy, Network as NodeNetwork, NetworkLimits, Platform, Sharing, disk::Disk},
     tasks::{Brake, Tasks},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     attack::{Behaviour, TamperedMuxer},
     disk::SimDisk,
     network::{HostId, Network, QuicTransport, SimTransport},
+    sharing::Shelf,
     virtual_os::{calendar_ms, split_mix},
 };
 
@@ -36,43 +37,57 @@ pub struct SimPlatform {
     entropy: Arc<SeededEntropy>,
     disk: SimDisk,
     tasks: Tasks,
+    shelf: Arc<Shelf>,
     /// Of an attacker: its wire is another one.
     attacks: Option<Arc<Behaviour>>,
 }
 
+/// What a [`SimPlatform`] is made of.
+pub struct SimParts {
+    /// The unreal network.
+    pub network: Arc<Network>,
+    /// Which of its hosts the node is.
+    pub host: HostId,
+    /// Which start of it this is: each has entropy of its own.
+    pub boot: u32,
+    /// The run's.
+    pub seed: u64,
+    /// Its calendar.
+    pub clock: Arc<SkewedClock>,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// What the nodes of the run share.
+    pub shelf: Arc<Shelf>,
+    /// Makes it stand still.
+    pub brake: Arc<Brake>,
+    /// Of an attacker: its wire is another one.
+    pub attacks: Option<Arc<Behaviour>>,
+}
+
 impl SimPlatform {
-    /// The platform of `host` at its `boot`th start: each start has entropy of its own.
-    pub fn new(
-        network: Arc<Network>,
-        host: HostId,
-        boot: u32,
-        seed: u64,
-        clock: Arc<SkewedClock>,
-        disk: SimDisk,
-    ) -> SimPlatform {
-        SimPlatform {
+    /// The platform of one start of one host.
+    pub fn new(parts: SimParts) -> Arc<SimPlatform> {
+        let SimParts {
+            network,
+            host,
+            boot,
+            seed,
+            clock,
+            disk,
+            shelf,
+            brake,
+            attacks,
+        } = parts;
+        Arc::new(SimPlatform {
             network,
             host,
             clock,
             entropy: Arc::new(SeededEntropy::new(seed, u64::from(host) << 32 | u64::from(boot))),
             disk,
-            tasks: Tasks::new(),
-            attacks: None,
-        }
-    }
-
-    /// With a brake that makes the node stand still.
-    #[must_use]
-    pub fn with_brake(mut self, brake: Arc<Brake>) -> Self {
-        self.tasks = Tasks::with_brake(brake);
-        self
-    }
-
-    /// With the wire of an attacker; none: that of an honest node.
-    #[must_use]
-    pub fn with_wire_of(mut self, attacks: Option<Arc<Behaviour>>) -> Self {
-        self.attacks = attacks;
-        self
+            tasks: Tasks::with_brake(brake),
+            shelf,
+            attacks,
+        })
     }
 }
 
@@ -139,6 +154,10 @@ impl Platform for SimPlatform {
 
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(self.disk.clone())
+    }
+
+    fn sharing(&self) -> Arc<dyn Sharing> {
+        self.shelf.clone()
     }
 
     fn tasks(&self) -> Tasks {

@@ -11,6 +11,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::time::Instant;
+use weft_protocol::PublicKey;
 
 /// Peers remembered as worth a dial.
 const CANDIDATES_MAX: usize = 20_000;
@@ -44,14 +45,36 @@ pub(crate) enum Reason {
     Bootstrap,
 }
 
+/// A peer's id in little room: there are as many as there are members, and nearly all are keys.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Name {
+    Key(PublicKey),
+    Other(Box<PeerId>),
+}
+
+impl Name {
+    fn peer(&self) -> PeerId {
+        match self {
+            Name::Key(key) => key.peer_id(),
+            Name::Other(peer) => **peer,
+        }
+    }
+}
+
+impl From<&PeerId> for Name {
+    fn from(peer: &PeerId) -> Self {
+        PublicKey::from_peer_id(peer).map_or_else(|| Name::Other(Box::new(*peer)), Name::Key)
+    }
+}
+
 #[derive(Debug)]
 struct Candidate {
-    addresses: Vec<Multiaddr>,
+    addresses: Box<[Multiaddr]>,
     /// Where somebody else answered, and until when that is believed.
-    mistaken: Vec<(Multiaddr, Instant)>,
-    reason: Reason,
-    failures: u32,
+    mistaken: Box<[(Multiaddr, Instant)]>,
     next: Instant,
+    failures: u16,
+    reason: Reason,
     dialing: bool,
 }
 
@@ -89,8 +112,8 @@ pub(crate) struct Dial {
 pub(crate) struct Connector {
     local: PeerId,
     /// Ordered, so that the same history makes the same dials.
-    candidates: BTreeMap<PeerId, Candidate>,
-    connected: HashSet<PeerId>,
+    candidates: BTreeMap<Name, Candidate>,
+    connected: HashSet<Name>,
     /// Members beyond this many connections are not dialled (they may dial us).
     target: usize,
     jitter: u64,
@@ -127,29 +150,35 @@ impl Connector {
             now
         };
         // Whom the user named there is always room for.
+        let name = Name::from(&peer);
         let is_full = self.candidates.len() >= CANDIDATES_MAX && reason != Reason::Bootstrap;
-        if is_full && !self.candidates.contains_key(&peer) {
+        if is_full && !self.candidates.contains_key(&name) {
             return;
         }
-        let candidate = self.candidates.entry(peer).or_insert_with(|| Candidate {
-            addresses: Vec::new(),
-            mistaken: Vec::new(),
-            reason,
-            failures: 0,
+        let candidate = self.candidates.entry(name).or_insert_with(|| Candidate {
+            addresses: Box::default(),
+            mistaken: Box::default(),
             next,
+            failures: 0,
+            reason,
             dialing: false,
         });
         if reason > candidate.reason {
             candidate.reason = reason;
             candidate.next = candidate.next.min(next);
         }
+        if candidate.addresses.starts_with(addresses) {
+            return;
+        }
+        let mut known = std::mem::take(&mut candidate.addresses).into_vec();
         for address in addresses.iter().rev() {
-            if candidate.addresses.first() != Some(address) {
-                candidate.addresses.retain(|a| a != address);
-                candidate.addresses.insert(0, address.clone());
+            if known.first() != Some(address) {
+                known.retain(|a| a != address);
+                known.insert(0, address.clone());
             }
         }
-        candidate.addresses.truncate(ADDRESSES_MAX);
+        known.truncate(ADDRESSES_MAX);
+        candidate.addresses = known.into();
     }
 
     /// Remembers where a peer may be found without dialling it for its own sake.
@@ -159,43 +188,53 @@ impl Connector {
 
     /// Forgets a peer that must not be dialled again.
     pub(crate) fn remove(&mut self, peer: &PeerId) {
-        self.candidates.remove(peer);
+        self.candidates.remove(&peer.into());
         self.quiet_until = None;
     }
 
     /// Whether a dial to `peer` is under way.
     pub(crate) fn is_dialing(&self, peer: &PeerId) -> bool {
-        self.candidates.get(peer).is_some_and(|c| c.dialing)
+        self.candidates.get(&peer.into()).is_some_and(|c| c.dialing)
     }
 
     /// Where a peer may be found, without the addresses at which somebody else was found lately.
     pub(crate) fn addresses(&self, peer: &PeerId, now: Instant) -> Vec<Multiaddr> {
-        self.candidates.get(peer).map(|c| c.plausible(now)).unwrap_or_default()
+        self.candidates
+            .get(&peer.into())
+            .map(|c| c.plausible(now))
+            .unwrap_or_default()
     }
 
     /// Somebody else answers at `address`. Returns whether that is news, so that the others are worth a dial at once.
     pub(crate) fn mistaken(&mut self, peer: &PeerId, address: &Multiaddr, now: Instant) -> bool {
-        let Some(candidate) = self.candidates.get_mut(peer) else {
+        let Some(candidate) = self.candidates.get_mut(&peer.into()) else {
             return false;
         };
         let address = without_peer(address);
-        candidate.mistaken.retain(|(_, until)| *until > now);
-        if candidate.mistaken.len() >= ADDRESSES_MAX || candidate.mistaken.iter().any(|(a, _)| *a == address) {
+        let mut mistaken = std::mem::take(&mut candidate.mistaken).into_vec();
+        mistaken.retain(|(_, until)| *until > now);
+        let is_news = mistaken.len() < ADDRESSES_MAX && mistaken.iter().all(|(a, _)| *a != address);
+        if is_news {
+            mistaken.push((address, now + MISTAKEN_PAUSE));
+        }
+        candidate.mistaken = mistaken.into();
+        if !is_news {
             return false;
         }
-        candidate.mistaken.push((address, now + MISTAKEN_PAUSE));
         !candidate.plausible(now).is_empty()
     }
 
     /// A connection to `peer` stands.
     pub(crate) fn on_connected(&mut self, peer: PeerId, now: Instant) {
         self.quiet_until = None;
-        let came_back = self.candidates.get(&peer).is_some_and(|c| c.failures > 2);
-        self.connected.insert(peer);
-        if let Some(candidate) = self.candidates.get_mut(&peer) {
+        let name = Name::from(&peer);
+        let mut came_back = false;
+        if let Some(candidate) = self.candidates.get_mut(&name) {
+            came_back = candidate.failures > 2;
             candidate.failures = 0;
             candidate.dialing = false;
         }
+        self.connected.insert(name);
         if came_back {
             self.hurry(now);
         }
@@ -203,10 +242,11 @@ impl Connector {
 
     /// The last connection to `peer` is gone.
     pub(crate) fn on_disconnected(&mut self, peer: &PeerId, now: Instant) {
-        self.connected.remove(peer);
         self.quiet_until = None;
+        let name = Name::from(peer);
+        self.connected.remove(&name);
         let pause = self.jittered(PAUSE_FIRST);
-        if let Some(candidate) = self.candidates.get_mut(peer) {
+        if let Some(candidate) = self.candidates.get_mut(&name) {
             candidate.dialing = false;
             candidate.next = now + pause;
         }
@@ -216,7 +256,8 @@ impl Connector {
     pub(crate) fn on_failed(&mut self, peer: &PeerId, now: Instant) {
         self.quiet_until = None;
         let alone = self.connected.is_empty();
-        let Some(candidate) = self.candidates.get_mut(peer) else {
+        let name = Name::from(peer);
+        let Some(candidate) = self.candidates.get_mut(&name) else {
             return;
         };
         candidate.dialing = false;
@@ -228,11 +269,11 @@ impl Connector {
         };
         let pause = PAUSE_FIRST.saturating_mul(1 << candidate.failures.min(10)).min(max);
         if candidate.reason == Reason::Hint && candidate.failures > 3 {
-            self.candidates.remove(peer);
+            self.candidates.remove(&name);
             return;
         }
         let pause = self.jittered(pause);
-        if let Some(candidate) = self.candidates.get_mut(peer) {
+        if let Some(candidate) = self.candidates.get_mut(&name) {
             candidate.next = now + pause;
         }
     }
@@ -240,14 +281,10 @@ impl Connector {
     /// The network has changed or somebody is back: try everybody soon.
     pub(crate) fn hurry(&mut self, now: Instant) {
         self.quiet_until = None;
-        let peers: Vec<PeerId> = self.candidates.keys().copied().collect();
-        for peer in peers {
-            let pause = self.jittered(Duration::from_secs(2));
-            if let Some(candidate) = self.candidates.get_mut(&peer)
-                && candidate.next > now + pause
-            {
-                candidate.next = now + pause;
-            }
+        let jitter = &mut self.jitter;
+        for candidate in self.candidates.values_mut() {
+            let pause = jittered(jitter, Duration::from_secs(2));
+            candidate.next = candidate.next.min(now + pause);
         }
     }
 
@@ -257,10 +294,13 @@ impl Connector {
         if self.quiet_until.is_some_and(|until| now < until) {
             return Vec::new();
         }
-        let under_way = self.candidates.values().filter(|c| c.dialing).count();
         let members_wanted = self.connected.len() < self.target;
         let connected = &self.connected;
-        let mut due: Vec<(Reason, Instant, PeerId)> = self
+        if !members_wanted && !connected.is_empty() {
+            return Vec::new();
+        }
+        let under_way = self.candidates.values().filter(|c| c.dialing).count();
+        let mut due: Vec<(Reason, Instant, Name)> = self
             .candidates
             .iter()
             .filter(|(peer, c)| {
@@ -271,19 +311,19 @@ impl Connector {
                     && !connected.contains(*peer)
             })
             .filter(|(_, c)| members_wanted || (c.reason == Reason::Bootstrap && connected.is_empty()))
-            .map(|(peer, c)| (c.reason, c.next, *peer))
+            .map(|(peer, c)| (c.reason, c.next, peer.clone()))
             .collect();
         if due.is_empty() {
             self.quiet_until = self.next_turn(now);
         }
-        due.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        due.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
         due.truncate(DIALS_MAX.saturating_sub(under_way));
         due.into_iter()
-            .filter_map(|(_, _, peer)| {
-                let candidate = self.candidates.get_mut(&peer)?;
+            .filter_map(|(_, _, name)| {
+                let candidate = self.candidates.get_mut(&name)?;
                 candidate.dialing = true;
                 Some(Dial {
-                    peer,
+                    peer: name.peer(),
                     addresses: candidate.plausible(now),
                 })
             })
@@ -303,7 +343,7 @@ impl Connector {
                 || c.reason == Reason::Wanted
                 || c.failures > 0
                 || self.connected.contains(peer)
-                || heard.contains(peer)
+                || heard.contains(&peer.peer())
         })
     }
 
@@ -314,7 +354,7 @@ impl Connector {
         }
         let pause = self.jittered(PROBE_EVERY);
         self.next_probe = Some(now + pause);
-        let silent: Vec<PeerId> = self
+        let silent: Vec<Name> = self
             .candidates
             .iter()
             .filter(|(peer, c)| {
@@ -324,31 +364,35 @@ impl Connector {
                     && c.failures > 0
                     && !self.connected.contains(*peer)
             })
-            .map(|(peer, _)| *peer)
+            .map(|(peer, _)| peer.clone())
             .collect();
         if silent.is_empty() {
             return;
         }
-        let index = self.random() as usize % silent.len();
+        let index = random(&mut self.jitter) as usize % silent.len();
         if let Some(candidate) = self.candidates.get_mut(&silent[index]) {
             candidate.next = now;
             self.quiet_until = None;
         }
     }
 
-    /// Between half and one and a half times `pause`.
     fn jittered(&mut self, pause: Duration) -> Duration {
-        let permille = 500 + self.random() % 1000;
-        pause.mul_f64(permille as f64 / 1000.0)
+        jittered(&mut self.jitter, pause)
     }
+}
 
-    fn random(&mut self) -> u64 {
-        // xorshift64*: spreads retries; nothing secret depends on it.
-        self.jitter ^= self.jitter >> 12;
-        self.jitter ^= self.jitter << 25;
-        self.jitter ^= self.jitter >> 27;
-        self.jitter.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33
-    }
+/// Between half and one and a half times `pause`.
+fn jittered(jitter: &mut u64, pause: Duration) -> Duration {
+    let permille = 500 + random(jitter) % 1000;
+    pause.mul_f64(permille as f64 / 1000.0)
+}
+
+fn random(jitter: &mut u64) -> u64 {
+    // xorshift64*: spreads retries; nothing secret depends on it.
+    *jitter ^= *jitter >> 12;
+    *jitter ^= *jitter << 25;
+    *jitter ^= *jitter >> 27;
+    jitter.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, io::BufReader};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -25,6 +25,7 @@ use super::{
     MeshError,
     frames::{self, FrameError},
     inbound::DoorKeeper,
+    lean::Lean,
     scales::Weight,
     streams::MeshStream,
 };
@@ -38,7 +39,6 @@ const SERVED_BYTES_MAX: usize = 16 << 20;
 const QUEUE_MAX: usize = 64;
 /// What is ready is written together, up to about so many bytes.
 const GATHER_BYTES: usize = 64 << 10;
-const READ_BUFFER_BYTES: usize = 16 << 10;
 /// A peer that reads nothing of its answers for so long loses the lane.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// A lane without traffic is given back after so long.
@@ -203,7 +203,7 @@ async fn exchange(peer: PeerId, stream: MeshStream, queue: mpsc::Receiver<Reques
         by_id: Mutex::default(),
     };
     let (reader, writer) = stream.split();
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    let mut reader = Lean::new(reader);
     let mut reading = std::pin::pin!(read_answers(&mut reader, &waiting));
     tokio::select! {
         biased;
@@ -272,7 +272,7 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream:
         return Ok(());
     };
     let (reader, writer) = stream.split();
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    let mut reader = Lean::new(reader);
     let (replies, ready) = mpsc::channel(QUEUE_MAX);
     let reading = async {
         let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
@@ -291,7 +291,7 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream:
                 drop(weight);
                 let frame = LaneFrame { id, body: reply.bytes };
                 // The place is held until the answer is on its way, its weight until it is written.
-                let _ = replies.send((frame, reply.weight)).await;
+                let _ = replies.send(Box::new((frame, reply.weight))).await;
                 drop(place);
             });
         }
@@ -306,16 +306,19 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream:
 
 async fn write_answers(
     mut writer: impl AsyncWrite + Unpin,
-    mut ready: mpsc::Receiver<(LaneFrame, Option<Weight>)>,
+    // Boxed: a queue has room for many at once, and few lanes have any.
+    mut ready: mpsc::Receiver<Box<(LaneFrame, Option<Weight>)>>,
 ) -> Result<(), FrameError> {
     let mut buffer = Vec::new();
-    while let Some((reply, weight)) = ready.recv().await {
+    while let Some(first) = ready.recv().await {
+        let (reply, weight) = *first;
         buffer.clear();
         frame::append(&reply.to_bytes(), &mut buffer);
         let mut weights = vec![weight];
         while buffer.len() < GATHER_BYTES
-            && let Ok((reply, weight)) = ready.try_recv()
+            && let Ok(next) = ready.try_recv()
         {
+            let (reply, weight) = *next;
             frame::append(&reply.to_bytes(), &mut buffer);
             weights.push(weight);
         }

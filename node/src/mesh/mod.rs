@@ -27,6 +27,7 @@ mod handle;
 mod inbound;
 mod intake;
 mod lanes;
+mod lean;
 mod notes;
 mod peers;
 mod redeem;

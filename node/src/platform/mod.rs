@@ -1,10 +1,11 @@
-//! What the outside decides: the network, the clock, entropy, the disk.
+//! What the outside decides: the network, the clock, entropy, the disk; and what nodes of one process share.
 //!
 //! The only seam between a node and the world, and so the only thing a simulator replaces. Time that *passes* is
 //! `tokio::time`, which a simulator pauses; [`Clock`] is the calendar.
 
 pub mod disk;
 mod real;
+mod sharing;
 
 use std::{io, sync::Arc};
 
@@ -16,6 +17,7 @@ use libp2p::{
     relay,
 };
 pub use real::RealPlatform;
+pub use sharing::{Alike, Sharing, Unshared, share};
 use weft_protocol::SecretKey;
 use zeroize::Zeroizing;
 
@@ -105,6 +107,10 @@ pub trait Platform: Send + Sync + 'static {
     fn entropy(&self) -> Arc<dyn Entropy>;
     /// Files.
     fn disk(&self) -> Arc<dyn Disk>;
+    /// Where values are kept that other nodes of this process hold as well; on a machine there are none.
+    fn sharing(&self) -> Arc<dyn Sharing> {
+        Arc::new(Unshared)
+    }
     /// The spawner of everything the node runs, which can make it stand still ([`crate::tasks::Brake`]).
     fn tasks(&self) -> Tasks {
         Tasks::new()

@@ -5,30 +5,72 @@
 //! neighbours and repaired by comparing digests (`mesh::control`), and is no authority for anything but what a node says
 //! of itself.
 
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
 use sha2::{Digest as _, Sha256};
 use weft_protocol::{
     Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
 };
 
 use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
-use crate::{error::NodeError, store::Batch};
+use crate::{error::NodeError, platform::share, store::Batch};
 
 /// Members a node remembers when nothing else is said.
 pub const DIRECTORY_MAX: usize = 10_000;
 /// How long a record is believed after it was made. It is renewed in a third of that.
 pub const RECORD_TTL_MS: u64 = 12 * 3600 * 1000;
+/// Members whose records are written down, and, while fewer than twice as many are, members that were neighbours: enough to find
+/// the mesh again. The others change while a node is away, and its first neighbour has them all.
+const STORED_MAX: usize = 64;
 /// Our own record is made anew after this long.
 pub const RECORD_RENEW_MS: u64 = RECORD_TTL_MS / 3;
 
-pub(super) struct Entry {
+/// A record as its node signed it, the same at every member.
+#[derive(PartialEq, Eq)]
+pub(super) struct Known {
     signed: Signed<NodeRecord>,
     /// What it says. The certificates are in `members`, verified, and, of another node, not here once more.
     record: NodeRecord,
+}
+
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Of one node's records no two have the same number, unless it lies.
+        self.signed.signer().hash(state);
+        self.record.seq.hash(state);
+    }
+}
+
+/// A record's place here. Small: there are as many as there are members.
+pub(super) struct Entry {
+    known: Arc<Known>,
     /// The directory's version at which it came.
     version: u64,
     /// The neighbour it came from, which need not be told.
-    from: Option<PublicKey>,
+    from: Option<Bringer>,
     dirty: bool,
+}
+
+impl Entry {
+    fn record(&self) -> &NodeRecord {
+        &self.known.record
+    }
+}
+
+/// A neighbour that brought records: the beginning of its key. Should two be alike, one is told later, when digests are
+/// compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bringer([u8; 8]);
+
+impl From<&PublicKey> for Bringer {
+    fn from(key: &PublicKey) -> Self {
+        let mut start = [0; 8];
+        start.copy_from_slice(&key.as_bytes()[..8]);
+        Bringer(start)
+    }
 }
 
 /// A member as the directory knows it.
@@ -62,7 +104,7 @@ impl Trust {
         let Some(mesh) = state.mesh.clone() else {
             return Ok(false);
         };
-        let known = state.records.get(&self.0.public).map(|e| &e.record);
+        let known = state.records.get(&self.0.public).map(Entry::record);
         let record = NodeRecord {
             mesh: mesh.id,
             chain: state.chain.clone(),
@@ -94,7 +136,7 @@ impl Trust {
         }
         record.check()?;
         let signed = Signed::sign(&record, &self.0.key)?;
-        state.put(self.0.public, signed, record, None);
+        state.put(self.0.public, self.known(signed, record), None);
         drop(state);
         self.touch();
         Ok(true)
@@ -112,7 +154,7 @@ impl Trust {
                     .state()
                     .records
                     .get(&key)
-                    .is_some_and(|e| e.record.seq >= claimed.seq)
+                    .is_some_and(|e| e.record().seq >= claimed.seq)
             {
                 continue;
             }
@@ -129,9 +171,10 @@ impl Trust {
                         }
                     }
                     let member = membership.unwrap_or_else(|| super::authority::open_membership(&record, key));
-                    state.members.insert(key, Box::new(member));
+                    state.members.insert(key, self.kept(member));
                     record.chain = Chain::default();
-                    state.put(key, signed, record, from.as_ref().and_then(PublicKey::from_peer_id));
+                    let from = from.as_ref().and_then(PublicKey::from_peer_id);
+                    state.put(key, self.known(signed, record), from.as_ref().map(Bringer::from));
                     new += 1;
                 }
                 Err(error) => tracing::debug!(peer = %key.peer_id(), %error, "a record was not accepted"),
@@ -147,9 +190,12 @@ impl Trust {
     fn has_room_for(&self, key: &PublicKey, from: Option<&PeerId>) -> bool {
         let state = self.state();
         // A neighbour's own record is worth more than that of somebody far away.
-        state.records.contains_key(key)
-            || state.records.len() < self.0.directory_max
-            || from == Some(&key.peer_id())
+        state.records.contains_key(key) || state.records.len() < self.0.directory_max || from == Some(&key.peer_id())
+    }
+
+    /// A record as it is kept.
+    fn known(&self, signed: Signed<NodeRecord>, record: NodeRecord) -> Arc<Known> {
+        share(&*self.0.sharing, Known { signed, record })
     }
 
     fn verify_record(&self, signed: &Signed<NodeRecord>) -> Result<(NodeRecord, Option<Membership>), NodeError> {
@@ -170,39 +216,40 @@ impl Trust {
         let Ok(signed) = Signed::<NodeRecord>::from_bytes(bytes) else {
             return;
         };
-        if signed.signer() == self.0.public {
+        let key = signed.signer();
+        if key == self.0.public {
             if let Ok(record) = signed.open() {
-                self.state().put(self.0.public, signed, record, None);
+                let known = self.known(signed, record);
+                self.state().put(self.0.public, known, None);
             }
         } else {
             self.learn_records(vec![signed], None);
         }
+        let mut state = self.state();
+        state.stored.insert(key);
+        if let Some(entry) = state.records.get_mut(&key) {
+            entry.dirty = false;
+        }
     }
 
-    /// Writes the records that came since the last time. They are hints, so they need not be durable at once.
+    /// Writes the records that came since the last time, of so many members as are worth it. They are hints, so they need
+    /// not be durable at once.
     ///
     /// # Errors
     /// What the store says.
     pub(crate) async fn persist_records(&self) -> Result<(), NodeError> {
-        let mut batch = Batch::new();
-        let mut dirty = Vec::new();
-        {
-            let mut state = self.state();
-            for (key, entry) in state.records.iter_mut().filter(|(_, e)| e.dirty) {
-                batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.signed.to_bytes());
-                entry.dirty = false;
-                dirty.push(*key);
-            }
-        }
-        if dirty.is_empty() {
+        let (batch, changed) = self.state().write_down(&self.0.public);
+        if changed.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.0.keyspace.commit(batch).await {
             let mut state = self.state();
-            for key in dirty {
+            for key in changed {
                 if let Some(entry) = state.records.get_mut(&key) {
                     entry.dirty = true;
                 }
+                // Perhaps it is there. If it should not be, it is deleted next time.
+                state.stored.insert(key);
             }
             return Err(error.into());
         }
@@ -217,7 +264,7 @@ impl Trust {
         let own = self.0.public;
         state
             .records
-            .retain(|key, e| *key == own || now_ms < e.record.expires_at_ms());
+            .retain(|key, e| *key == own || now_ms < e.record().expires_at_ms());
         if state.records.len() != before {
             state.records_digest = None;
         }
@@ -231,7 +278,7 @@ impl Trust {
             .iter()
             .map(|(key, e)| KnownMember {
                 peer: key.peer_id(),
-                record: e.record.clone(),
+                record: e.record().clone(),
                 membership: state.members.get(key).map(|member| Membership::clone(member)),
             })
             .collect()
@@ -245,14 +292,14 @@ impl Trust {
     /// What one member says of itself, without its certificates.
     pub fn record(&self, peer: &PeerId) -> Option<NodeRecord> {
         let key = PublicKey::from_peer_id(peer)?;
-        self.state().records.get(&key).map(|e| e.record.clone())
+        self.state().records.get(&key).map(|e| e.record().clone())
     }
 
     /// The announcements all members make under one key.
     pub fn announcements(&self, key: &str) -> Vec<(PeerId, Vec<u8>)> {
         let state = self.state();
         let all = state.records.iter();
-        all.filter_map(|(node, e)| Some((node.peer_id(), e.record.announcement(key)?.to_vec())))
+        all.filter_map(|(node, e)| Some((node.peer_id(), e.record().announcement(key)?.to_vec())))
             .collect()
     }
 
@@ -265,7 +312,7 @@ impl Trust {
         let mut hash = Sha256::new_with_prefix(b"weft-records-v1");
         for (key, e) in &state.records {
             hash.update(key.as_bytes());
-            hash.update(e.record.seq.to_be_bytes());
+            hash.update(e.record().seq.to_be_bytes());
         }
         let digest = hash.finalize().into();
         state.records_digest = Some(digest);
@@ -285,7 +332,7 @@ impl Trust {
             return (Vec::new(), version);
         }
         let newer = state.records.iter().filter(|(_, e)| e.version > version);
-        let addresses = newer.map(|(key, e)| (key.peer_id(), e.record.addresses.clone()));
+        let addresses = newer.map(|(key, e)| (key.peer_id(), e.record().addresses.clone()));
         (addresses.collect(), state.version)
     }
 
@@ -295,7 +342,7 @@ impl Trust {
             .records
             .iter()
             .take(limit)
-            .map(|(key, e)| (*key, e.record.seq))
+            .map(|(key, e)| (*key, e.record().seq))
             .collect()
     }
 
@@ -306,8 +353,8 @@ impl Trust {
         let lacking = state
             .records
             .iter()
-            .filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record.seq));
-        page(lacking.map(|(_, e)| &e.signed), bytes_max)
+            .filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record().seq));
+        page(lacking.map(|(_, e)| &e.known.signed), bytes_max)
     }
 
     /// What came after `version` and not from `peer`, at most `bytes_max` of it, and the version it reaches.
@@ -317,16 +364,15 @@ impl Trust {
         peer: &PeerId,
         bytes_max: usize,
     ) -> (Vec<Signed<NodeRecord>>, u64) {
-        let peer = PublicKey::from_peer_id(peer);
+        let peer = PublicKey::from_peer_id(peer).as_ref().map(Bringer::from);
         let state = self.state();
         let mut newer: Vec<&Entry> = state
             .records
             .values()
-            .map(AsRef::as_ref)
             .filter(|e| e.version > version && (e.from.is_none() || e.from != peer))
             .collect();
         newer.sort_by_key(|e| e.version);
-        let (records, more) = page(newer.iter().map(|e| &e.signed), bytes_max);
+        let (records, more) = page(newer.iter().map(|e| &e.known.signed), bytes_max);
         let last = if more {
             newer.get(records.len().wrapping_sub(1))
         } else {
@@ -346,7 +392,9 @@ impl State {
     /// Makes room by dropping a record that no neighbour brought of itself; says whether there was one.
     fn drop_distant(&mut self) -> bool {
         let mut records = self.records.iter();
-        let Some(key) = records.find_map(|(key, e)| e.from.is_some_and(|from| from != *key).then_some(*key)) else {
+        let Some(key) =
+            records.find_map(|(key, e)| e.from.is_some_and(|from| from != Bringer::from(key)).then_some(*key))
+        else {
             return false;
         };
         self.records.remove(&key);
@@ -354,19 +402,47 @@ impl State {
         true
     }
 
-    fn put(&mut self, key: PublicKey, signed: Signed<NodeRecord>, record: NodeRecord, from: Option<PublicKey>) {
+    /// What is to be written and what deleted, and of whom.
+    fn write_down(&mut self, own: &PublicKey) -> (Batch, Vec<PublicKey>) {
+        let (mut batch, mut changed) = (Batch::new(), Vec::new());
+        // Those whose keys are like our own first: so not all nodes choose the same ones.
+        let distance = |key: &PublicKey| -> [u8; 32] { std::array::from_fn(|n| key.as_bytes()[n] ^ own.as_bytes()[n]) };
+        let mut stored: Vec<PublicKey> = self.stored.iter().copied().collect();
+        stored.sort_by_cached_key(distance);
+        for (n, key) in stored.iter().enumerate() {
+            if !self.records.contains_key(key) || n >= STORED_MAX * 2 {
+                batch = batch.delete(keyed(PREFIX_RECORD, key.as_bytes()));
+                changed.push(*key);
+            }
+        }
+        for key in &changed {
+            self.stored.remove(key);
+        }
+        let dirty = self.records.iter_mut().filter(|(_, e)| e.dirty);
+        let mut dirty: Vec<(&PublicKey, &mut Entry)> = dirty.collect();
+        dirty.sort_by_cached_key(|(key, _)| distance(key));
+        for (key, entry) in dirty {
+            entry.dirty = false;
+            let was_neighbour = entry.from == Some(Bringer::from(key));
+            let room = if was_neighbour { STORED_MAX * 2 } else { STORED_MAX };
+            if key == own || self.stored.contains(key) || self.stored.len() < room {
+                batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.known.signed.to_bytes());
+                self.stored.insert(*key);
+                changed.push(*key);
+            }
+        }
+        (batch, changed)
+    }
+
+    fn put(&mut self, key: PublicKey, known: Arc<Known>, from: Option<Bringer>) {
         self.version += 1;
-        let version = self.version;
-        self.records.insert(
-            key,
-            Box::new(Entry {
-                signed,
-                record,
-                version,
-                from,
-                dirty: true,
-            }),
-        );
+        let entry = Entry {
+            known,
+            version: self.version,
+            from,
+            dirty: true,
+        };
+        self.records.insert(key, entry);
         self.records_digest = None;
     }
 }

@@ -20,7 +20,7 @@ mod revoke;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -40,7 +40,7 @@ use weft_protocol::{
 
 use crate::{
     error::NodeError,
-    platform::{Clock, Entropy},
+    platform::{Clock, Entropy, Sharing, share},
     store::Keyspace,
 };
 
@@ -94,9 +94,10 @@ struct State {
     own: Option<Membership>,
     revocations: Option<RevocationSet>,
     /// Members whose proof we have verified, by certificate or by record.
-    /// Boxed, as the records are: a table has room for more than it holds, and a mesh may have thousands of members.
-    members: HashMap<PublicKey, Box<Membership>>,
-    records: BTreeMap<PublicKey, Box<directory::Entry>>,
+    members: BTreeMap<PublicKey, Arc<Membership>>,
+    records: BTreeMap<PublicKey, directory::Entry>,
+    /// Those whose records are in the store.
+    stored: BTreeSet<PublicKey>,
     /// Grows with each change of `records`; a listener that knows an older one is told what came since.
     version: u64,
     records_digest: Option<[u8; 32]>,
@@ -119,6 +120,7 @@ struct Inner {
     keyspace: Keyspace,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    sharing: Arc<dyn Sharing>,
     state: Mutex<State>,
     /// Serialises read-decide-write sequences that end in the store.
     writing: tokio::sync::Mutex<()>,
@@ -148,6 +150,8 @@ pub struct TrustParts {
     pub clock: Arc<dyn Clock>,
     /// For serials, nonces and secrets.
     pub entropy: Arc<dyn Entropy>,
+    /// For what all members know.
+    pub sharing: Arc<dyn Sharing>,
 }
 
 impl Trust {
@@ -164,6 +168,7 @@ impl Trust {
             keyspace,
             clock,
             entropy,
+            sharing,
         } = parts;
         let mut state = State::default();
         if let Some(bytes) = keyspace.get(KEY_MESH).await? {
@@ -203,6 +208,7 @@ impl Trust {
             keyspace: keyspace.clone(),
             clock,
             entropy,
+            sharing,
             state: Mutex::new(state),
             writing: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
@@ -325,6 +331,11 @@ impl Trust {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held leaves data that is still whole: every change is one assignment.
         self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A membership as it is kept.
+    fn kept(&self, member: Membership) -> Arc<Membership> {
+        share(&*self.0.sharing, member)
     }
 
     fn random<const N: usize>(&self) -> [u8; N] {

@@ -141,7 +141,8 @@ impl Trust {
             self.is_revoked(k)
         });
         if let Ok(member) = verified {
-            self.state().members.insert(key, Box::new(member));
+            let member = self.kept(member);
+            self.state().members.insert(key, member);
             self.fulfilled(&key).await;
         }
     }

@@ -5,6 +5,7 @@ use weft_protocol::{Audience, Subject, Verb, Verbs, admission::AdmissionRefusal}
 use super::{guard::GrantRequest, *};
 use crate::{
     error::ErrorKind,
+    platform::Clock as _,
     testing::{TestPlatform, key, trust, trust_parts},
 };
 
@@ -480,4 +481,77 @@ async fn a_full_directory_keeps_the_neighbours_and_an_open_mesh_its_members() {
     // A revoked key is out, whether it is in the directory or not.
     a.revoke(&others[3].local_peer(), "test").await.unwrap();
     assert!(!a.is_member(&others[3].local_peer()));
+}
+
+#[tokio::test]
+async fn enough_members_are_written_down_to_find_the_mesh_again() {
+    let platform = TestPlatform::new();
+    let a = trust(1, &platform).await;
+    let open = FoundOptions {
+        kind: MeshKind::Open,
+        name: "a".into(),
+    };
+    let mesh = a.found(&key(0x81), open).await.unwrap();
+    let own = crate::trust::directory::OwnRecord {
+        name: "a".into(),
+        ..Default::default()
+    };
+    a.publish_own(&own).unwrap();
+    let record = |seed: u8, ttl: Duration| {
+        let record = weft_protocol::NodeRecord {
+            mesh: mesh.id,
+            chain: weft_protocol::Chain::default(),
+            name: format!("m{seed}"),
+            addresses: Vec::new(),
+            agent: String::new(),
+            version: String::new(),
+            seq: 1,
+            issued_at_ms: platform.clock.now_unix_ms(),
+            ttl_ms: ttl.as_millis() as u64,
+            announcements: Vec::new(),
+        };
+        weft_protocol::Signed::sign(&record, &key(seed)).unwrap()
+    };
+    let peer = |seed: u8| key(seed).public().peer_id();
+    let far = Some(peer(250));
+    let short = DAY / 24;
+    let (strangers, neighbours) = (2..152_u8, 152..162_u8);
+    for seed in strangers.clone() {
+        let ttl = if seed % 2 == 0 { short } else { DAY };
+        assert_eq!(a.learn_records(vec![record(seed, ttl)], far), 1);
+    }
+    a.persist_records().await.unwrap();
+    // Those come when there is no room for strangers any more.
+    for seed in neighbours.clone() {
+        assert_eq!(a.learn_records(vec![record(seed, DAY)], Some(peer(seed))), 1);
+    }
+    a.persist_records().await.unwrap();
+    assert_eq!(a.known_count(), 161);
+    drop(a);
+    let a = trust(1, &platform).await;
+    assert_eq!(a.known_count(), 64 + 10, "this node is one of the first");
+    assert!(a.record(&a.local_peer()).is_some());
+    assert!(neighbours.clone().all(|seed| a.record(&peer(seed)).is_some()));
+    let short_lived = |a: &Trust| {
+        strangers
+            .clone()
+            .filter(|seed| seed % 2 == 0 && a.record(&peer(*seed)).is_some())
+            .count()
+    };
+    let gone = short_lived(&a);
+    assert!((10..54).contains(&gone), "{gone}");
+    // Whoever has run out makes room, in the store as well.
+    platform.clock.advance(short * 2);
+    a.expire_records();
+    assert_eq!(a.known_count(), 64 + 10 - gone);
+    let first = strangers
+        .clone()
+        .find(|seed| seed % 2 == 1 && a.record(&peer(*seed)).is_none())
+        .unwrap();
+    a.learn_records(vec![record(first, DAY)], far);
+    a.persist_records().await.unwrap();
+    drop(a);
+    let a = trust(1, &platform).await;
+    assert!(a.record(&peer(first)).is_some());
+    assert_eq!((a.known_count(), short_lived(&a)), (64 + 10 - gone + 1, 0));
 }

@@ -7,7 +7,7 @@ use crate::name::{ROLE_TOKEN, role_subject};
 use crate::subject::Subject;
 
 /// A member, as its verified chain describes it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Membership {
     /// The mesh it belongs to.
     pub mesh: MeshId,

@@ -73,7 +73,7 @@ fn a_payload_that_is_not_allowed_is_not_signed() {
 #[test]
 fn an_oversized_payload_is_refused_before_it_is_copied() {
     let mut signed = signed();
-    signed.payload = vec![0; Revocation::BYTES_MAX + 1];
+    signed.payload = vec![0; Revocation::BYTES_MAX + 1].into();
     let error = crate::codec::decode::<Signed<Revocation>>(&signed.to_bytes(), 4096, "test").unwrap_err();
     assert_eq!(
         error,

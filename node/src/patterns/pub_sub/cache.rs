@@ -16,20 +16,23 @@ pub(super) const CACHE_AGE: Duration = Duration::from_secs(600);
 /// What an entry costs besides its data.
 const ENTRY_BYTES: usize = 256;
 
+/// Bytes that other members hold as well.
+pub(super) type Bytes = Arc<Box<[u8]>>;
+
 /// A frame as it travelled.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// The encoded frame.
-    pub(super) data: Arc<[u8]>,
+    pub(super) data: Bytes,
     /// Gossip's number of it, which is signed too.
     pub(super) gossip_seq: u64,
     /// The publisher's signature. Of this node's own frames it is made when somebody asks.
-    pub(super) signature: OnceLock<Arc<[u8]>>,
+    pub(super) signature: OnceLock<Bytes>,
 }
 
 impl Kept {
     /// A frame of another node.
-    pub(super) fn new(data: Arc<[u8]>, (gossip_seq, signature): (u64, Arc<[u8]>)) -> Self {
+    pub(super) fn new(data: Bytes, (gossip_seq, signature): (u64, Bytes)) -> Self {
         Kept {
             data,
             gossip_seq,
@@ -38,7 +41,7 @@ impl Kept {
     }
 
     /// A frame of this node.
-    pub(super) fn own(data: Arc<[u8]>, gossip_seq: u64) -> Self {
+    pub(super) fn own(data: Bytes, gossip_seq: u64) -> Self {
         Kept {
             data,
             gossip_seq,
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
 
     fn kept(bytes: usize) -> Arc<Kept> {
-        Arc::new(Kept::own(vec![0; bytes].into(), 0))
+        Arc::new(Kept::own(Arc::new(vec![0; bytes].into()), 0))
     }
 
     fn line() -> Line {

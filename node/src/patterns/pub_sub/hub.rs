@@ -23,7 +23,7 @@ use weft_protocol::{
 };
 
 use super::{
-    cache::{FrameCache, Kept},
+    cache::{Bytes, FrameCache, Kept},
     core::{Numbered, Origin, Received, ReplayWindow},
     digest::Digests,
     handle::{Delivery, Subscription},
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     mesh::{Mesh, Noted, Validation},
-    platform::{Clock, Entropy, random},
+    platform::{Clock, Entropy, Sharing, random, share},
     telemetry::metrics::{Dropped, Metrics},
 };
 
@@ -74,6 +74,7 @@ pub(super) struct Hub {
     pub(super) mesh: Mesh,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) sharing: Arc<dyn Sharing>,
     /// Tells this run's messages and cursors from an earlier run's.
     pub(super) epoch: u64,
     state: Mutex<State>,
@@ -109,6 +110,7 @@ pub(super) struct HubParts {
     pub(super) mesh: Mesh,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) sharing: Arc<dyn Sharing>,
     pub(super) epoch: u64,
     pub(super) orders: Orders<Item>,
     pub(super) differing: mpsc::Sender<PeerId>,
@@ -120,6 +122,7 @@ impl Hub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch,
             orders,
             differing,
@@ -138,6 +141,7 @@ impl Hub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch,
             state: Mutex::new(state),
             lacks: Notify::new(),
@@ -163,6 +167,11 @@ impl Hub {
 
     pub(super) fn own_line(&self, shard: u16) -> Option<Line> {
         Line::new(&self.mesh.local_peer(), self.epoch, shard)
+    }
+
+    /// Bytes as they are kept.
+    pub(super) fn shared(&self, bytes: &[u8]) -> Bytes {
+        share(&*self.sharing, bytes.into())
     }
 
     /// The mesh this node belongs to.
@@ -283,7 +292,7 @@ impl Hub {
         });
         let (count, kept) = (
             frame.publications.len() as u64,
-            Kept::new(data.into(), (signed.0, signed.1.into())),
+            Kept::new(self.shared(data), (signed.0, self.shared(signed.1))),
         );
         match self.take(line, from, frame, kept, welcome) {
             Freshness::Fresh => {
@@ -310,7 +319,11 @@ impl Hub {
         let Some(line) = self.own_line(frame.shard) else { return };
         self.published.inc_by(frame.publications.len() as u64);
         let first_seq = frame.first_seq;
-        let items = items(frame.publications, &Arc::new(Kept::own(data, 0)), |_| true);
+        let items = items(
+            frame.publications,
+            &Arc::new(Kept::own(Arc::new(Box::from(&data[..])), 0)),
+            |_| true,
+        );
         self.deliver_run(&mut self.lock(), &line, first_seq, items, local);
     }
 
@@ -350,7 +363,11 @@ impl Hub {
         let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&publisher, Verb::Publish, subject, tokens).allowed
         });
-        let items = items(frame.publications, &Arc::new(Kept::own(data.into(), 0)), is_welcome);
+        let items = items(
+            frame.publications,
+            &Arc::new(Kept::own(Arc::new(data.into()), 0)),
+            is_welcome,
+        );
         state.subscribers.note_touched();
         self.deliver_run(&mut state, &line, first_seq, items, publisher);
         Ok(())

@@ -67,6 +67,7 @@ impl Pattern for PubSub {
             tasks,
             clock,
             entropy,
+            sharing,
             metrics,
             ..
         } = context;
@@ -76,6 +77,7 @@ impl Pattern for PubSub {
             mesh,
             clock,
             entropy,
+            sharing,
             epoch: begun.epoch,
             orders: begun.orders,
             differing,

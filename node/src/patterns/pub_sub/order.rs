@@ -378,6 +378,10 @@ impl<T> Orders<T> {
         if track.next != before {
             self.dirty.insert(line);
         }
+        if track.parked.is_empty() {
+            // A map that was emptied keeps room for eleven, and most lines never have anything parked for long.
+            track.parked = BTreeMap::new();
+        }
         if let Some((_, to)) = track.missing() {
             let fresh = Lack {
                 to,

@@ -88,12 +88,13 @@ impl Outgoing {
 /// Where publications are handed in.
 #[derive(Debug, Clone)]
 pub(super) struct Outbox {
-    queue: mpsc::Sender<Outgoing>,
+    // Boxed: a queue has room for many at once, and most nodes publish little.
+    queue: mpsc::Sender<Box<Outgoing>>,
     room: Arc<Semaphore>,
 }
 
 impl Outbox {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Outgoing>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Box<Outgoing>>) {
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         (Outbox { queue, room }, outgoing)
@@ -139,14 +140,14 @@ impl Outbox {
             }
         };
         let (answer, sent) = oneshot::channel();
-        slot.send(Outgoing {
+        slot.send(Box::new(Outgoing {
             publications,
             shard,
             bytes,
             way: Way::Gossip,
             answer,
             room,
-        });
+        }));
         Ok(sent)
     }
 }
@@ -179,11 +180,11 @@ struct Publisher {
     /// Lines by gossip, then those that go directly.
     own: Vec<Own>,
     /// What the queue gave that is in no frame yet.
-    waiting: VecDeque<Outgoing>,
+    waiting: VecDeque<Box<Outgoing>>,
 }
 
 /// Takes publications until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Outgoing>) {
+pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Box<Outgoing>>) {
     let mut publisher = Publisher {
         ways: Ways::new(Arc::clone(&hub), Arc::clone(&feeds)),
         hub,
@@ -201,7 +202,7 @@ pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Re
                     return;
                 }
                 late.look();
-                publisher.send_all(&mut batch).await;
+                publisher.send_all(batch.drain(..)).await;
             }
             () = late.changed() => late.look(),
         }
@@ -217,9 +218,9 @@ pub(super) async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Publisher {
-    async fn send_all(&mut self, batch: &mut Vec<Outgoing>) {
+    async fn send_all(&mut self, batch: impl Iterator<Item = Box<Outgoing>>) {
         self.ways.refresh();
-        for mut out in batch.drain(..) {
+        for mut out in batch {
             out.way = self.ways.choose_for_all(&mut out.publications);
             self.waiting.push_back(out);
         }
@@ -334,8 +335,9 @@ impl Publisher {
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
         own.unconfirmed_bytes += data.len();
+        let data = self.hub.shared(&data);
         self.hub
-            .went_out(frame, Kept::own(data.into(), published.sequence_number.unwrap_or(0)));
+            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
         Ok(published.peers)
     }
 

@@ -402,7 +402,7 @@ impl Repair {
             None => {
                 let topic = topic(&self.hub.mesh_id()?, line.shard);
                 let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.to_vec())?;
-                kept.signature.get_or_init(|| signed.signature.into())
+                kept.signature.get_or_init(|| self.hub.shared(&signed.signature))
             }
         };
         Some(Original {

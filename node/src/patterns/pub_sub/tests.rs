@@ -38,7 +38,7 @@ fn kept(line: &Line, first_seq: u64, publications: Vec<Publication>) -> Arc<Kept
         before_ms: 0,
         publications,
     };
-    Arc::new(Kept::own(frame.to_bytes().into(), first_seq))
+    Arc::new(Kept::own(Arc::new(frame.to_bytes().into()), first_seq))
 }
 
 /// Puts one place of a frame into the window.
