@@ -279,7 +279,7 @@ impl Fleet {
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
         };
-        let node = builder.start(Arc::new(platform), options).await?;
+        let node = builder.start(platform, options).await?;
         let is_outside = matches!(*node.trust().watch_standing().borrow(), Standing::Outside);
         member.forgot = is_outside && member.entered;
         if is_outside {
