@@ -350,7 +350,7 @@ impl Mesh {
     ///
     /// # Errors
     /// `Closed`.
-    pub async fn subscribe(&self, topic: String, sink: mpsc::Sender<Gossip>) -> Result<(), MeshError> {
+    pub async fn subscribe(&self, topic: String, sink: mpsc::Sender<Box<Gossip>>) -> Result<(), MeshError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Subscribe { topic, sink, reply }).await?;
         answer.await.map_err(|_| MeshError::Closed)

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     },
     Subscribe {
         topic: String,
-        sink: mpsc::Sender<Gossip>,
+        sink: mpsc::Sender<Box<Gossip>>,
         reply: oneshot::Sender<()>,
     },
     GossipNeighbours {

@@ -99,14 +99,12 @@ impl Driver {
             }) => {
                 self.on_admission_stream(peer, connection, stream);
             }
-            FrontEvent::Identify(
-                ref event @ identify::Event::Received {
-                    peer_id,
-                    connection_id,
-                    ref info,
-                },
-            ) => {
-                self.libp2p_metrics.record(event);
+            // Not recorded: its metrics keep all that every peer has said, once more.
+            FrontEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                ref info,
+            }) => {
                 let agent: String = info
                     .agent_version
                     .chars()
@@ -253,7 +251,10 @@ impl Driver {
 
     fn hand_over(&mut self, gossip: Gossip, topic: &gossipsub::TopicHash) {
         let (id, from) = (gossip.id.clone(), gossip.from);
-        let taken = self.topics.get(topic).is_some_and(|sink| sink.try_send(gossip).is_ok());
+        let taken = self
+            .topics
+            .get(topic)
+            .is_some_and(|sink| sink.try_send(Box::new(gossip)).is_ok());
         if !taken {
             self.counters.dropped("gossip", "queue_full");
             self.verdict(&id, &from, Validation::Ignore);

@@ -141,7 +141,7 @@ pub(super) struct Driver {
     settled: watch::Sender<bool>,
     settle_by: Instant,
     requests: HashMap<OutboundRequestId, Waiting>,
-    topics: HashMap<TopicHash, mpsc::Sender<Gossip>>,
+    topics: HashMap<TopicHash, mpsc::Sender<Box<Gossip>>>,
     deaf: deaf::Deaf,
     /// Topics asked for before a mesh was known.
     wanted_topics: Vec<String>,

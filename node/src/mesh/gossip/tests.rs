@@ -349,7 +349,7 @@ async fn member_of(seed: u8, others: &[&Node]) -> Node {
     node
 }
 
-async fn takes_in(mesh: &Mesh) -> mpsc::Receiver<crate::mesh::Gossip> {
+async fn takes_in(mesh: &Mesh) -> mpsc::Receiver<Box<crate::mesh::Gossip>> {
     let (sink, gossip) = mpsc::channel(64);
     mesh.subscribe(TOPIC.to_owned(), sink).await.unwrap();
     gossip
