@@ -3,7 +3,7 @@
 //! Promises: a scenario and a seed give one run, to the last byte and nanosecond ([`crate::trace`]), in whatever process
 //! and however busy the machine; a run that is told to stop ends with the report so far.
 //!
-//! How: a fresh thread is made virtual ([`crate::virtual_os`]) and closed to what is real ([`crate::closed`]); on it a runtime of one thread with a paused clock, which
+//! How: a fresh thread is made virtual ([`crate::virtual_os`]) and closed to what is real (`crate::closed`); on it a runtime of one thread with a paused clock, which
 //! jumps to the next thing to do whenever nobody has anything to do; on that the unreal network and the nodes; and a
 //! conductor, `world`, who starts, breaks and asks as the scenario says.
 

@@ -6,7 +6,7 @@
 //! by those the topology and its NAT allow. What a wall stops is sent again as TCP would, once the wall is gone.
 //!
 //! Datagrams, which a network that speaks QUIC carries, are lost, overtake each other and find no way through a NAT
-//! as [`datagram`] says. Time has the runtime's resolution, a millisecond: a packet is
+//! as `datagram` says. Time has the runtime's resolution, a millisecond: a packet is
 //! handed over at the first whole millisecond after it is due.
 
 pub mod address;
