@@ -4,6 +4,8 @@ use weft_protocol::{Subject, patterns::pub_sub::SHARDS};
 
 const RECEIVED: &str = "gossipsub_topic_msg_recv_counts_unfiltered_total{";
 const NEW: &str = "gossipsub_topic_msg_recv_counts_total{";
+/// Copies that did not come as far as gossipsub's own counters. Without labels.
+const DROPPED: &str = "weft_mesh_gossip_copies_dropped_total ";
 const NEIGHBOURS: &str = "gossipsub_mesh_peer_counts{";
 
 /// The values of a family, with their labels.
@@ -18,7 +20,10 @@ fn values<'a>(metrics: &'a str, family: &'static str) -> impl Iterator<Item = (&
 /// Copies beyond the first that a node's gossip has counted since its start.
 pub(crate) fn copies(metrics: &str) -> u64 {
     let sum = |family| values(metrics, family).map(|(_, value)| value).sum::<u64>();
-    sum(RECEIVED).saturating_sub(sum(NEW))
+    let dropped = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(DROPPED)?.parse::<u64>().ok());
+    sum(RECEIVED).saturating_sub(sum(NEW)) + dropped.unwrap_or_default()
 }
 
 /// Gossip neighbours on the topic that a subject travels on.
@@ -48,9 +53,10 @@ mod tests {
             line(RECEIVED, shard, 10),
             line(NEW, own, 40),
             line("gossipsub_topic_msg_recv_counts_unfiltered_bytes{", own, 1000),
+            format!("{DROPPED}5\n"),
         ]
         .concat();
-        assert_eq!((copies(&text), neighbours(&text, &subject)), (60, 6));
+        assert_eq!((copies(&text), neighbours(&text, &subject)), (65, 6));
         assert_eq!((copies(""), neighbours("", &subject)), (0, 0));
     }
 }

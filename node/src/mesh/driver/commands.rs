@@ -351,7 +351,7 @@ impl Driver {
             Validation::Reject => MessageAcceptance::Reject,
             Validation::Ignore => MessageAcceptance::Ignore,
         };
-        members.gossip.report_message_validation_result(id, from, acceptance);
+        members.gossip.report_verdict(id, from, acceptance);
     }
 
     /// Puts the members the directory knows into the DHT's table. Done when the DHT is asked, and not as members come:

@@ -134,6 +134,11 @@ impl Frame {
         Some(messages)
     }
 
+    /// Whether there is anything in it besides messages.
+    pub(super) fn has_more_than_messages(&self) -> bool {
+        Fields(&self.bytes[self.prefix..]).any(|field| field.is_none_or(|field| field.number != PUBLISH))
+    }
+
     /// The same frame without messages.
     pub(super) fn without_messages(&self) -> Vec<u8> {
         let rest = || {
@@ -221,6 +226,11 @@ impl<'a> Parts<'a> {
             signature: signature?,
             key,
         })
+    }
+
+    /// What gossip calls it: its author and its number.
+    pub(super) fn id(&self) -> Vec<u8> {
+        [self.source, &self.sequence_number].concat()
     }
 
     /// One and the same for the same message only.

@@ -13,6 +13,7 @@ use futures::{AsyncWrite as _, FutureExt as _, StreamExt as _, io::Cursor};
 use libp2p::{
     InboundUpgrade, Stream,
     core::UpgradeInfo,
+    gossipsub::RawMessage,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol, THandler,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
@@ -21,7 +22,7 @@ use libp2p::{
 
 use super::{
     FRAME_BYTES_MAX, Gossipsub, Known,
-    frame::{self, Frame, Frames},
+    frame::{self, Frame, Frames, Parts},
 };
 
 type Inner = THandler<Gossipsub>;
@@ -34,6 +35,9 @@ type Output = Poll<ConnectionHandlerEvent<Codec, (), Event>>;
 
 /// Inbound streams of one connection, as many as gossipsub itself takes before it thinks them a fault.
 const INBOUND_STREAMS_MAX: usize = 5;
+
+/// Frames of copies that are read in one go.
+const FRAMES_AT_ONCE_MAX: usize = 64;
 
 /// What a handler speaks: asked for with every poll, and seldom another.
 struct Offer {
@@ -140,34 +144,41 @@ impl Reader {
         }
     }
 
-    /// Reads a frame. Messages that all are copies of known ones are not verified again.
-    pub(super) fn read(&self, frame: Frame, known: &Known) -> io::Result<Event> {
-        let copies = frame
-            .messages()
-            .filter(|messages| !messages.is_empty())
-            .and_then(|messages| {
-                let copies = messages.iter().map(|parts| {
-                    let copy = known.contains(&parts.digest()).then(|| parts.to_message());
-                    copy.flatten()
-                });
-                copies.collect::<Option<Vec<_>>>()
-            });
-        if let Some(copies) = copies {
-            let mut event = self.decode(frame.without_messages())?;
-            if let Event::Message { rpc, .. } = &mut event {
-                rpc.messages = copies;
+    /// Reads a frame; `None` if there is nothing in it but copies of messages that were accepted before. Messages that all are
+    /// copies of known ones are not verified again.
+    pub(super) fn read(&self, frame: Frame, known: &Known) -> io::Result<Option<Event>> {
+        let Some(copies) = copies(&frame, known) else {
+            let event = self.decode(frame.into_bytes())?;
+            if let Event::Message { rpc, .. } = &event {
+                rpc.messages
+                    .iter()
+                    .filter_map(frame::digest)
+                    .for_each(|digest| known.insert_signed(digest));
             }
-            return Ok(event);
+            return Ok(Some(event));
+        };
+        if copies.is_empty() && !frame.has_more_than_messages() {
+            return Ok(None);
         }
-        let event = self.decode(frame.into_bytes())?;
-        if let Event::Message { rpc, .. } = &event {
-            rpc.messages
-                .iter()
-                .filter_map(frame::digest)
-                .for_each(|digest| known.insert(digest));
+        let mut event = self.decode(frame.without_messages())?;
+        if let Event::Message { rpc, .. } = &mut event {
+            rpc.messages = copies;
         }
-        Ok(event)
+        Ok(Some(event))
     }
+}
+
+/// The messages of a frame, if all are copies of known ones, without those that were accepted. `None` if there are others, or
+/// none at all.
+fn copies(frame: &Frame, known: &Known) -> Option<Vec<RawMessage>> {
+    let messages = frame.messages().filter(|messages| !messages.is_empty())?;
+    if !messages.iter().all(|parts| known.is_signed(&parts.digest())) {
+        return None;
+    }
+    let (accepted, others): (Vec<_>, Vec<_>) = messages.iter().partition(|parts| known.is_accepted(&parts.id()));
+    let others = others.into_iter().map(Parts::to_message).collect::<Option<Vec<_>>>()?;
+    known.dropped_copies.inc_by(accepted.len() as u64);
+    Some(others)
 }
 
 enum Reading {
@@ -232,7 +243,8 @@ impl Handler {
     }
 
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        loop {
+        // A neighbour that sends nothing but copies does not keep the connection from everything else.
+        for _ in 0..FRAMES_AT_ONCE_MAX {
             match mem::replace(&mut self.reading, Reading::No) {
                 Reading::No => return Poll::Pending,
                 Reading::Frames(mut inbound) => match inbound.frames.poll_next(cx) {
@@ -243,7 +255,9 @@ impl Handler {
                     Poll::Ready(Ok(Some(frame))) => match inbound.reader.read(frame, &self.known) {
                         Ok(event) => {
                             self.reading = Reading::Frames(inbound);
-                            return Poll::Ready(event);
+                            if let Some(event) = event {
+                                return Poll::Ready(event);
+                            }
                         }
                         Err(error) => {
                             tracing::debug!(%error, "a gossip frame of a neighbour cannot be read");
@@ -263,6 +277,8 @@ impl Handler {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -6,6 +6,10 @@
 //! gossipsub's to verify, in its strictest mode. So nothing is taken for good here that it has not found good: what is
 //! remembered are digests of what it said yes to, a bounded number of them, and who is forgotten is verified again.
 //!
+//! A copy of a message that was found good *and* that this node has accepted goes nowhere at all: gossipsub would look up that
+//! it has it, note who else brought it, for two minutes and for a part of the score that weighs nothing here, and drop it. Seven
+//! of eight messages that come are such copies.
+//!
 //! The wire is that of gossipsub: signed, as every implementation does it.
 //!
 //! A map: `frame` takes frames apart; `handler` is a connection's share; `original` are messages as they were signed.
@@ -20,7 +24,7 @@ use std::{
     collections::HashSet,
     mem,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,13 +32,15 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
-    gossipsub,
+    gossipsub::{self, MessageAcceptance, MessageId},
     identity::Keypair,
     swarm::{
         ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
         ToSwarm,
     },
 };
+use prometheus_client::metrics::counter::Counter;
+use sha2::{Digest as _, Sha256};
 use weft_protocol::limits;
 
 use self::handler::Handler;
@@ -45,7 +51,9 @@ use crate::telemetry::metrics::Metrics;
 /// A message with its signature and framing.
 pub(crate) const FRAME_BYTES_MAX: usize = limits::PUBLICATION_BYTES_MAX + 1024;
 /// Heartbeats, of a second each, for which gossip keeps messages for those who ask for them.
-pub(crate) const HISTORY: usize = 6;
+pub(crate) const HISTORY: usize = 5;
+/// Of these, for how many it tells others what it has. Both are what the specification names.
+const HISTORY_TOLD: usize = 3;
 /// Topics a peer may subscribe to: the shards of this mesh, with room to grow.
 const TOPICS_MAX: usize = 256;
 /// Digests of one generation of known messages; there are two. Copies come within seconds.
@@ -56,26 +64,60 @@ type Gossipsub = gossipsub::Behaviour<
     gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
 >;
 
-/// Digests of messages that were found to be signed by their authors: the last ones.
+/// The last messages that were found to be signed by their authors.
+#[derive(Debug, Default)]
+struct Generation {
+    /// Digests of all parts of a message.
+    signed: HashSet<[u8; 32]>,
+    /// Digests of the ids of those that this node has accepted.
+    accepted: HashSet<[u8; 16]>,
+}
+
+/// What is remembered of messages, and what is counted of their copies.
 #[derive(Debug, Default)]
 struct Known {
     /// When the first is full it becomes the second, and the second is forgotten.
-    generations: Mutex<[HashSet<[u8; 32]>; 2]>,
+    generations: Mutex<[Generation; 2]>,
+    /// Copies that went nowhere.
+    dropped_copies: Counter,
 }
 
 impl Known {
-    fn contains(&self, digest: &[u8; 32]) -> bool {
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.iter().any(|generation| generation.contains(digest))
+    fn lock(&self) -> MutexGuard<'_, [Generation; 2]> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert(&self, digest: [u8; 32]) {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if generations[0].len() >= KNOWN_MAX {
+    /// Whether a message of this digest was found good.
+    fn is_signed(&self, digest: &[u8; 32]) -> bool {
+        self.lock().iter().any(|generation| generation.signed.contains(digest))
+    }
+
+    fn insert_signed(&self, digest: [u8; 32]) {
+        let mut generations = self.lock();
+        if generations[0].signed.len() >= KNOWN_MAX {
             generations[1] = mem::take(&mut generations[0]);
         }
-        generations[0].insert(digest);
+        generations[0].signed.insert(digest);
     }
+
+    /// Whether a message of this id was accepted.
+    fn is_accepted(&self, id: &[u8]) -> bool {
+        let digest = id_digest(id);
+        self.lock()
+            .iter()
+            .any(|generation| generation.accepted.contains(&digest))
+    }
+
+    fn insert_accepted(&self, id: &[u8]) {
+        // Accepted are at most as many as were found good, each a moment later.
+        self.lock()[0].accepted.insert(id_digest(id));
+    }
+}
+
+fn id_digest(id: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&Sha256::digest(id)[..16]);
+    short
 }
 
 /// See the module. What gossipsub does besides is had by dereferencing.
@@ -122,10 +164,27 @@ impl Behaviour {
             let (params, thresholds) = scoring();
             gossip.with_peer_score(params, thresholds)?;
         }
+        let dropped_copies = metrics.subsystem("mesh", |mesh| {
+            mesh.counter(
+                "gossip_copies_dropped",
+                "Copies of gossiped messages that were accepted before",
+            )
+        });
         Ok(Behaviour {
             inner: gossip,
-            known: Arc::default(),
+            known: Arc::new(Known {
+                dropped_copies,
+                ..Known::default()
+            }),
         })
+    }
+
+    /// What the node thinks of a message that gossipsub has handed up, from which neighbour it came.
+    pub(crate) fn report_verdict(&mut self, id: &MessageId, from: &PeerId, verdict: MessageAcceptance) {
+        if matches!(verdict, MessageAcceptance::Accept) {
+            self.known.insert_accepted(&id.0);
+        }
+        self.inner.report_message_validation_result(id, from, verdict);
     }
 
     fn wrap(&self, inner: THandler<Gossipsub>) -> Handler {
@@ -197,7 +256,7 @@ fn config() -> Result<gossipsub::Config, String> {
         .flood_publish(true)
         .duplicate_cache_time(Duration::from_secs(120))
         .history_length(HISTORY)
-        .history_gossip(HISTORY / 2)
+        .history_gossip(HISTORY_TOLD)
         .prune_backoff(Duration::from_secs(15))
         .publish_queue_duration(Duration::from_secs(30))
         .forward_queue_duration(Duration::from_secs(30))
@@ -209,7 +268,7 @@ fn config() -> Result<gossipsub::Config, String> {
 }
 
 /// The sequence number in the id of a message.
-pub(crate) fn sequence_number(id: &gossipsub::MessageId) -> Option<u64> {
+pub(crate) fn sequence_number(id: &MessageId) -> Option<u64> {
     id.0.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 

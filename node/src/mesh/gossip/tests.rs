@@ -119,7 +119,7 @@ fn reader() -> Reader {
 
 /// What gossipsub is given of a frame: messages, what is invalid, and how much else.
 fn read(reader: &Reader, known: &Known, messages: &[Wire]) -> (Vec<RawMessage>, Vec<String>, usize) {
-    match reader.read(frame(frame_bytes(messages)), known).unwrap() {
+    match reader.read(frame(frame_bytes(messages)), known).unwrap().unwrap() {
         Event::Message { rpc, invalid_messages } => {
             let invalid = invalid_messages.iter().map(|(_, error)| error.to_string()).collect();
             // One control message always comes of itself.
@@ -162,11 +162,40 @@ async fn a_known_message_is_not_verified_again_and_any_other_is() {
         key: None,
         validated: false,
     };
-    known.insert(digest(&as_read).unwrap());
+    known.insert_signed(digest(&as_read).unwrap());
     assert_eq!(read(&reader, &known, std::slice::from_ref(&forged)).0, [as_read]);
     // One unknown message in a frame, and all of it is gossipsub's to verify.
     let (messages, invalid, _) = read(&reader, &known, &[forged, Wire::signed(2, 7, b"two")]);
     assert_eq!((messages.len(), invalid.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn copies_of_accepted_messages_go_nowhere() {
+    let (reader, known) = (reader(), Known::default());
+    let [one, two] = [Wire::signed(1, 7, b"one"), Wire::signed(2, 7, b"two")];
+    let id = |seed: u8| [key(seed).public().to_peer_id().to_bytes(), 7u64.to_be_bytes().to_vec()].concat();
+    assert_eq!(read(&reader, &known, &[one.clone(), two.clone()]).0.len(), 2);
+    known.insert_accepted(&id(1));
+    // What was not accepted is gossipsub's to judge, and whatever else is in the frame.
+    let (messages, invalid, others) = read(&reader, &known, &[one.clone(), two.clone()]);
+    assert_eq!((messages.len(), invalid.len(), others), (1, 0, 2));
+    assert_eq!(messages[0].data, b"two");
+    // One that only says that it is a copy is verified, and found out.
+    let forged = Wire {
+        data: Some(b"evil".to_vec()),
+        ..one.clone()
+    };
+    let (messages, invalid, _) = read(&reader, &known, &[forged]);
+    assert_eq!((messages.len(), invalid.len()), (0, 1));
+    known.insert_accepted(&id(2));
+    let mut bytes = Vec::new();
+    let mut body = Vec::new();
+    put_field(&mut body, 2, &one.bytes());
+    put_field(&mut body, 2, &two.bytes());
+    put_varint(&mut bytes, body.len());
+    bytes.extend(body);
+    assert!(reader.read(frame(bytes), &known).unwrap().is_none());
+    assert_eq!(known.dropped_copies.get(), 3);
 }
 
 #[tokio::test]
@@ -233,7 +262,7 @@ async fn what_is_not_written_plainly_is_left_to_gossipsub() {
         put_varint(&mut bytes, body.len());
         bytes.extend(body);
         match reader.read(frame(bytes), &known) {
-            Ok(Event::Message { rpc, invalid_messages }) => Ok((rpc.messages.len(), invalid_messages.len())),
+            Ok(Some(Event::Message { rpc, invalid_messages })) => Ok((rpc.messages.len(), invalid_messages.len())),
             other => Err(other.map(|_| ()).unwrap_err()),
         }
     };
@@ -257,14 +286,14 @@ fn what_is_remembered_is_bounded() {
         digest[..8].copy_from_slice(&n.to_be_bytes());
         digest
     };
-    (0..KNOWN_MAX * 5).for_each(|n| known.insert(nth(n)));
-    let kept: usize = known.generations.lock().unwrap().iter().map(HashSet::len).sum();
+    (0..KNOWN_MAX * 5).for_each(|n| known.insert_signed(nth(n)));
+    let kept: usize = known.lock().iter().map(|generation| generation.signed.len()).sum();
     assert!(kept <= KNOWN_MAX * 2, "{kept}");
     assert!(
-        known.contains(&nth(KNOWN_MAX * 5 - KNOWN_MAX)),
+        known.is_signed(&nth(KNOWN_MAX * 5 - KNOWN_MAX)),
         "the last are still there"
     );
-    assert!(!known.contains(&nth(0)));
+    assert!(!known.is_signed(&nth(0)));
 }
 
 /// Gives one byte at a time.

@@ -146,6 +146,10 @@ impl ConnectionHandler for Handler {
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
         if let Some(inbound) = self.inbound.pop_front() {
+            // Room for the next ones on each connection is more than most will ever need.
+            if self.inbound.is_empty() {
+                self.inbound = VecDeque::new();
+            }
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(inbound));
         }
         while self.negotiating < NEGOTIATING_MAX {
@@ -154,6 +158,7 @@ impl ConnectionHandler for Handler {
                 self.queue.pop_front();
             }
             if self.queue.is_empty() {
+                self.queue = VecDeque::new();
                 break;
             }
             let Poll::Ready(Some(permit)) = self.permits.poll_acquire(cx) else {

@@ -22,12 +22,12 @@ use crate::trust::Trust;
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What each member wants.
-pub(super) type All = Arc<Vec<(PeerId, Interest)>>;
+pub(super) type All = Arc<[(PeerId, Interest)]>;
 
 /// What the records of the others say, read once for each version of the directory.
 #[derive(Debug, Default)]
 pub(super) struct Interests {
-    read: Mutex<(u64, All)>,
+    read: Mutex<Option<(u64, All)>>,
 }
 
 /// A queue group that wants a subject.
@@ -124,14 +124,16 @@ impl Interests {
 
     fn all(&self, trust: &Trust) -> All {
         // The version first: what changes meanwhile is read again next time.
-        let version = Self::version(trust) + 1;
+        let version = Self::version(trust);
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.0 != version {
-            let said = trust.announcements(ANNOUNCEMENT_KEY).into_iter();
-            let understood = said.filter_map(|(peer, bytes)| Some((peer, Interest::from_bytes(&bytes).ok()?)));
-            *read = (version, Arc::new(understood.collect()));
+        if let Some((_, all)) = read.as_ref().filter(|(known, _)| *known == version) {
+            return Arc::clone(all);
         }
-        Arc::clone(&read.1)
+        let said = trust.announcements(ANNOUNCEMENT_KEY).into_iter();
+        let understood = said.filter_map(|(peer, bytes)| Some((peer, Interest::from_bytes(&bytes).ok()?)));
+        let all: All = understood.collect();
+        *read = Some((version, Arc::clone(&all)));
+        all
     }
 }
 

@@ -123,11 +123,15 @@ impl Ways {
         let audience = match self.audiences.get(subject) {
             Some(audience) => Arc::clone(audience),
             None => {
-                let audience = self.hub.audience(subject);
+                let mut audience = self.hub.audience(subject);
                 let first = subject.tokens().next().unwrap_or_default();
                 let was_direct = self.tokens.get(first).copied().unwrap_or(false);
                 let is_direct = !audience.near.is_empty()
                     && (self.feeds.are_open(&audience.near) || was_direct && self.feeds.are_expected(&audience.near));
+                if !is_direct {
+                    // Gossip asks nobody who wants it.
+                    audience.plain = Arc::default();
+                }
                 let audience = Arc::new((audience, is_direct));
                 if self.audiences.len() >= SUBJECTS_MAX {
                     self.audiences.clear();
