@@ -9,7 +9,7 @@ use std::{
 };
 
 use weft_protocol::{
-    Pattern, PeerId, PublicKey, Wire as _,
+    Pattern, PeerId, Wire as _,
     patterns::pub_sub::{Frame, Line, Publication},
 };
 
@@ -51,26 +51,12 @@ pub struct Received {
     _held: Held,
 }
 
-/// Where a message has its place.
-#[derive(Debug, Clone)]
-pub(super) struct Origin {
-    pub(super) line: Line,
-    /// The neighbour that handed it over.
-    pub(super) from: PeerId,
-    /// The frame it is in, and at which place.
-    pub(super) kept: Arc<Kept>,
-    pub(super) index: usize,
-}
-
 /// Messages that follow each other, in one frame and in this node's numbers. What they are is read in the frame.
 #[derive(Debug)]
 struct Note {
     first_number: u64,
-    first_index: usize,
-    count: usize,
-    line: Line,
-    /// A neighbour is a member, and so has such a key; half as long as its id.
-    from: Option<PublicKey>,
+    first_index: u32,
+    count: u32,
     kept: Arc<Kept>,
 }
 
@@ -80,21 +66,22 @@ impl Note {
     }
 
     /// Whether a message is the next one.
-    fn goes_on(&self, origin: &Origin) -> bool {
-        Arc::ptr_eq(&self.kept, &origin.kept) && self.first_index + self.count == origin.index
+    fn goes_on(&self, kept: &Arc<Kept>, index: u32) -> bool {
+        Arc::ptr_eq(&self.kept, kept) && self.first_index + self.count == index
     }
 
     /// Its messages that come after `number`, each with its own.
     fn read(&self, number: u64) -> impl Iterator<Item = Numbered> {
         let known = number.saturating_add(1).saturating_sub(self.first_number);
         let known = usize::try_from(known).unwrap_or(usize::MAX);
+        let (first_index, count) = (self.first_index as usize, self.count as usize);
         // It was read once to be taken in.
-        let frame = Frame::from_bytes(&self.kept.data).ok().filter(|_| known < self.count);
+        let frame = Frame::from_bytes(&self.kept.data).ok().filter(|_| known < count);
         let first_seq = frame.as_ref().map_or(0, |frame| frame.first_seq);
         let publications = frame.into_iter().flat_map(|frame| frame.publications).enumerate();
-        let (first_index, first_number) = (self.first_index, self.first_number);
+        let first_number = self.first_number;
         publications
-            .take(first_index.saturating_add(self.count))
+            .take(first_index.saturating_add(count))
             .skip(first_index.saturating_add(known))
             .map(move |(index, publication)| Numbered {
                 number: first_number + (index - first_index) as u64,
@@ -125,20 +112,18 @@ pub(super) struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Numbers a message, and notes where it is kept.
-    pub(super) fn note(&mut self, origin: Origin) -> u64 {
+    /// Numbers a message, and notes where it is kept: in which frame, and at which place of it.
+    pub(super) fn note(&mut self, kept: Arc<Kept>, index: u32) -> u64 {
         self.next += 1;
         self.messages += 1;
-        match self.notes.back_mut().filter(|last| last.goes_on(&origin)) {
+        match self.notes.back_mut().filter(|last| last.goes_on(&kept, index)) {
             Some(last) => last.count += 1,
             None => {
                 let note = Note {
                     first_number: self.next,
-                    first_index: origin.index,
+                    first_index: index,
                     count: 1,
-                    line: origin.line,
-                    from: PublicKey::from_peer_id(&origin.from),
-                    kept: origin.kept,
+                    kept,
                 };
                 self.bytes += note.bytes();
                 self.notes.push_back(note);
@@ -209,10 +194,9 @@ impl ReplayWindow {
                 .filter(|m| matches(pattern, &m.publication))
                 .peekable();
             if messages.peek().is_some() {
-                let publisher = note.line.publisher();
-                let from = note.from.map_or(publisher, |key| key.peer_id());
-                let source = source(&publisher);
-                matching.extend(messages.map(|m| self.receive(m, &note.line, from, &source)));
+                let (line, from) = (note.kept.line(), note.kept.from());
+                let source = source(&line.publisher());
+                matching.extend(messages.map(|m| self.receive(m, line, from, &source)));
             }
         }
         (matching, lost)

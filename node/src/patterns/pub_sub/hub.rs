@@ -24,7 +24,7 @@ use weft_protocol::{
 
 use super::{
     cache::{Bytes, FrameCache, Kept},
-    core::{Numbered, Origin, Received, ReplayWindow},
+    core::{Numbered, Received, ReplayWindow},
     digest::Digests,
     handle::{Delivery, Subscription},
     interest::{Audience, Interests},
@@ -47,7 +47,7 @@ pub(super) struct Item {
     publication: Publication,
     /// The frame it is in, and at which place.
     kept: Arc<Kept>,
-    index: usize,
+    index: u32,
     /// Whether its publisher may publish it here.
     is_welcome: bool,
 }
@@ -266,10 +266,11 @@ impl Hub {
     }
 
     /// A frame of this node's own has gone out: keeps it, and hands it to the subscribers here.
-    pub(super) fn went_out(&self, frame: Frame, kept: Kept) {
+    pub(super) fn went_out(&self, frame: Frame, data: &[u8], gossip_seq: u64) {
         let Some(line) = self.own_line(frame.shard) else { return };
         self.published.inc_by(frame.publications.len() as u64);
-        self.take(line, self.mesh.local_peer(), frame, kept, |_| true);
+        let kept = Kept::new(line, &frame, self.shared(data)).gossiped(gossip_seq, None);
+        self.take(frame, kept, |_| true);
     }
 
     /// Judges a frame of another node, and delivers what is in it here.
@@ -290,11 +291,11 @@ impl Hub {
         let welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&source, Verb::Publish, subject, tokens).allowed
         });
-        let (count, kept) = (
-            frame.publications.len() as u64,
-            Kept::new(self.shared(data), (signed.0, self.shared(signed.1))),
-        );
-        match self.take(line, from, frame, kept, welcome) {
+        let count = frame.publications.len() as u64;
+        let kept = Kept::new(line, &frame, self.shared(data))
+            .gossiped(signed.0, Some(self.shared(signed.1)))
+            .handed_by(&from);
+        match self.take(frame, kept, welcome) {
             Freshness::Fresh => {
                 self.received.inc_by(count);
                 Validation::Accept
@@ -319,11 +320,8 @@ impl Hub {
         let Some(line) = self.own_line(frame.shard) else { return };
         self.published.inc_by(frame.publications.len() as u64);
         let first_seq = frame.first_seq;
-        let items = items(
-            frame.publications,
-            &Arc::new(Kept::own(Arc::new(Box::from(&data[..])), 0)),
-            |_| true,
-        );
+        let kept = Arc::new(Kept::new(line, &frame, Arc::new(Box::from(&data[..]))));
+        let items = items(frame.publications, &kept, |_| true);
         self.deliver_run(&mut self.lock(), &line, first_seq, items, local);
     }
 
@@ -363,11 +361,8 @@ impl Hub {
         let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&publisher, Verb::Publish, subject, tokens).allowed
         });
-        let items = items(
-            frame.publications,
-            &Arc::new(Kept::own(Arc::new(data.into()), 0)),
-            is_welcome,
-        );
+        let kept = Arc::new(Kept::new(line, &frame, Arc::new(data.into())));
+        let items = items(frame.publications, &kept, is_welcome);
         state.subscribers.note_touched();
         self.deliver_run(&mut state, &line, first_seq, items, publisher);
         Ok(())
@@ -409,25 +404,17 @@ impl Hub {
         self.lock().window.held_bytes() > HELD_BYTES_MAX / 4 * 3
     }
 
-    fn take(
-        &self,
-        line: Line,
-        from: PeerId,
-        frame: Frame,
-        kept: Kept,
-        is_welcome: impl FnMut(&Publication) -> bool,
-    ) -> Freshness {
+    fn take(&self, frame: Frame, kept: Kept, is_welcome: impl FnMut(&Publication) -> bool) -> Freshness {
         let now = Instant::now();
-        let seqs = (frame.first_seq, frame.last_seq());
-        let made_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
         let kept = Arc::new(kept);
+        let line = *kept.line();
         let arrived = Arrived {
             line,
             first_seq: frame.first_seq,
             before_ms: frame.before_ms,
             bytes: kept.data.len(),
             items: items(frame.publications, &kept, is_welcome),
-            from,
+            from: kept.from(),
         };
         let carries = !arrived.items.is_empty();
         let mut steps = Vec::new();
@@ -435,8 +422,10 @@ impl Hub {
         let freshness = state.orders.take(arrived, now, &mut steps);
         if carries && freshness == Freshness::Fresh {
             let own = usize::from(line.publisher() == self.mesh.local_peer());
-            if state.cache[own].insert(line, seqs, made_ms, kept, now) {
-                state.digests.add(&line, seqs, made_ms, self.clock.now_unix_ms());
+            if state.cache[own].insert(Arc::clone(&kept), now) {
+                let seqs = (kept.first_seq(), kept.last_seq);
+                let now_ms = self.clock.now_unix_ms();
+                state.digests.add(&line, seqs, kept.made_ms, now_ms);
             }
         }
         self.perform(&mut state, steps);
@@ -497,13 +486,7 @@ impl Hub {
                 index,
                 ..
             } = item;
-            let origin = Origin {
-                line: *line,
-                from,
-                kept,
-                index,
-            };
-            let number = state.window.note(origin);
+            let number = state.window.note(kept, index);
             let subject = publication.subject().ok();
             let Some(matched) = subject.and_then(|subject| state.subscribers.matched(subject)) else {
                 continue;
@@ -646,13 +629,13 @@ fn items(
     kept: &Arc<Kept>,
     mut is_welcome: impl FnMut(&Publication) -> bool,
 ) -> Vec<Item> {
-    let item = |(index, publication): (usize, Publication)| Item {
+    let item = |(publication, index): (Publication, u32)| Item {
         is_welcome: is_welcome(&publication),
         publication,
         kept: Arc::clone(kept),
         index,
     };
-    publications.into_iter().enumerate().map(item).collect()
+    publications.into_iter().zip(0..).map(item).collect()
 }
 
 /// A judge of publications that asks once for those in a row that have one subject and show no capability.

@@ -109,7 +109,6 @@ struct Track<T> {
     young: bool,
     parked: BTreeMap<u64, Parked<T>>,
     parked_bytes: usize,
-    lack: Option<Lack>,
     changed: Instant,
 }
 
@@ -119,7 +118,8 @@ pub(super) struct Orders<T> {
     /// When this node began to follow.
     since_ms: u64,
     lines: BTreeMap<Line, Track<T>>,
-    lacking: BTreeSet<Line>,
+    /// Of these something is missing.
+    lacking: BTreeMap<Line, Lack>,
     parked_bytes: usize,
     dirty: BTreeSet<Line>,
 }
@@ -129,7 +129,7 @@ impl<T> Orders<T> {
         Orders {
             since_ms,
             lines: BTreeMap::new(),
-            lacking: BTreeSet::new(),
+            lacking: BTreeMap::new(),
             parked_bytes: 0,
             dirty: BTreeSet::new(),
         }
@@ -207,19 +207,22 @@ impl<T> Orders<T> {
     /// What is to be asked for now. What was missing for too long becomes a gap.
     pub(super) fn due(&mut self, now: Instant, steps: &mut Vec<Step<T>>) -> Vec<Want> {
         let mut wants = Vec::new();
-        let lacking: Vec<Line> = self.lacking.iter().copied().collect();
-        for line in lacking {
+        let due: Vec<(Line, Lack)> = self
+            .lacking
+            .iter()
+            .filter(|(_, lack)| lack.retry <= now)
+            .map(|(line, lack)| (*line, *lack))
+            .collect();
+        for (line, lack) in due {
             let Some(track) = self.lines.get_mut(&line) else {
-                continue;
-            };
-            let Some(lack) = track.lack.filter(|lack| lack.retry <= now) else {
                 continue;
             };
             let Some((from_seq, to_seq)) = track.missing() else {
                 continue;
             };
             if now.saturating_duration_since(lack.since) >= PATIENCE {
-                (track.young, track.next, track.lack) = (false, to_seq + 1, None);
+                (track.young, track.next) = (false, to_seq + 1);
+                self.lacking.remove(&line);
                 steps.push(Step::Gap {
                     line,
                     first_seq: from_seq,
@@ -238,19 +241,19 @@ impl<T> Orders<T> {
                 hint: track.parked.first_key_value().map(|(_, parked)| parked.from),
             });
             let wait = (FIRST_WAIT * 2_u32.saturating_pow(lack.tries + 1)).min(WAIT_MAX);
-            track.lack = Some(Lack {
+            let later = Lack {
                 retry: now + wait,
                 tries: lack.tries + 1,
                 ..lack
-            });
+            };
+            self.lacking.insert(line, later);
         }
         wants
     }
 
     /// When [`Orders::due`] has something to say again.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let lacks = self.lacking.iter().filter_map(|line| self.lines.get(line)?.lack);
-        lacks.map(|lack| lack.retry).min()
+        self.lacking.values().map(|lack| lack.retry).min()
     }
 
     /// What of a line that somebody has followed so far is to be fetched from it: the first number.
@@ -330,8 +333,8 @@ impl<T> Orders<T> {
 
     /// After a gap the next one is not waited for from the start: what stands behind it has waited already.
     fn inherit(&mut self, line: &Line, now: Instant) {
-        let Some(track) = self.lines.get_mut(line) else { return };
-        if let (Some(lack), Some((_, parked))) = (&mut track.lack, track.parked.first_key_value()) {
+        let Some(track) = self.lines.get(line) else { return };
+        if let (Some(lack), Some((_, parked))) = (self.lacking.get_mut(line), track.parked.first_key_value()) {
             (lack.since, lack.retry) = (parked.at, now);
         }
     }
@@ -390,13 +393,11 @@ impl<T> Orders<T> {
                 tries: 0,
             };
             // A young line is followed backwards.
-            let went_back = |lack: Lack| track.young && to < lack.to;
-            if track.next != before || track.lack.is_none_or(went_back) {
-                track.lack = Some(fresh);
+            let went_back = |lack: &Lack| track.young && to < lack.to;
+            if track.next != before || self.lacking.get(&line).is_none_or(went_back) {
+                self.lacking.insert(line, fresh);
             }
-            self.lacking.insert(line);
         } else {
-            track.lack = None;
             self.lacking.remove(&line);
         }
     }
@@ -417,7 +418,6 @@ impl<T> Track<T> {
             young,
             parked: BTreeMap::new(),
             parked_bytes: 0,
-            lack: None,
             changed: now,
         }
     }

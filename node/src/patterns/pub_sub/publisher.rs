@@ -20,7 +20,6 @@ use weft_protocol::{
 };
 
 use super::{
-    cache::Kept,
     feeds::Feeds,
     hub::Hub,
     late::Late,
@@ -335,9 +334,7 @@ impl Publisher {
         own.last_seq = frame.last_seq();
         own.last_ms = own.last_ms.max(last_ms).max(1);
         own.unconfirmed_bytes += data.len();
-        let data = self.hub.shared(&data);
-        self.hub
-            .went_out(frame, Kept::own(data, published.sequence_number.unwrap_or(0)));
+        self.hub.went_out(frame, &data, published.sequence_number.unwrap_or(0));
         Ok(published.peers)
     }
 

@@ -25,7 +25,7 @@ use weft_protocol::{
     },
 };
 
-use super::{hub::Hub, order::Want, publisher::sleep_until, receive, ring::Outcome};
+use super::{cache::Kept, hub::Hub, order::Want, publisher::sleep_until, receive, ring::Outcome};
 use crate::{
     context::greeting,
     mesh::{self, InboundRequest, MeshError, PatternDoors},
@@ -374,7 +374,7 @@ impl Repair {
             }
             Ok(RepairRequest::Fetch { line, from_seq, to_seq }) => {
                 let kept = self.hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
-                let originals = kept.iter().filter_map(|kept| self.original(&line, kept)).collect();
+                let originals = kept.iter().filter_map(|kept| self.original(kept)).collect();
                 request.answer(RepairReply::Originals { originals }.to_bytes());
             }
             Ok(RepairRequest::Await { line, seq }) => {
@@ -396,11 +396,11 @@ impl Repair {
         }
     }
 
-    fn original(&self, line: &Line, kept: &super::cache::Kept) -> Option<Original> {
+    fn original(&self, kept: &Kept) -> Option<Original> {
         let signature = match kept.signature.get() {
             Some(signature) => signature,
             None => {
-                let topic = topic(&self.hub.mesh_id()?, line.shard);
+                let topic = topic(&self.hub.mesh_id()?, kept.line().shard);
                 let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.to_vec())?;
                 kept.signature.get_or_init(|| self.hub.shared(&signed.signature))
             }

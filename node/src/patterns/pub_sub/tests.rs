@@ -8,7 +8,7 @@ use weft_protocol::{
 
 use super::{
     cache::Kept,
-    core::{Numbered, Origin, REPLAY_MESSAGES_MAX, ReplayWindow},
+    core::{Numbered, REPLAY_MESSAGES_MAX, ReplayWindow},
     handle::Delivery,
     *,
 };
@@ -30,7 +30,7 @@ fn publication(subject: &str, data: &[u8]) -> Publication {
 }
 
 /// A frame whose first publication has this number, as it is kept.
-fn kept(line: &Line, first_seq: u64, publications: Vec<Publication>) -> Arc<Kept> {
+fn kept(line: &Line, from: &PeerId, first_seq: u64, publications: Vec<Publication>) -> Arc<Kept> {
     let frame = Frame {
         epoch: line.epoch,
         shard: line.shard,
@@ -38,17 +38,7 @@ fn kept(line: &Line, first_seq: u64, publications: Vec<Publication>) -> Arc<Kept
         before_ms: 0,
         publications,
     };
-    Arc::new(Kept::own(Arc::new(frame.to_bytes().into()), first_seq))
-}
-
-/// Puts one place of a frame into the window.
-fn note(window: &mut ReplayWindow, line: &Line, from: PeerId, kept: &Arc<Kept>, index: usize) -> u64 {
-    window.note(Origin {
-        line: *line,
-        from,
-        kept: Arc::clone(kept),
-        index,
-    })
+    Arc::new(Kept::new(*line, &frame, Arc::new(frame.to_bytes().into())).handed_by(from))
 }
 
 fn a_line() -> (Line, PeerId) {
@@ -66,8 +56,8 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     let ((line, peer), mut window) = (a_line(), ReplayWindow::default());
     for n in 0..REPLAY_MESSAGES_MAX as u64 + 10 {
         let subject = if n % 2 == 0 { "a.x" } else { "a.y" };
-        let kept = kept(&line, n + 1, vec![publication(subject, &n.to_be_bytes())]);
-        assert_eq!(note(&mut window, &line, peer, &kept, 0), n + 1);
+        let kept = kept(&line, &peer, n + 1, vec![publication(subject, &n.to_be_bytes())]);
+        assert_eq!(window.note(kept, 0), n + 1);
     }
     let (all, lost) = after(&window, 0, "a.x");
     assert_eq!((all.len(), lost), (REPLAY_MESSAGES_MAX / 2, 10));
@@ -93,13 +83,8 @@ fn the_replay_window_is_bounded_and_says_what_is_gone() {
     drop((slow, all, recent));
     assert!(window.held_bytes() <= 8 << 20);
     for n in 0..20 {
-        note(
-            &mut window,
-            &line,
-            peer,
-            &kept(&line, n + 1, vec![publication("a", &vec![0; PUBLISH_BODY_BYTES_MAX])]),
-            0,
-        );
+        let large = vec![publication("a", &vec![0; PUBLISH_BODY_BYTES_MAX])];
+        window.note(kept(&line, &peer, n + 1, large), 0);
     }
     assert!(window.held_bytes() <= 8 << 20);
     let (large, lost) = after(&window, 0, "a");
@@ -111,12 +96,12 @@ fn what_is_read_again_is_what_was_received() {
     let ((line, peer), (_, from), mut window) = (a_line(), a_line(), ReplayWindow::default());
     let publications = ["a.0", "a.1", "a.2", "a.3", "a.4"].map(|subject| publication(subject, subject.as_bytes()));
     let (many, one) = (
-        kept(&line, 7, publications.to_vec()),
-        kept(&line, 12, vec![publication("a.5", b"a.5")]),
+        kept(&line, &from, 7, publications.to_vec()),
+        kept(&line, &from, 12, vec![publication("a.5", b"a.5")]),
     );
     // The second and the last of the frame were not for this node.
     for (kept, index) in [(&many, 0), (&many, 2), (&many, 3), (&one, 0)] {
-        note(&mut window, &line, from, kept, index);
+        window.note(Arc::clone(kept), index);
     }
     let told = |number: u64, pattern: &str| -> Vec<(u64, u64, String)> {
         let (messages, lost) = after(&window, number, pattern);
@@ -146,9 +131,9 @@ fn what_is_read_again_is_what_was_received() {
 #[test]
 fn a_frame_leaves_the_window_message_by_message() {
     let ((line, peer), mut window) = (a_line(), ReplayWindow::default());
-    let frame = kept(&line, 1, vec![publication("a", b"x"); 1000]);
-    for n in 0..REPLAY_MESSAGES_MAX + 500 {
-        note(&mut window, &line, peer, &frame, n % 1000);
+    let frame = kept(&line, &peer, 1, vec![publication("a", b"x"); 1000]);
+    for n in 0..REPLAY_MESSAGES_MAX as u32 + 500 {
+        window.note(Arc::clone(&frame), n % 1000);
     }
     let (left, lost) = after(&window, 0, "a");
     assert_eq!((left.len(), lost), (REPLAY_MESSAGES_MAX, 500));
