@@ -3,6 +3,9 @@
 //! Promises: a bootstrap address or a known member that is not connected is tried again and again, with exponential and
 //! jittered pauses; while the node is alone the pauses stay short; when somebody comes back after a cut, the others
 //! behind the same cut are tried soon, and not all in the same instant. No more than [`DIALS_MAX`] dials are under way.
+//!
+//! Of a large mesh [`MEMBERS_MAX`] members are candidates at a time, picked at random; while more connections are wanted, those
+//! that do not answer give their places to others.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,6 +18,10 @@ use weft_protocol::PublicKey;
 
 /// Peers remembered as worth a dial.
 const CANDIDATES_MAX: usize = 20_000;
+/// Of these, members that are candidates only because they are members. The directory knows the others.
+const MEMBERS_MAX: usize = 128;
+/// Between two exchanges of members that do not answer for others.
+const EXCHANGE_EVERY: Duration = Duration::from_secs(10);
 /// Dials under way at once.
 pub(crate) const DIALS_MAX: usize = 8;
 /// Addresses tried in one dial.
@@ -118,6 +125,9 @@ pub(crate) struct Connector {
     target: usize,
     jitter: u64,
     next_probe: Option<Instant>,
+    /// Members that were told of while there was no place for them; the same one may count twice.
+    left_out: u64,
+    next_exchange: Option<Instant>,
     /// Until then nobody is due, unless something changes before.
     quiet_until: Option<Instant>,
 }
@@ -132,6 +142,8 @@ impl Connector {
             target,
             jitter: seed | 1,
             next_probe: None,
+            left_out: 0,
+            next_exchange: None,
             quiet_until: None,
         }
     }
@@ -153,6 +165,9 @@ impl Connector {
         let name = Name::from(&peer);
         let is_full = self.candidates.len() >= CANDIDATES_MAX && reason != Reason::Bootstrap;
         if is_full && !self.candidates.contains_key(&name) {
+            return;
+        }
+        if reason == Reason::Member && !self.has_place(&name) {
             return;
         }
         let candidate = self.candidates.entry(name).or_insert_with(|| Candidate {
@@ -181,6 +196,45 @@ impl Connector {
         candidate.addresses = known.into();
     }
 
+    /// Whether there is a place for this member. When there are more than places, each one has the same chance.
+    fn has_place(&mut self, name: &Name) -> bool {
+        if self.candidates.len() < MEMBERS_MAX || self.candidates.contains_key(name) {
+            return true;
+        }
+        let members = self.candidates.iter().filter(|(_, c)| c.reason == Reason::Member);
+        if members.clone().count() < MEMBERS_MAX {
+            return true;
+        }
+        self.left_out += 1;
+        let all = MEMBERS_MAX as u64 + self.left_out;
+        let nth = random(&mut self.jitter) % all;
+        let idle = members.filter(|(name, c)| !c.dialing && !self.connected.contains(*name));
+        let Some(victim) = idle.map(|(name, _)| name).nth(nth as usize).cloned() else {
+            return false;
+        };
+        self.candidates.remove(&victim);
+        true
+    }
+
+    /// Whether members that do not answer have given up their places, so that others are to be added. Only while more connections
+    /// are wanted, everybody was tried, and there are others.
+    pub(crate) fn exchange(&mut self, now: Instant) -> bool {
+        let is_due = self.left_out > 0
+            && self.connected.len() < self.target
+            && self.next_exchange.is_none_or(|at| at <= now)
+            && self.candidates.iter().all(|(name, c)| {
+                c.reason != Reason::Member || c.failures > 0 || c.addresses.is_empty() || self.connected.contains(name)
+            });
+        if is_due {
+            self.next_exchange = Some(now + EXCHANGE_EVERY);
+            self.left_out = 0;
+            let connected = &self.connected;
+            self.candidates
+                .retain(|name, c| c.reason != Reason::Member || c.dialing || connected.contains(name));
+        }
+        is_due
+    }
+
     /// Remembers where a peer may be found without dialling it for its own sake.
     pub(crate) fn note(&mut self, peer: PeerId, addresses: &[Multiaddr], now: Instant) {
         self.add(peer, addresses, Reason::Wanted, now);
@@ -197,12 +251,9 @@ impl Connector {
         self.candidates.get(&peer.into()).is_some_and(|c| c.dialing)
     }
 
-    /// Where a peer may be found, without the addresses at which somebody else was found lately.
-    pub(crate) fn addresses(&self, peer: &PeerId, now: Instant) -> Vec<Multiaddr> {
-        self.candidates
-            .get(&peer.into())
-            .map(|c| c.plausible(now))
-            .unwrap_or_default()
+    /// Where a peer may be found, without the addresses at which somebody else was found lately; `None` if it is no candidate.
+    pub(crate) fn addresses(&self, peer: &PeerId, now: Instant) -> Option<Vec<Multiaddr>> {
+        Some(self.candidates.get(&peer.into())?.plausible(now))
     }
 
     /// Somebody else answers at `address`. Returns whether that is news, so that the others are worth a dial at once.
@@ -336,15 +387,17 @@ impl Connector {
         Some(later.min().unwrap_or(now + PAUSE_MAX))
     }
 
-    /// Whether every candidate has been tried at least once, or is one of `heard`: then it is known who can be reached.
+    /// Whether everybody has been tried at least once, or is one of `heard`: then it is known who can be reached.
     pub(crate) fn tried_all(&self, heard: &HashSet<PeerId>) -> bool {
-        self.candidates.iter().all(|(peer, c)| {
-            c.addresses.is_empty()
-                || c.reason == Reason::Wanted
-                || c.failures > 0
-                || self.connected.contains(peer)
-                || heard.contains(&peer.peer())
-        })
+        let mut candidates = self.candidates.iter();
+        self.left_out == 0
+            && candidates.all(|(peer, c)| {
+                c.addresses.is_empty()
+                    || c.reason == Reason::Wanted
+                    || c.failures > 0
+                    || self.connected.contains(peer)
+                    || heard.contains(&peer.peer())
+            })
     }
 
     /// Now and then brings one peer's turn forward.

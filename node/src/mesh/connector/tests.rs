@@ -115,7 +115,7 @@ async fn an_address_where_somebody_else_answers_is_left_out_for_a_while() {
         connector.mistaken(&peer, &wrong.clone().with_p2p(peer).unwrap(), now),
         "another address is left"
     );
-    assert_eq!(connector.addresses(&peer, now), std::slice::from_ref(&right));
+    assert_eq!(connector.addresses(&peer, now).unwrap(), std::slice::from_ref(&right));
     connector.add(peer, &[wrong.clone(), right.clone()], Reason::Member, now);
     assert_eq!(
         connector.due(now),
@@ -129,5 +129,70 @@ async fn an_address_where_somebody_else_answers_is_left_out_for_a_while() {
         "the same again is no news: no dial without a pause"
     );
     assert!(!connector.mistaken(&peer, &right, now), "nothing is left to dial");
-    assert_eq!(connector.addresses(&peer, now + MISTAKEN_PAUSE), [wrong, right]);
+    assert_eq!(
+        connector.addresses(&peer, now + MISTAKEN_PAUSE).unwrap(),
+        [wrong, right]
+    );
+}
+
+/// A connector that was told of so many members, as often as they are in the directory.
+fn of_a_large_mesh(peers: &[PeerId], now: Instant) -> Connector {
+    let mut c = connector();
+    tell(&mut c, peers, now);
+    c
+}
+
+fn tell(c: &mut Connector, peers: &[PeerId], now: Instant) {
+    for (n, peer) in peers.iter().enumerate() {
+        c.add(*peer, &[address(n as u16)], Reason::Member, now);
+    }
+}
+
+#[test]
+fn of_a_large_mesh_every_member_has_the_same_chance() {
+    let (now, mut later) = (Instant::now(), 0);
+    let mut peers: Vec<PeerId> = (0..1000).map(|_| PeerId::random()).collect();
+    peers.sort_unstable();
+    for seed in 1..=20 {
+        let mut c = Connector::new(PeerId::random(), 8, seed * 77);
+        tell(&mut c, &peers, now);
+        let known: Vec<_> = peers.iter().filter(|peer| c.addresses(peer, now).is_some()).collect();
+        assert_eq!(known.len(), MEMBERS_MAX);
+        later += known.iter().filter(|peer| **peer >= &peers[500]).count();
+        // Whom the user named has a place all the same.
+        let named = PeerId::random();
+        c.add(named, &[address(1)], Reason::Bootstrap, now);
+        assert!(c.addresses(&named, now).is_some());
+    }
+    let share = later as f64 / (20 * MEMBERS_MAX) as f64;
+    assert!((0.45..0.55).contains(&share), "{share} of them are of the second half");
+}
+
+#[test]
+fn the_few_of_a_large_mesh_that_answer_are_found() {
+    let now = Instant::now();
+    let peers: Vec<PeerId> = (0..1000).map(|_| PeerId::random()).collect();
+    let alive: HashSet<PeerId> = peers.iter().skip(400).take(3).copied().collect();
+    let mut c = of_a_large_mesh(&peers, now);
+    let (mut found, mut t) = (HashSet::new(), now);
+    while found.len() < 3 {
+        if c.exchange(t) {
+            tell(&mut c, &peers, t);
+        }
+        for dial in c.due(t) {
+            if alive.contains(&dial.peer) {
+                c.on_connected(dial.peer, t);
+                found.insert(dial.peer);
+            } else {
+                c.on_failed(&dial.peer, t);
+            }
+        }
+        assert!(c.candidates.len() <= MEMBERS_MAX, "{}", c.candidates.len());
+        t += Duration::from_millis(250);
+        assert!(
+            t < now + Duration::from_secs(1200),
+            "{} of 3 after twenty minutes",
+            found.len()
+        );
+    }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol,
+    PeerId, StreamProtocol,
     swarm::{
         ConnectionId,
         dial_opts::{DialOpts, PeerCondition},
@@ -152,7 +152,7 @@ impl Driver {
 
     fn dial_by(&mut self, peer: PeerId, carriers: &BTreeSet<Carrier>, now: Instant) {
         let known = self.trust.record(&peer).map(|r| r.addresses).unwrap_or_default();
-        let mut addresses: Vec<Multiaddr> = self.connector.addresses(&peer, now);
+        let mut addresses = self.connector.addresses(&peer, now).unwrap_or_default();
         addresses.extend(known.into_iter().filter(|a| !addresses.contains(a)).collect::<Vec<_>>());
         addresses.retain(|address| carriers.contains(&Carrier::of(address)));
         if addresses.is_empty() {

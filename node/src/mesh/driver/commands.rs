@@ -245,7 +245,7 @@ impl Driver {
             self.on_dial_failed(&peer, "that is this node itself");
             return;
         }
-        let addresses = self.connector.addresses(&peer, Instant::now());
+        let addresses = self.addresses_of(&peer);
         self.dial(peer, addresses);
     }
 
@@ -257,7 +257,11 @@ impl Driver {
             let _ = reply.send(Err(MeshError::Busy("too many requests wait for answers".to_owned())));
             return;
         }
-        let addresses = self.connector.addresses(&peer, Instant::now());
+        let addresses = if self.peers.contains(&peer) {
+            Vec::new()
+        } else {
+            self.addresses_of(&peer)
+        };
         let Some(members) = self.swarm.behaviour_mut().members.inner() else {
             let _ = reply.send(Err(MeshError::Closed));
             return;

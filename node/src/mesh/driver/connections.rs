@@ -373,7 +373,7 @@ impl Driver {
             kad.remove_address(&peer, address);
         }
         if self.connector.mistaken(&peer, address, now) {
-            let addresses = self.connector.addresses(&peer, now);
+            let addresses = self.connector.addresses(&peer, now).unwrap_or_default();
             self.dial(peer, addresses);
         } else {
             self.on_dial_failed(&peer, &error.to_string());

@@ -485,8 +485,18 @@ impl Driver {
         }
     }
 
+    /// Where a member may be found.
+    fn addresses_of(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let noted = self.connector.addresses(peer, Instant::now());
+        noted.unwrap_or_else(|| self.trust.record(peer).map(|r| r.addresses).unwrap_or_default())
+    }
+
     fn dial_due(&mut self) {
         let now = Instant::now();
+        if self.connector.exchange(now) {
+            self.addresses_version = 0;
+            self.learn_addresses();
+        }
         for dial in self.connector.due(now) {
             self.dial(dial.peer, dial.addresses);
         }
