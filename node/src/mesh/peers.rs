@@ -72,8 +72,8 @@ pub struct ConnectionInfo {
 /// One connected member.
 #[derive(Debug, Clone, Default)]
 pub struct PeerInfo {
-    /// Its connections, oldest first.
-    pub connections: BTreeMap<ConnectionId, ConnectionInfo>,
+    /// Its connections, oldest first. Boxed, because a map keeps room for eleven and nearly all have one.
+    pub connections: BTreeMap<ConnectionId, Box<ConnectionInfo>>,
     /// The one that measured best.
     pub preferred: Option<ConnectionId>,
     /// The software it says it runs.
@@ -92,9 +92,13 @@ impl PeerInfo {
     /// another is clearly better: what flows is not moved for nothing.
     fn best(&self) -> Option<ConnectionId> {
         let rank = |c: &ConnectionInfo| (c.doubted, c.carrier == Carrier::Relay);
-        let top = self.connections.values().map(rank).min()?;
-        let candidates: Vec<(&ConnectionId, &ConnectionInfo)> =
-            self.connections.iter().filter(|(_, c)| rank(c) == top).collect();
+        let top = self.connections.values().map(|c| rank(c)).min()?;
+        let candidates: Vec<(&ConnectionId, &ConnectionInfo)> = self
+            .connections
+            .iter()
+            .map(|(id, c)| (id, &**c))
+            .filter(|(_, c)| rank(c) == top)
+            .collect();
         // What one connection carries, another over the same carrier does too.
         let goodput = |c: &ConnectionInfo| {
             let same = candidates.iter().filter(|(_, other)| other.carrier == c.carrier);
@@ -175,7 +179,7 @@ impl PeerTable {
     pub(crate) fn opened(&self, peer: PeerId, connection: ConnectionId, info: ConnectionInfo, agent: &str) {
         self.write(|p| {
             let entry = p.entry(peer).or_default();
-            entry.connections.insert(connection, info);
+            entry.connections.insert(connection, Box::new(info));
             if !agent.is_empty() {
                 entry.agent = agent.to_owned();
             }

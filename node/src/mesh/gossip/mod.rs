@@ -54,6 +54,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = limits::PUBLICATION_BYTES_MAX + 1024;
 pub(crate) const HISTORY: usize = 5;
 /// Of these, for how many it tells others what it has. Both are what the specification names.
 const HISTORY_TOLD: usize = 3;
+/// Copies of messages from this size on are worth that every neighbour is told not to send one.
+const IDONTWANT_BYTES_MIN: usize = 4096;
 /// Topics a peer may subscribe to: the shards of this mesh, with room to grow.
 const TOPICS_MAX: usize = 256;
 /// Digests of one generation of known messages; there are two. Copies come within seconds.
@@ -254,13 +256,13 @@ fn config() -> Result<gossipsub::Config, String> {
         })
         .max_transmit_size(FRAME_BYTES_MAX)
         .flood_publish(true)
+        .idontwant_message_size_threshold(IDONTWANT_BYTES_MIN)
         .duplicate_cache_time(Duration::from_secs(120))
         .history_length(HISTORY)
         .history_gossip(HISTORY_TOLD)
         .prune_backoff(Duration::from_secs(15))
         .publish_queue_duration(Duration::from_secs(30))
         .forward_queue_duration(Duration::from_secs(30))
-        .idontwant_message_size_threshold(1000)
         // Between two looks for better neighbours, heartbeats.
         .opportunistic_graft_ticks(10)
         .build()
