@@ -60,7 +60,7 @@ impl Exec {
     /// Runs the command for one call.
     pub(super) async fn handle(&self, request: &Request, body: Bytes, limit: Duration) -> Result<Answer, Failure> {
         let mut child = self.spawn(request, limit)?;
-        let group = Group::of(&child);
+        let mut group = Group::of(&child);
         let (mut stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async move {
             if let Some(stdin) = &mut stdin {
@@ -95,7 +95,8 @@ impl Exec {
         Err(Failure::new(500, reason(status, &words)))
     }
 
-    pub(super) fn spawn(&self, request: &Request, limit: Duration) -> Result<Child, Failure> {
+    /// The command, in a process group of its own that ends with it.
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new("sh");
         match &self.program {
             // Through the shell, which also runs a script that names no interpreter.
@@ -107,6 +108,11 @@ impl Exec {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
+        command
+    }
+
+    pub(super) fn spawn(&self, request: &Request, limit: Duration) -> Result<Child, Failure> {
+        let mut command = self.command();
         for (name, value) in environment(request, limit) {
             command.env(name, value);
         }
@@ -199,7 +205,7 @@ impl Group {
     }
 
     /// The leader has ended and was waited for: its number may belong to someone else soon.
-    pub(super) fn disarm(mut self) {
+    pub(super) fn disarm(&mut self) {
         self.0 = None;
     }
 }

@@ -1,10 +1,10 @@
-//! Who answers a call: a command, an HTTP server, or nobody but the request itself.
+//! Who answers a call: a command, one of a few that stay, an HTTP server, or nobody but the request itself.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
-use super::{ServeArgs, exec::Exec, frame::Request, upstream::Upstream};
+use super::{ServeArgs, exec::Exec, frame::Request, pool::Pool, upstream::Upstream};
 use crate::cli::CliError;
 
 /// Largest answer; the mesh carries no larger one.
@@ -52,6 +52,7 @@ pub(super) struct Handler {
 pub(super) enum Way {
     Echo,
     Exec(Exec),
+    Pool(Pool),
     Http(Upstream),
 }
 
@@ -59,7 +60,10 @@ impl Handler {
     /// The handler that the arguments ask for.
     pub(super) fn new(args: &ServeArgs) -> Result<Self, CliError> {
         let way = match (&args.exec, &args.http) {
-            (Some(command), _) => Way::Exec(Exec::new(command)?),
+            (Some(command), _) => match args.pool {
+                Some(size) => Way::Pool(Pool::new(Exec::new(command)?, size, args.pool_lines)),
+                None => Way::Exec(Exec::new(command)?),
+            },
             (None, Some(url)) => Way::Http(Upstream::new(url)?),
             (None, None) => Way::Echo,
         };
@@ -81,6 +85,7 @@ impl Handler {
                     ..Answer::default()
                 }),
                 Way::Exec(exec) => exec.handle(request, body, limit).await,
+                Way::Pool(pool) => pool.handle(request, body).await,
                 Way::Http(upstream) => upstream.handle(request, body).await,
             }
         };

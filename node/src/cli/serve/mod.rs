@@ -26,6 +26,7 @@ use weft_protocol::limits::SCHEMA_BYTES_MAX;
 mod exec;
 mod frame;
 mod handler;
+mod pool;
 mod session;
 mod streamed;
 mod upstream;
@@ -40,12 +41,14 @@ mod tests;
     after_help = "Examples:
   weft serve greet --exec './hello.sh'          a command for every call: request on its standard input, answer on its output
   weft serve greet --exec 'sed \"s/^/hello /\"'
+  weft serve score --exec './model.py' --pool 4  four processes that stay, for each call a line in and a line out
   weft serve orders --http http://127.0.0.1:8080/orders
   weft serve ping --echo
   weft serve orders --endpoint create --endpoint list --schema create=create.json --http http://127.0.0.1:8080/orders
 
 A command that exits with anything but 0 makes the call fail; the end of its standard error is the reason. It finds
 WEFT_CALLER, WEFT_SERVICE, WEFT_ENDPOINT, WEFT_DEADLINE_MS, TRACEPARENT and WEFT_HEADER_… in its environment.
+With --pool it must not buffer its output beyond a line (python -u). A call that ends early kills its process; the next starts one.
 With --http every call is a POST; an answer that is not 2xx makes the call fail with that code.
 
 Ctrl-C, SIGTERM and `weft service drain` let running calls finish; a second Ctrl-C does not."
@@ -57,6 +60,13 @@ pub(crate) struct ServeArgs {
     /// Run a shell command for every call
     #[arg(long, value_name = "COMMAND", group = "how")]
     exec: Option<String>,
+    /// Keep up to so many processes of the command, and give each one call at a time: a line on its standard input, a line on
+    /// its output
+    #[arg(long, value_name = "N", requires = "exec", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pool: Option<u16>,
+    /// What a line of the pool holds
+    #[arg(long, value_name = "KIND", requires = "pool", value_enum, default_value_t)]
+    pool_lines: pool::Lines,
     /// POST every call to a URL
     #[arg(long, value_name = "URL", group = "how")]
     http: Option<String>,

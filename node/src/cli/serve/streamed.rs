@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http::{HeaderName, HeaderValue, Method};
-use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use http_body_util::{BodyExt as _, BodyStream, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -20,7 +20,8 @@ use tokio::{
 use super::{
     exec::{self, Exec, Group},
     frame::Request,
-    handler::{Failure, Handler, Way},
+    handler::{ANSWER_BYTES_MAX, Answer, Failure, Handler, Way},
+    pool::Pool,
     upstream::Upstream,
 };
 use crate::cli::{
@@ -59,6 +60,13 @@ pub(super) async fn handle<F: Future<Output = ()>>(
                 Ok(())
             }
         },
+        Way::Pool(pool) => match whole(pool, request, incoming).await {
+            Ok(answer) => bring.send(&answer.headers, input::whole(answer.body)).await,
+            Err(failure) => {
+                fail(failure).await;
+                Ok(())
+            }
+        },
         Way::Exec(exec) => {
             // Unbounded in time: a body takes as long as it takes. The caller's going is what ends it.
             let (output, body) = channel();
@@ -83,6 +91,19 @@ pub(super) async fn handle<F: Future<Output = ()>>(
             }
         }
     }
+}
+
+/// A line has an end: the request is taken as a whole, and no larger than an answer may be.
+async fn whole(pool: &Pool, request: &Request, incoming: Incoming) -> Result<Answer, Failure> {
+    let body = match Limited::new(incoming, ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let limit = format!("this service takes a line of at most {ANSWER_BYTES_MAX} bytes");
+            return Err(Failure::new(413, limit));
+        }
+        Err(error) => return Err(Failure::new(499, format!("the request broke off: {error}"))),
+    };
+    pool.handle(request, body).await
 }
 
 struct Bring<'a> {
@@ -142,7 +163,7 @@ async fn run(exec: &Exec, request: &Request, incoming: Incoming, output: Output)
         Ok(child) => child,
         Err(failure) => return Err((failure, output)),
     };
-    let group = Group::of(&child);
+    let mut group = Group::of(&child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let read = async {
         let mut outputs = std::pin::pin!(async { tokio::join!(copy(stdout, &output), exec::tail(stderr)) });
