@@ -49,7 +49,8 @@ mod tests;
 A command that exits with anything but 0 makes the call fail; the end of its standard error is the reason. It finds
 WEFT_CALLER, WEFT_SERVICE, WEFT_ENDPOINT, WEFT_DEADLINE_MS, TRACEPARENT and WEFT_HEADER_… in its environment.
 With --pool it must not buffer its output beyond a line (python -u). A call that ends early kills its process; the next starts one.
-With --http every call is a POST; an answer that is not 2xx makes the call fail with that code.
+With --http every call is a POST with the caller's headers; status and headers of the answer pass too, but an answer that is not 2xx
+makes the call fail with that code.
 
 Ctrl-C, SIGTERM and `weft service drain` let running calls finish; a second Ctrl-C does not."
 )]

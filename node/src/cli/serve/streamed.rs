@@ -139,7 +139,7 @@ async fn answer_of(
     if !response.status().is_success() {
         return Err(Upstream::refusal(response).await);
     }
-    let headers = Upstream::headers(&response);
+    let headers = Upstream::headers(&response)?;
     let parts = response.bytes_stream().map_ok(Frame::data).map_err(io::Error::other);
     Ok((headers, StreamBody::new(parts).boxed_unsync()))
 }

@@ -208,6 +208,19 @@ async fn post(answer: &'static [u8]) -> (Result<Answer, Failure>, String) {
     let request = Request {
         endpoint: Some("a b".into()),
         caller: Some("12D3KooWX".into()),
+        headers: BTreeMap::from(
+            [
+                ("accept", "text/csv"),
+                ("content-type", "text/plain"),
+                ("x-kind", "new"),
+                ("host", "elsewhere"),
+                ("content-length", "elsewhere"),
+                ("transfer-encoding", "elsewhere"),
+                ("weft-caller", "elsewhere"),
+                ("no header", "elsewhere"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        ),
         ..Request::default()
     };
     let outcome = Upstream::new(&url)
@@ -226,7 +239,42 @@ async fn an_http_server_answers_for_the_service() {
         (&b"ok"[..], "text/x")
     );
     assert!(request.starts_with("POST /base/a%20b HTTP/1.1\r\n"), "{request}");
+    for line in [
+        "accept: text/csv\r\n",
+        "content-type: text/plain\r\n",
+        "x-kind: new\r\n",
+    ] {
+        assert!(request.contains(line), "{request}");
+    }
+    assert!(!request.contains("elsewhere"), "{request}");
     assert!(request.contains("weft-caller: 12D3KooWX"), "{request}");
+}
+
+#[tokio::test]
+async fn status_and_headers_of_an_answer_pass() {
+    let (outcome, _) = post(
+        b"HTTP/1.1 201 Created\r\nlocation: /orders/7\r\nvary: a\r\nvary: b\r\nweft-node: me\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+    let headers = outcome.expect("a success").headers;
+    let expected = [("location", "/orders/7"), ("status", "201"), ("vary", "a, b")];
+    assert_eq!(
+        headers
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect::<Vec<_>>(),
+        expected
+    );
+    let large = format!(
+        "HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n",
+        "y".repeat(9000)
+    );
+    let (outcome, _) = post(large.leak().as_bytes()).await;
+    let failure = outcome.expect_err("too much");
+    assert!(
+        failure.code == 502 && failure.reason.contains("8192 bytes"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]

@@ -1,17 +1,28 @@
 //! A call as an HTTP request to a server of this machine or its network.
 //!
+//! Headers pass in both directions, but for those that are of one connection, or of the mesh. What of an answer is 2xx is one, with
+//! its number in the header `status` unless that is 200; anything else is a failure with that code.
+//!
 //! Redirects are not followed and proxies from the environment are not used: a call goes where the user said and nowhere else.
 
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{StatusCode, Url, header::CONTENT_TYPE, redirect};
+use reqwest::{
+    StatusCode, Url,
+    header::{
+        CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+    redirect,
+};
+use weft_protocol::limits::{HEADER_BYTES_MAX, HEADERS_MAX};
 
 use super::{
     frame::Request,
     handler::{ANSWER_BYTES_MAX, Answer, Failure, REASON_BYTES_MAX},
 };
-use crate::cli::CliError;
+use crate::{cli::CliError, patterns::request_response::STATUS};
 
 /// The server behind a service.
 #[derive(Debug, Clone)]
@@ -43,7 +54,7 @@ impl Upstream {
         if !response.status().is_success() {
             return Err(Self::refusal(response).await);
         }
-        let headers = Self::headers(&response);
+        let headers = Self::headers(&response)?;
         let mut bytes = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
             bytes.extend_from_slice(&chunk);
@@ -64,10 +75,12 @@ impl Upstream {
     pub(super) async fn post(&self, request: &Request, body: reqwest::Body) -> Result<reqwest::Response, Failure> {
         let mut post = self.client.post(self.target(request)).body(body);
         for (name, value) in &request.headers {
-            post = match name.as_str() {
-                "content-type" => post.header(CONTENT_TYPE, value),
-                _ => post.header(format!("weft-header-{name}"), value),
-            };
+            // A caller may send what HTTP has not; the mesh takes more characters.
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value))
+                && passes(&name)
+            {
+                post = post.header(name, value);
+            }
         }
         for (name, value) in [("weft-caller", &request.caller), ("traceparent", &request.traceparent)] {
             if let Some(value) = value {
@@ -78,11 +91,29 @@ impl Upstream {
     }
 
     /// What an answer says besides its body, for the caller.
-    pub(super) fn headers(response: &reqwest::Response) -> BTreeMap<String, String> {
-        let media = response.headers().get(CONTENT_TYPE);
-        let media = media.and_then(|value| value.to_str().ok());
-        let media = media.map(|media| ("content-type".to_owned(), media.to_owned()));
-        media.into_iter().collect()
+    pub(super) fn headers(response: &reqwest::Response) -> Result<BTreeMap<String, String>, Failure> {
+        let mut headers = BTreeMap::<String, String>::new();
+        for (name, value) in response.headers() {
+            let Some(text) = value.to_str().ok().filter(|_| passes(name)) else {
+                continue;
+            };
+            let all = headers.entry(name.as_str().to_owned()).or_default();
+            // As RFC 9110 §5.2 joins them.
+            *all = if all.is_empty() {
+                text.to_owned()
+            } else {
+                format!("{all}, {text}")
+            };
+        }
+        if response.status() != StatusCode::OK {
+            headers.insert(STATUS.to_owned(), response.status().as_u16().to_string());
+        }
+        let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+            let limits = format!("more headers than {HEADERS_MAX}, or than {HEADER_BYTES_MAX} bytes of them");
+            return Err(Failure::new(502, format!("the server's answer has {limits}")));
+        }
+        Ok(headers)
     }
 
     /// Why an answer that is no success is none.
@@ -109,6 +140,26 @@ impl Upstream {
         }
         url
     }
+}
+
+/// Whether a header is for the other end: not of one connection (RFC 9110 §7.6.1), not where the request goes and how long it is, and not
+/// the mesh's to say.
+fn passes(name: &HeaderName) -> bool {
+    const OF_ONE_CONNECTION: [HeaderName; 9] = [
+        CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        HOST,
+        CONTENT_LENGTH,
+    ];
+    let text = name.as_str();
+    let is_ours =
+        text.starts_with("weft-") || matches!(text, "traceparent" | STATUS | "keep-alive" | "proxy-connection");
+    !is_ours && !OF_ONE_CONNECTION.contains(name)
 }
 
 fn reason(status: StatusCode, body: &[u8]) -> String {

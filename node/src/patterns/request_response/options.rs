@@ -7,6 +7,8 @@ use weft_protocol::PeerId;
 use crate::error::{ErrorKind, Kind};
 
 /// The endpoint of a service that names none.
+/// The header by which an answer says which HTTP status it is, if it is not 200.
+pub(crate) const STATUS: &str = "status";
 pub(crate) const DEFAULT_ENDPOINT: &str = "default";
 /// A call's deadline when none is given.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,13 +5,13 @@ use std::time::Duration;
 use axum::{
     body::Bytes,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
 use tracing::Instrument as _;
 use weft_protocol::PeerId;
 
-use super::super::{CallError, CallOptions};
+use super::super::{CallError, CallOptions, STATUS};
 use crate::{
     error::NodeError,
     local::{
@@ -70,6 +70,9 @@ async fn perform(
         Err(error) => return Err(problem(error)),
     };
     let mut response = answer.body.into_response();
+    if let Some(status) = answer_status(&answer.headers) {
+        *response.status_mut() = status;
+    }
     let headers = response.headers_mut();
     answer_headers(headers, &answer.headers, answer.node, answer.elapsed);
     let receipt = answer.receipt.map(|receipt| data_encoding::BASE64.encode(&receipt));
@@ -78,6 +81,13 @@ async fn perform(
     }
     headers.insert("weft-attempts", HeaderValue::from(answer.attempts));
     Ok(response)
+}
+
+/// The status an answer asks for. Only that of a success: what is none is no answer.
+pub(super) fn answer_status(own: &[(String, String)]) -> Option<StatusCode> {
+    let (_, value) = own.iter().find(|(name, _)| name.eq_ignore_ascii_case(STATUS))?;
+    let status: StatusCode = value.parse().ok()?;
+    status.is_success().then_some(status)
 }
 
 /// What an answer says besides its body.

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::{
     super::{BodyReader, BodyWriter, IncomingCall, body},
-    call::{answer_headers, options, problem, service_headers},
+    call::{answer_headers, answer_status, options, problem, service_headers},
 };
 use crate::{
     error::{ErrorKind, NodeError},
@@ -76,6 +76,9 @@ async fn perform(
         .await;
     let answer = answer.map_err(problem)?;
     let mut response = Response::new(outgoing(answer.body));
+    if let Some(status) = answer_status(&answer.headers) {
+        *response.status_mut() = status;
+    }
     answer_headers(response.headers_mut(), &answer.headers, answer.node, answer.elapsed);
     Ok(response)
 }
