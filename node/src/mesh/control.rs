@@ -32,6 +32,9 @@ use crate::{
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 const PROBE_EVERY_CROWDED: Duration = Duration::from_secs(12);
 const CROWDED: usize = 24;
+/// A side that was probed does not probe for as long, so that the two take turns; who has just probed waits longer by this, or by
+/// twice as much on the side with the greater id, so that they do not do it at once for ever.
+const TURN: Duration = Duration::from_millis(500);
 /// A peer that takes longer is taken for gone.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// A peer that takes longer is doubted: what hangs on it, such as a place at a relay, is looked for elsewhere too.
@@ -45,8 +48,8 @@ const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 const PUSHED_TO: usize = 10;
 /// Changes that come together are pushed together.
 const GATHER: Duration = Duration::from_millis(50);
-/// Of a page of records.
-const PAGE_BYTES: usize = CONTROL_BYTES_MAX / 2;
+/// Of a page of records. When many join at once each neighbour is being sent one, and it lies in memory three times on its way out.
+const PAGE_BYTES: usize = CONTROL_BYTES_MAX / 8;
 /// Frames of one burst, and bursts of one measurement.
 const BURST_FRAMES: usize = 8;
 const BURSTS: usize = 2;
@@ -117,7 +120,8 @@ pub(crate) async fn ask(
         } else {
             PROBE_EVERY
         };
-        let next = Instant::now() + pause;
+        let turn = if trust.local_peer() < peer { TURN } else { TURN * 2 };
+        let mut next = Instant::now() + pause + turn;
         patience = REPLY_TIMEOUT;
         loop {
             tokio::select! {
@@ -149,7 +153,13 @@ pub(crate) async fn ask(
                     if changed.is_err() { return Ok(()); }
                     Box::pin(deliver(trust, &peer, &mut stream, &mut delivered)).await?;
                 }
-                () = tokio::time::sleep_until(next) => break,
+                () = tokio::time::sleep_until(next) => {
+                    let theirs = peers.last_probed(&peer, connection).map(|at| at + pause);
+                    match theirs.filter(|later| *later > next) {
+                        Some(later) => next = later,
+                        None => break,
+                    }
+                }
             }
         }
     }
@@ -404,8 +414,9 @@ async fn exchange(stream: &mut MeshStream, request: &ControlRequest) -> Result<C
 /// Answers on a stream a peer has opened, until it ends.
 pub(crate) async fn answer(
     trust: &Trust,
+    peers: &PeerTable,
     notes: &Notes,
-    peer: PeerId,
+    (peer, connection): (PeerId, ConnectionId),
     mut stream: MeshStream,
 ) -> Result<(), ControlError> {
     loop {
@@ -421,6 +432,16 @@ pub(crate) async fn answer(
         };
         if !trust.is_member(&peer) {
             return Ok(());
+        }
+        if let ControlRequest::Probe {
+            members_digest,
+            revocations_digest,
+            ..
+        } = &request
+            && *revocations_digest == trust.revocations_digest()
+            && (*members_digest == trust.records_digest() || trust.is_directory_full())
+        {
+            peers.probed(&peer, connection);
         }
         // Boxed: for nearly all its time this waits for a request.
         let replying = Box::pin(async {

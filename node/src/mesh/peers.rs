@@ -7,7 +7,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// What a connection's throughput is weighed by against its round trip: the time that so much takes.
 const BULK_BYTES: f64 = (256 << 10) as f64;
@@ -67,6 +67,8 @@ pub struct ConnectionInfo {
     pub since_ms: u64,
     /// Whether an answer is overdue: it may be dead, which is not certain yet.
     pub doubted: bool,
+    /// When the remote probed it last, and neither knew what the other did not.
+    pub(crate) probed: Option<Instant>,
 }
 
 /// One connected member.
@@ -243,6 +245,20 @@ impl PeerTable {
             let own = distance(peer);
             p.len() <= count || p.keys().filter(|other| distance(other) < own).take(count).count() < count
         })
+    }
+
+    /// The remote has probed a connection, and neither knows what the other does not.
+    pub(crate) fn probed(&self, peer: &PeerId, connection: ConnectionId) {
+        self.write(|p| {
+            if let Some(connection) = p.get_mut(peer).and_then(|entry| entry.connections.get_mut(&connection)) {
+                connection.probed = Some(Instant::now());
+            }
+        });
+    }
+
+    /// When that was last.
+    pub(crate) fn last_probed(&self, peer: &PeerId, connection: ConnectionId) -> Option<Instant> {
+        self.read(|p| p.get(peer)?.connections.get(&connection)?.probed)
     }
 
     /// An answer on a connection is overdue.

@@ -38,8 +38,8 @@ async fn connected(fleet: &Fleet, wanted: usize) {
     }
 }
 
-#[test]
-fn a_node_that_stands_still_says_nothing_is_given_up_and_comes_back() {
+/// Two nodes that are connected, twenty milliseconds from each other.
+fn in_virtual_time(test: impl AsyncFnOnce(Arc<Network>, Fleet)) {
     let _guard = virtual_os::enter(5);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -65,6 +65,13 @@ fn a_node_that_stands_still_says_nothing_is_given_up_and_comes_back() {
             fleet.start(host).await.unwrap();
         }
         connected(&fleet, 1).await;
+        test(network, fleet).await;
+    });
+}
+
+#[test]
+fn a_node_that_stands_still_says_nothing_is_given_up_and_comes_back() {
+    in_virtual_time(async |network, mut fleet| {
         let sent = |host| network.traffic(host).bytes_sent;
         let before = sent(1);
         sleep(S * 60).await;
@@ -87,5 +94,26 @@ fn a_node_that_stands_still_says_nothing_is_given_up_and_comes_back() {
         fleet.start(1).await.unwrap();
         assert!(fleet.is_awake(1));
         connected(&fleet, 1).await;
+    });
+}
+
+/// Round trips that a node has measured.
+fn round_trips(fleet: &Fleet, host: HostId) -> u64 {
+    let metrics = fleet.running(host).unwrap().node.metrics().encode();
+    let count = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("weft_mesh_round_trip_seconds_count "));
+    count.expect("the metric").parse().unwrap()
+}
+
+#[test]
+fn two_nodes_take_turns_in_asking_whether_the_other_is_there() {
+    in_virtual_time(async |_, fleet| {
+        sleep(S * 30).await;
+        let before = [0, 1].map(|host| round_trips(&fleet, host));
+        sleep(S * 120).await;
+        let after = [0, 1].map(|host| round_trips(&fleet, host));
+        let asked = [after[0] - before[0], after[1] - before[1]];
+        assert!(asked.iter().all(|times| (13..=17).contains(times)), "{asked:?}");
     });
 }

@@ -251,6 +251,7 @@ impl Driver {
             goodput_bytes_per_s: None,
             since_ms,
             doubted: false,
+            probed: None,
         };
         self.peers.opened(peer, id, info, &agent);
         self.prefer_best();

@@ -149,12 +149,16 @@ impl Driver {
         match event {
             OthersEvent::Direct(event) => self.on_direct(event),
             OthersEvent::Streams(streams::Event::Inbound {
-                peer, protocol, stream, ..
+                peer,
+                connection,
+                protocol,
+                stream,
             }) => {
                 if protocol == CONTROL_PROTOCOL {
-                    let (trust, notes) = (self.trust.clone(), self.notes.clone());
+                    let (trust, peers, notes) = (self.trust.clone(), self.peers.clone(), self.notes.clone());
                     self.tasks.spawn("control-answer", async move {
-                        if let Err(error) = control::answer(&trust, &notes, peer, stream).await {
+                        let answering = control::answer(&trust, &peers, &notes, (peer, connection), stream);
+                        if let Err(error) = answering.await {
                             tracing::debug!(%peer, %error, "a control stream ended");
                         }
                     });

@@ -10,6 +10,7 @@ fn connection(address: &str, rtt_ms: u64) -> ConnectionInfo {
         goodput_bytes_per_s: None,
         since_ms: 0,
         doubted: false,
+        probed: None,
     }
 }
 
