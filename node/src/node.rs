@@ -83,7 +83,7 @@ pub struct NodeBuilder {
     patterns: Vec<(TypeId, DynPattern)>,
 }
 
-/// A running node.
+/// A running node. Dropped, it ends like one that was killed: [`stop`](Node::stop) says good-bye, and waits for what is under way.
 pub struct Node {
     mesh: Mesh,
     trust: Trust,
@@ -283,6 +283,12 @@ impl Node {
         let ended = self.tasks.stop(STOP_STEP).await;
         let closed = tokio::time::timeout(STOP_STEP, self.store.close()).await;
         stopped && ended && matches!(closed, Ok(Ok(())))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.cancel();
     }
 }
 

@@ -158,6 +158,11 @@ impl Tasks {
         self.cancel.clone().cancelled_owned()
     }
 
+    /// Cancels everything, and waits for nothing.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
     /// Cancels everything and waits for it to end, at most `within`. Returns whether everything ended.
     pub async fn stop(&self, within: Duration) -> bool {
         self.cancel.cancel();

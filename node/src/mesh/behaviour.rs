@@ -8,7 +8,7 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr, identify,
     identity::Keypair,
-    kad, mdns, memory_connection_limits, ping, relay,
+    kad, mdns, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     upnp,
@@ -19,6 +19,7 @@ use weft_protocol::{MeshId, admission::ADMISSION_PROTOCOL, control::CONTROL_PROT
 
 use super::{
     MeshConfig,
+    budget::MemoryBudget,
     doze::Doze,
     frames,
     gate::Gate,
@@ -51,7 +52,7 @@ pub(crate) struct Behaviour {
 #[derive(NetworkBehaviour)]
 pub(crate) struct Front {
     pub(crate) limits: connection_limits::Behaviour,
-    pub(crate) memory: Toggle<memory_connection_limits::Behaviour>,
+    pub(crate) memory: Toggle<MemoryBudget>,
     pub(crate) sources: Sources,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -106,7 +107,7 @@ pub(crate) fn outer(key: &Keypair, config: &MeshConfig, network: &Network) -> Do
     let front = Front {
         limits: connection_limits::Behaviour::new(limits),
         memory: (!network.process_is_shared)
-            .then(|| memory_connection_limits::Behaviour::with_max_bytes(config.memory_budget_bytes))
+            .then(|| MemoryBudget::new(config.memory_budget_bytes))
             .into(),
         sources: Sources::new(config.sources.clone()),
         identify: identify::Behaviour::new(identify),

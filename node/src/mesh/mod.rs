@@ -15,6 +15,7 @@
 mod admission;
 mod behaviour;
 mod boxed;
+mod budget;
 mod config;
 mod connector;
 mod control;

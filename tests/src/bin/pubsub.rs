@@ -41,7 +41,7 @@ const PACE_FOR_S: u32 = 3;
 struct Mesh {
     publisher: PubSubHandle,
     subscriptions: Vec<Subscription>,
-    _nodes: Vec<Node>,
+    nodes: Vec<Node>,
     _home: tempfile::TempDir,
 }
 
@@ -52,6 +52,8 @@ impl Mesh {
         let mut nodes: Vec<Node> = Vec::new();
         for n in 0..=subscribers {
             let mut config = MeshConfig::on_loopback(format!("n{n}"));
+            // Of the whole process, which holds all nodes and a million messages.
+            config.memory_budget_bytes = 64 << 30;
             config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
             if let Some(first) = nodes.first() {
                 let address = first.mesh().state().listen[0].clone();
@@ -86,11 +88,17 @@ impl Mesh {
         let mut mesh = Mesh {
             publisher,
             subscriptions,
-            _nodes: nodes,
+            nodes,
             _home: home,
         };
         mesh.warm_up().await;
         mesh
+    }
+
+    async fn stop(self) {
+        for node in &self.nodes {
+            node.stop().await;
+        }
     }
 
     async fn warm_up(&mut self) {
@@ -302,6 +310,7 @@ async fn main() {
         } else {
             println!("{name:<28} {ours:>14.0} {theirs:>14.0} {:>8.2}", ours / theirs);
         }
+        mesh.stop().await;
     }
     let mut mesh = Mesh::start(1).await;
     let (p50_us, p99_us) = mesh.latency().await;
