@@ -16,7 +16,7 @@ use crate::patterns::pub_sub::{
     Frame, Line, Pick, Picks, Publication, SHARDS,
     direct::{DirectItem, DirectTaken},
     interest::{Interest, Wanted},
-    repair::{Digest, Head, Original, RepairReply, RepairRequest, digest_of},
+    repair::{Digest, Head, Original, PastFrame, PastPlace, RepairReply, RepairRequest, digest_of},
 };
 use crate::patterns::request_response::{
     CallMessage, CallRequest, CallResponse, EndpointInfo, EndpointSchema, EndpointStats, InstanceSchemas,
@@ -425,6 +425,32 @@ fn application_samples() -> Vec<Sample> {
             },
         ),
         sample("repair-await", RepairRequest::Await { line, seq: 9 }),
+        sample(
+            "repair-past",
+            RepairRequest::Past {
+                pattern: "orders.>".parse().unwrap(),
+                since_ms: NOW_MS - 5000,
+                before: Some(PastPlace {
+                    made_ms: NOW_MS,
+                    line,
+                    first_seq: 7,
+                }),
+            },
+        ),
+        sample(
+            "repair-was",
+            RepairReply::Past {
+                frames: vec![PastFrame {
+                    line,
+                    original: Original {
+                        gossip_seq: 1,
+                        data: vec![1, 2],
+                        signature: vec![3; 64],
+                    },
+                }],
+                more: true,
+            },
+        ),
         sample("repair-known", RepairReply::Heads { heads: vec![head] }),
         sample(
             "repair-originals",

@@ -1,8 +1,8 @@
 //! `weft sub`: messages as they arrive, through restarts of the node.
 //!
 //! It promises that a message the node still remembers is neither lost nor shown twice over a reconnect, and that a loss is
-//! said: on standard error, or with `--json` as an object `{"gap":…}` among the messages. It does not promise history: what was
-//! published before the subscription is not shown.
+//! said: on standard error, or with `--json` as an object `{"gap":…}` among the messages. What was published before the subscription is
+//! shown if that is asked, as far as members still have it: for minutes.
 
 use std::time::Duration;
 
@@ -28,7 +28,11 @@ use super::{
   weft sub logs.web --raw >>access.log      the data alone, a newline after each
   weft sub 'jobs.>' --group workers         share them with the other members of the group
   weft sub 'jobs.>' --group workers --by-key customer
+  weft sub 'sensors.>' --last               first the last message on each subject
+  weft sub 'orders.>' --since 5m            first what was published in the last five minutes
 
+What was published before is told by this node and the members it is connected to: as far as they still have it, which is ten minutes
+at most, and not more than 4096 messages.
 What was lost and cannot be had any more is said on standard error; with --json it is an object {\"gap\":…} among the messages.
 Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]
 pub(crate) struct SubscribeArgs {
@@ -41,6 +45,15 @@ pub(crate) struct SubscribeArgs {
     /// Messages with the same value of this extension attribute go to the same member of the group
     #[arg(long, value_name = "ATTRIBUTE", requires = "group")]
     by_key: Option<String>,
+    /// First the last message on each subject that was published before
+    #[arg(long, conflicts_with_all = ["last_n", "since", "group"])]
+    last: bool,
+    /// First the last messages that were published before, so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096), conflicts_with_all = ["since", "group"])]
+    last_n: Option<u64>,
+    /// First the messages that were published in this time before now
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive, conflicts_with = "group")]
+    since: Option<Duration>,
     /// End after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -101,10 +114,13 @@ async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress
             path.push_str(&format!("&{name}={}", parse::percent(value)));
         }
     }
+    let first = format!("{path}{}", before(args));
     let mut backoff = Backoff::new();
     let mut is_told = false;
     loop {
-        let opened = async { session.client()?.events(&path, progress.last_id.as_deref()).await }.await;
+        // What was before is told once, and not again when the node comes back.
+        let path = if progress.accepted { &path } else { &first };
+        let opened = async { session.client()?.events(path, progress.last_id.as_deref()).await }.await;
         let ended = match opened {
             Ok(stream) => {
                 let again = if progress.accepted { " again" } else { "" };
@@ -134,6 +150,16 @@ async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress
             );
         }
         tokio::time::sleep(backoff.step()).await;
+    }
+}
+
+/// What of before is asked for.
+fn before(args: &SubscribeArgs) -> String {
+    match (args.last, args.last_n, args.since) {
+        (true, ..) => "&last=true".to_owned(),
+        (_, Some(count), _) => format!("&last_n={count}"),
+        (.., Some(since)) => format!("&past_ms={}", parse::millis(since)),
+        _ => String::new(),
     }
 }
 

@@ -180,6 +180,11 @@ impl FrameCache {
         found
     }
 
+    /// All of them, in the order of their places.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        self.frames.iter().map(|frame| &frame.0)
+    }
+
     /// The number of the first publication of a line, of those kept, in a frame that was made at this time or later.
     pub(super) fn first_since(&self, line: Line, since_ms: u64) -> Option<u64> {
         let mut of_line = self.frames.range((line, 0)..=(line, u64::MAX));

@@ -38,7 +38,7 @@ impl Drop for Held {
 /// A message as it was received, numbered by this node.
 #[derive(Debug)]
 pub struct Received {
-    /// Rises by one with each message this node took in.
+    /// Rises by one with each message this node took in. What a subscription is told of before has the number after which it began.
     pub number: u64,
     /// Who published it.
     pub publisher: PeerId,
@@ -48,6 +48,7 @@ pub struct Received {
     pub sequence: u64,
     /// The message.
     pub publication: Publication,
+    pub(super) line: Line,
     _held: Held,
 }
 
@@ -165,11 +166,22 @@ impl ReplayWindow {
             from,
             sequence,
             publication,
+            line: *line,
             _held: Held {
                 bytes,
                 all: Arc::clone(&self.held),
             },
         })
+    }
+
+    /// The number of the last message.
+    pub(super) fn last(&self) -> u64 {
+        self.next
+    }
+
+    /// The frames in which they are, some more than once.
+    pub(super) fn frames(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        self.notes.iter().map(|note| &note.kept)
     }
 
     /// Bytes of all messages that are kept here or wait for a subscriber.

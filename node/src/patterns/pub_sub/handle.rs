@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use weft_protocol::{
     Message, Pattern, PeerId, Subject, Verb, Wire as _,
@@ -17,6 +18,7 @@ pub use super::core::Received;
 use super::{
     feeds::Feeds,
     hub::Hub,
+    past::{self, Past, Recollection},
     publisher::{Outbox, Sending, Sent},
     report::{self, Report, Trail},
 };
@@ -137,17 +139,34 @@ pub struct Subscription {
     pub(super) id: u64,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     pub(super) hub: Arc<Hub>,
+    /// Of one that wanted what was before.
+    pub(super) past: Option<Box<Recollection>>,
 }
 
 impl Subscription {
     /// The next delivery; `None` when the node is stopping. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
+        loop {
+            let Some(past) = &mut self.past else {
+                return self.deliveries.recv().await;
+            };
+            if let Some(before) = past.next() {
+                return Some(before);
+            }
+            let delivery = self.deliveries.recv().await?;
+            let passed = past.pass(delivery);
+            if past.is_over() {
+                self.past = None;
+            }
+            if passed.is_some() {
+                return passed;
+            }
+        }
     }
 
     /// A delivery, if one is there.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        self.deliveries.try_recv().ok()
+        self.next().now_or_never().flatten()
     }
 }
 
@@ -268,6 +287,17 @@ impl PubSubHandle {
     /// replay window reaches; what is gone from it is told as [`Delivery::Dropped`].
     pub fn subscribe(&self, pattern: Pattern, resume: Option<&str>) -> Subscription {
         self.hub.subscribe(pattern, resume)
+    }
+
+    /// Subscribes, and is told first of what was published before: as far as this node and members it is connected to still have it,
+    /// which is for minutes ([`PAST_MAX`](super::PAST_MAX)), and at most 4,096 messages.
+    pub async fn subscribe_with(&self, pattern: Pattern, past: Past) -> Subscription {
+        let number = self.hub.last_number();
+        // First: what comes while others are asked is not missed.
+        let mut subscription = self.hub.subscribe(pattern.clone(), None);
+        let recollection = past::recollect(&self.hub, &pattern, past, number).await;
+        subscription.past = Some(Box::new(recollection));
+        subscription
     }
 
     /// The members at which somebody subscribes to a subject, this node among them: as far as their records say, which reach

@@ -63,9 +63,9 @@ pub(super) struct State {
     subscribers: Subscribers,
     orders: Orders<Item>,
     direct: BTreeMap<PeerId, Taken>,
-    window: ReplayWindow,
+    pub(super) window: ReplayWindow,
     /// Frames of others, and of this node.
-    cache: [FrameCache; 2],
+    pub(super) cache: [FrameCache; 2],
     digests: Digests,
 }
 
@@ -204,6 +204,7 @@ impl Hub {
             id,
             deliveries,
             hub: Arc::clone(self),
+            past: None,
         }
     }
 
@@ -466,7 +467,7 @@ impl Hub {
     }
 
     /// How the messages of a publisher name where they come from.
-    fn source(&self, publisher: &PeerId) -> String {
+    pub(super) fn source(&self, publisher: &PeerId) -> String {
         match self.mesh_id() {
             Some(mesh) => format!("mesh://{mesh}/{publisher}"),
             None => format!("mesh:///{publisher}"),
@@ -578,7 +579,7 @@ impl Hub {
         self.lock().orders.take_dirty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -639,7 +640,7 @@ fn items(
 }
 
 /// A judge of publications that asks once for those in a row that have one subject and show no capability.
-fn permitted(ask: impl Fn(&Subject, &[CapabilityToken]) -> bool) -> impl FnMut(&Publication) -> bool {
+pub(super) fn permitted(ask: impl Fn(&Subject, &[CapabilityToken]) -> bool) -> impl FnMut(&Publication) -> bool {
     let mut last: Option<(Subject, bool)> = None;
     move |publication| {
         let Ok(subject) = publication.subject() else {

@@ -16,7 +16,7 @@
 //! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
 //! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`; `order` says what is new, next,
 //! missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing
-//! and answers those who fetch; `positions` is what outlives the process.
+//! and answers those who fetch; `past` is for subscribers that come late; `positions` is what outlives the process.
 
 mod cache;
 mod core;
@@ -27,6 +27,7 @@ mod hub;
 mod interest;
 mod late;
 mod order;
+mod past;
 mod pick;
 mod positions;
 mod publisher;
@@ -44,6 +45,7 @@ mod ways;
 use std::sync::Arc;
 
 pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
+pub use past::{PAST_MAX, Past};
 pub use report::Report;
 pub use ring::Outcome;
 use tokio::sync::mpsc;

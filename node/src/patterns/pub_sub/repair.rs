@@ -25,7 +25,7 @@ use weft_protocol::{
     },
 };
 
-use super::{cache::Kept, hub::Hub, order::Want, publisher::sleep_until, receive, ring::Outcome};
+use super::{cache::Kept, hub::Hub, order::Want, past, publisher::sleep_until, receive, ring::Outcome};
 use crate::{
     context::greeting,
     mesh::{self, InboundRequest, MeshError, PatternDoors},
@@ -39,7 +39,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Publications asked for at once.
 const FETCH_SEQS_MAX: u64 = 4096;
 /// Bytes of frames in one answer, unless the first one is larger.
-const FETCH_BYTES_MAX: usize = 512 << 10;
+pub(super) const FETCH_BYTES_MAX: usize = 512 << 10;
 /// Members whose digests differ and that wait to be compared with.
 pub(super) const DIFFERING_MAX: usize = 64;
 /// After a restart so many members are compared with whatever their digests say.
@@ -374,8 +374,18 @@ impl Repair {
             }
             Ok(RepairRequest::Fetch { line, from_seq, to_seq }) => {
                 let kept = self.hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
-                let originals = kept.iter().filter_map(|kept| self.original(kept)).collect();
+                let originals = kept.iter().filter_map(|kept| original(&self.hub, kept)).collect();
                 request.answer(RepairReply::Originals { originals }.to_bytes());
+            }
+            Ok(RepairRequest::Past {
+                pattern,
+                since_ms,
+                before,
+            }) => {
+                let hub = Arc::clone(&self.hub);
+                self.tasks.spawn("pub-sub-past", async move {
+                    request.answer(past::answer(&hub, &pattern, since_ms, before).to_bytes());
+                });
             }
             Ok(RepairRequest::Await { line, seq }) => {
                 let hub = Arc::clone(&self.hub);
@@ -395,22 +405,23 @@ impl Repair {
             }
         }
     }
+}
 
-    fn original(&self, kept: &Kept) -> Option<Original> {
-        let signature = match kept.signature.get() {
-            Some(signature) => signature,
-            None => {
-                let topic = topic(&self.hub.mesh_id()?, kept.line().shard);
-                let signed = self.hub.mesh.sign(topic, kept.gossip_seq, kept.data.to_vec())?;
-                kept.signature.get_or_init(|| self.hub.shared(&signed.signature))
-            }
-        };
-        Some(Original {
-            gossip_seq: kept.gossip_seq,
-            data: kept.data.to_vec(),
-            signature: signature.to_vec(),
-        })
-    }
+/// A frame as its publisher signed it; this node's own is signed now.
+pub(super) fn original(hub: &Hub, kept: &Kept) -> Option<Original> {
+    let signature = match kept.signature.get() {
+        Some(signature) => signature,
+        None => {
+            let topic = topic(&hub.mesh_id()?, kept.line().shard);
+            let signed = hub.mesh.sign(topic, kept.gossip_seq, kept.data.to_vec())?;
+            kept.signature.get_or_init(|| hub.shared(&signed.signature))
+        }
+    };
+    Some(Original {
+        gossip_seq: kept.gossip_seq,
+        data: kept.data.to_vec(),
+        signature: signature.to_vec(),
+    })
 }
 
 /// Waits until the neighbours of a shard have followed this node's line so far, for a bounded time.
@@ -448,7 +459,13 @@ pub(super) async fn has_followed(hub: &Hub, peer: PeerId, line: Line, seq: u64, 
     }
 }
 
-async fn ask(hub: &Hub, peer: PeerId, request: &RepairRequest, within: Duration) -> Result<RepairReply, MeshError> {
+/// Asks a member, and reads its answer.
+pub(super) async fn ask(
+    hub: &Hub,
+    peer: PeerId,
+    request: &RepairRequest,
+    within: Duration,
+) -> Result<RepairReply, MeshError> {
     let bytes = request
         .to_checked_bytes()
         .map_err(|e| MeshError::Invalid(e.to_string()))?;

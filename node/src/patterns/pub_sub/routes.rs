@@ -24,7 +24,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Pattern, PeerId, Subject, limits::PUBLISH_BODY_BYTES_MAX};
 
 use super::{
-    Delivery, Outcome, PubSubHandle, PublishOptions, Report, Subscription, handle::Received, hub::SUBSCRIPTIONS_MAX,
+    Delivery, Outcome, PAST_MAX, Past, PubSubHandle, PublishOptions, Report, Subscription, handle::Received,
+    hub::SUBSCRIPTIONS_MAX, past::PAST_MESSAGES_MAX,
 };
 use crate::{
     error::{ErrorKind, NodeError},
@@ -164,6 +165,72 @@ struct SubscribeQuery {
     group: Option<String>,
     /// The extension attribute whose value decides to which member a message goes.
     key: Option<String>,
+    /// First the last message on each subject that was published before, as far as members still have it.
+    #[serde(default)]
+    last: bool,
+    /// First the last messages that were published before, so many.
+    last_n: Option<usize>,
+    /// First the messages that were published in the last so many milliseconds.
+    past_ms: Option<u64>,
+}
+
+/// What of before a subscription wants.
+fn past_of(last: bool, last_n: Option<usize>, past_ms: Option<u64>) -> Result<Option<Past>, NodeError> {
+    let past = match (last, last_n, past_ms) {
+        (false, None, None) => return Ok(None),
+        (true, None, None) => Past::LastOfEach,
+        (false, Some(count), None) if (1..=PAST_MESSAGES_MAX).contains(&count) => Past::Last(count),
+        (false, None, Some(past_ms)) if Duration::from_millis(past_ms) <= PAST_MAX => {
+            Past::Within(Duration::from_millis(past_ms))
+        }
+        (false, Some(count), None) => {
+            return Err(NodeError::invalid(format!(
+                "the last {count} messages are asked for; it can be 1 to {PAST_MESSAGES_MAX}"
+            )));
+        }
+        (false, None, Some(past_ms)) => {
+            return Err(NodeError::invalid(format!(
+                "messages of the last {} s are asked for; they are kept for {} s",
+                past_ms.div_ceil(1000),
+                PAST_MAX.as_secs()
+            )));
+        }
+        _ => {
+            return Err(NodeError::invalid(
+                "the last of each subject, the last so many, and those since a time exclude each other",
+            ));
+        }
+    };
+    Ok(Some(past))
+}
+
+/// What a subscriber asks for.
+struct Asked<'a> {
+    pattern: Pattern,
+    group: Option<&'a str>,
+    key: Option<&'a str>,
+    past: Option<Past>,
+    resume: Option<&'a str>,
+}
+
+async fn subscription(app: &App, asked: Asked<'_>) -> Result<Subscription, NodeError> {
+    let Asked {
+        pattern,
+        group,
+        key,
+        past,
+        resume,
+    } = asked;
+    match (group, key, past) {
+        (Some(_), _, Some(_)) => Err(NodeError::invalid(
+            "the members of a group get each message once: there is no past for one of them",
+        )),
+        (Some(group), key, None) => Ok(app.messages.subscribe_in_group(pattern, group, key)?),
+        (None, Some(_), _) => Err(NodeError::invalid("a key is of use only with a group")),
+        // Who comes back has been told of before.
+        (None, None, Some(past)) if resume.is_none() => Ok(app.messages.subscribe_with(pattern, past).await),
+        (None, None, _) => Ok(app.messages.subscribe(pattern, resume)),
+    }
 }
 
 /// Subscribe: server-sent events, each message a CloudEvent; `Last-Event-ID` resumes
@@ -176,14 +243,14 @@ async fn subscribe(
     let pattern: Pattern = query.subject.parse().map_err(NodeError::from)?;
     let resume = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     check_room(&app.messages)?;
-    let subscription = match (&query.group, &query.key) {
-        (Some(group), key) => app
-            .messages
-            .subscribe_in_group(pattern, group, key.as_deref())
-            .map_err(NodeError::from)?,
-        (None, Some(_)) => return Err(NodeError::invalid("a key is of use only with a group").into()),
-        (None, None) => app.messages.subscribe(pattern, resume),
+    let asked = Asked {
+        pattern,
+        group: query.group.as_deref(),
+        key: query.key.as_deref(),
+        past: past_of(query.last, query.last_n, query.past_ms)?,
+        resume,
     };
+    let subscription = subscription(&app, asked).await?;
     let stream = futures::stream::unfold(
         (subscription, app.messages),
         |(mut subscription, messages)| async move {
@@ -280,6 +347,10 @@ enum Op {
         subject: String,
         group: Option<String>,
         key: Option<String>,
+        #[serde(default)]
+        last: bool,
+        last_n: Option<usize>,
+        past_ms: Option<u64>,
     },
     Unsubscribe {
         subject: String,
@@ -334,8 +405,21 @@ async fn perform(
     deliveries: &mpsc::Sender<Delivery>,
 ) -> Result<Value, NodeError> {
     match op {
-        Op::Subscribe { subject, group, key } => {
-            let pattern: Pattern = subject.parse()?;
+        Op::Subscribe {
+            subject,
+            group,
+            key,
+            last,
+            last_n,
+            past_ms,
+        } => {
+            let asked = Asked {
+                pattern: subject.parse()?,
+                group: group.as_deref(),
+                key: key.as_deref(),
+                past: past_of(last, last_n, past_ms)?,
+                resume: None,
+            };
             check_room(&app.messages)?;
             if subscriptions.len() >= SOCKET_SUBSCRIPTIONS_MAX {
                 return Err(NodeError::busy(format!(
@@ -343,10 +427,7 @@ async fn perform(
                 )));
             }
             let cancel = tokio_util::sync::CancellationToken::new();
-            let subscription = match group {
-                Some(group) => app.messages.subscribe_in_group(pattern, &group, key.as_deref())?,
-                None => app.messages.subscribe(pattern, None),
-            };
+            let subscription = subscription(app, asked).await?;
             let forward = forward(subscription, deliveries.clone());
             let cancelled = cancel.clone();
             app.node.tasks().spawn("ws-subscription", async move {

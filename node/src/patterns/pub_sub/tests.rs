@@ -1,4 +1,5 @@
 mod direct;
+mod past;
 
 use weft_protocol::{
     Message, PeerId, Wire as _,

@@ -6,7 +6,8 @@
 use minicbor::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 
-use super::{Line, SHARDS};
+use super::{DIRECT, Line, SHARDS};
+use crate::Pattern;
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{FRAME_BYTES_MAX, HEADS_MAX, NOTE_BYTES_MAX, ORIGINALS_MAX, REPAIR_BYTES_MAX};
@@ -102,6 +103,19 @@ pub enum RepairRequest {
         #[n(1)]
         seq: u64,
     },
+    /// Give me what you have of what was published before. Answered with `Past`.
+    #[n(3)]
+    Past {
+        /// On these subjects.
+        #[n(0)]
+        pattern: Pattern,
+        /// Frames whose last publication was made at this time or later, Unix milliseconds by its publisher's calendar.
+        #[n(1)]
+        since_ms: u64,
+        /// Those before this one: the last one of an answer, for the next.
+        #[n(2)]
+        before: Option<PastPlace>,
+    },
 }
 
 impl Wire for RepairRequest {
@@ -118,6 +132,12 @@ impl Wire for RepairRequest {
                 check_line(line)
             }
             Self::Await { line, .. } => check_line(line),
+            Self::Past {
+                since_ms,
+                before: Some(before),
+                ..
+            } if *since_ms > before.made_ms => Err(DecodeError::invalid(Self::WHAT, "it asks for nothing")),
+            Self::Past { .. } => Ok(()),
         }
     }
 }
@@ -134,6 +154,56 @@ pub struct Original {
     /// The publisher's signature.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub signature: Vec<u8>,
+}
+
+/// Where a frame has its place among all of before; they have an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct PastPlace {
+    /// When its last publication was made, Unix milliseconds.
+    #[n(0)]
+    pub made_ms: u64,
+    /// Its line.
+    #[n(1)]
+    pub line: Line,
+    /// The number of its first publication.
+    #[n(2)]
+    pub first_seq: u64,
+}
+
+/// A frame of before.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PastFrame {
+    /// Its line. One that goes directly is the answerer's own.
+    #[n(0)]
+    pub line: Line,
+    /// It; not signed, and without a number of gossip's, if it went directly.
+    #[n(1)]
+    pub original: Original,
+}
+
+impl PastFrame {
+    /// Whether it went to those who wanted it directly.
+    pub fn is_direct(&self) -> bool {
+        self.line.shard >= DIRECT
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        self.original.check()?;
+        if !self.is_direct() {
+            return check_line(&self.line);
+        }
+        if self.line.shard >= DIRECT + SHARDS || !self.original.signature.is_empty() {
+            return Err(DecodeError::invalid("frame of before", "it is on no line"));
+        }
+        Ok(())
+    }
+}
+
+impl Original {
+    fn check(&self) -> Result<(), DecodeError> {
+        at_most("signature", self.signature.len(), 64)?;
+        at_most("frame of publications", self.data.len(), FRAME_BYTES_MAX)
+    }
 }
 
 /// The answer to a [`RepairRequest`].
@@ -153,6 +223,16 @@ pub enum RepairReply {
         #[cbor(n(0), decode_with = "bounded::list::<{ ORIGINALS_MAX }, _, _>")]
         originals: Vec<Original>,
     },
+    /// What the answerer has of what was published before: the latest frames first.
+    #[n(2)]
+    Past {
+        /// As many as fit.
+        #[cbor(n(0), decode_with = "bounded::list::<{ ORIGINALS_MAX }, _, _>")]
+        frames: Vec<PastFrame>,
+        /// Whether there are earlier ones.
+        #[n(1)]
+        more: bool,
+    },
 }
 
 impl Wire for RepairReply {
@@ -162,10 +242,8 @@ impl Wire for RepairReply {
     fn check(&self) -> Result<(), DecodeError> {
         match self {
             Self::Heads { heads } => heads.iter().try_for_each(|head| check_line(&head.line)),
-            Self::Originals { originals } => originals.iter().try_for_each(|original| {
-                at_most("signature", original.signature.len(), 64)?;
-                at_most("frame of publications", original.data.len(), FRAME_BYTES_MAX)
-            }),
+            Self::Originals { originals } => originals.iter().try_for_each(Original::check),
+            Self::Past { frames, .. } => frames.iter().try_for_each(PastFrame::check),
         }
     }
 }

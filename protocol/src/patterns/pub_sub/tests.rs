@@ -1,6 +1,6 @@
 use super::*;
 use crate::limits::CAPABILITIES_MAX;
-use crate::patterns::pub_sub::repair::{Original, RepairReply, RepairRequest};
+use crate::patterns::pub_sub::repair::{Original, PastFrame, PastPlace, RepairReply, RepairRequest};
 use crate::testing::{mesh, public};
 
 fn publication(subject: &str) -> Publication {
@@ -102,6 +102,36 @@ fn the_largest_publication_is_sent_read_and_repaired() {
 fn nothing_is_asked_of_shards_that_are_not() {
     let line = Line::new(&public(1).peer_id(), 1, SHARDS).unwrap();
     assert!(RepairRequest::Await { line, seq: 1 }.to_checked_bytes().is_err());
+    let original = |signature| Original {
+        gossip_seq: 0,
+        data: Vec::new(),
+        signature,
+    };
+    // What went directly is on a direct line, and not signed; anything else is neither.
+    for (shard, signature, is_good) in [
+        (0, vec![1; 64], true),
+        (SHARDS, vec![1; 64], false),
+        (DIRECT, Vec::new(), true),
+        (DIRECT, vec![1; 64], false),
+        (DIRECT + SHARDS, Vec::new(), false),
+    ] {
+        let frames = vec![PastFrame {
+            line: Line { shard, ..line },
+            original: original(signature),
+        }];
+        let reply = RepairReply::Past { frames, more: false };
+        assert_eq!(reply.to_checked_bytes().is_ok(), is_good, "{shard}");
+    }
+    let backwards = RepairRequest::Past {
+        pattern: "a".parse().unwrap(),
+        since_ms: 2,
+        before: Some(PastPlace {
+            made_ms: 1,
+            line: Line { shard: 0, ..line },
+            first_seq: 1,
+        }),
+    };
+    assert!(backwards.to_checked_bytes().is_err());
     let line = Line { shard: 0, ..line };
     for (from_seq, to_seq) in [(0, 1), (3, 2)] {
         assert!(

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Nodes that are members of one mesh and connected with the first. They have one calendar.
-async fn mesh(count: u8) -> Vec<Node> {
+pub(super) async fn mesh(count: u8) -> Vec<Node> {
     let platform = TestPlatform::new();
     let mut nodes: Vec<Node> = Vec::new();
     for n in 0..count {
@@ -41,17 +41,17 @@ async fn mesh(count: u8) -> Vec<Node> {
     nodes
 }
 
-fn handle(node: &Node) -> PubSubHandle {
+pub(super) fn handle(node: &Node) -> PubSubHandle {
     node.handle::<PubSub>().unwrap()
 }
 
-async fn publish(handle: &PubSubHandle, subject: &Subject, n: u32) -> Receipt {
+pub(super) async fn publish(handle: &PubSubHandle, subject: &Subject, n: u32) -> Receipt {
     let sent = handle.publish(subject, n.to_be_bytes().to_vec(), PublishOptions::default());
     sent.await.unwrap()
 }
 
 /// Publishes until this node hands what it says on a subject to the members that want it. The number of the next message.
-async fn until_direct(handle: &PubSubHandle, subject: &Subject) -> u32 {
+pub(super) async fn until_direct(handle: &PubSubHandle, subject: &Subject) -> u32 {
     for n in 0..1000 {
         let receipt = publish(handle, subject, n).await;
         if receipt.is_direct {
@@ -62,7 +62,7 @@ async fn until_direct(handle: &PubSubHandle, subject: &Subject) -> u32 {
     panic!("it never went directly: {:?}", handle.direct_members());
 }
 
-async fn next(subscription: &mut Subscription) -> u32 {
+pub(super) async fn next(subscription: &mut Subscription) -> u32 {
     let delivery = tokio::time::timeout(PATIENCE, subscription.next())
         .await
         .unwrap()
@@ -74,7 +74,7 @@ async fn next(subscription: &mut Subscription) -> u32 {
 }
 
 /// The first message, which may not be the very first one: that was perhaps made before the reader's time.
-async fn begin(subscription: &mut Subscription, first: u32) -> u32 {
+pub(super) async fn begin(subscription: &mut Subscription, first: u32) -> u32 {
     let n = next(subscription).await;
     assert!(n <= first, "{n} came before {first}");
     n

@@ -1,0 +1,174 @@
+//! What is told to a subscriber of what was published before it came, between real nodes.
+
+use std::time::Duration;
+
+use weft_protocol::{
+    Message, Subject,
+    patterns::pub_sub::{Line, Publication},
+};
+
+use super::{
+    super::{
+        order,
+        past::{PAST_MESSAGES_MAX, Recollection},
+        *,
+    },
+    direct::{begin, handle, mesh, next, publish, until_direct},
+};
+use crate::testing::{address, eventually, member, mesh_config, peers, start};
+
+fn subject(text: &str) -> Subject {
+    text.parse().unwrap()
+}
+
+async fn recall(handle: &PubSubHandle, pattern: &str, past: Past) -> Vec<u32> {
+    let mut subscription = handle.subscribe_with(pattern.parse().unwrap(), past).await;
+    let mut numbers = Vec::new();
+    while let Some(Delivery::Message(received)) = subscription.try_next() {
+        numbers.push(u32::from_be_bytes(
+            received.publication.message.data[..].try_into().unwrap(),
+        ));
+    }
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_late_learns_what_gossip_brought_before() {
+    let nodes = mesh(2).await;
+    let publisher = handle(&nodes[0]);
+    for n in 0..300 {
+        publish(
+            &publisher,
+            &subject(["orders.eu", "orders.us", "bills.eu"][n as usize % 3]),
+            n,
+        )
+        .await;
+    }
+    eventually("the second node has it all", || handle(&nodes[1]).received() == 300).await;
+    // It meets only the second node at first, which published none of them.
+    let late = start(
+        crate::node::Node::builder().pattern(PubSub),
+        9,
+        mesh_config("n0", vec![address(&nodes[1])], "tcp"),
+        None,
+    )
+    .await;
+    member(&late).await;
+    peers(&late, 1).await;
+    let reader = handle(&late);
+    let all: Vec<u32> = (0..300).filter(|n| n % 3 < 2).collect();
+    assert_eq!(recall(&reader, "orders.*", Past::Within(PAST_MAX)).await, all);
+    assert_eq!(recall(&reader, "orders.*", Past::Last(5)).await, all[195..]);
+    let mut last = recall(&reader, ">", Past::LastOfEach).await;
+    last.sort_unstable();
+    assert_eq!(last, [297, 298, 299]);
+    assert_eq!(recall(&reader, "orders.us", Past::LastOfEach).await, [298]);
+    assert_eq!(recall(&reader, "nothing.>", Past::LastOfEach).await, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_and_after_meet_without_a_seam() {
+    let nodes = mesh(3).await;
+    let (publisher, orders) = (handle(&nodes[0]), subject("orders.eu"));
+    let publishing = tokio::spawn({
+        let (publisher, orders) = (publisher.clone(), orders.clone());
+        async move {
+            for n in 0..3000 {
+                publish(&publisher, &orders, n).await;
+                if n % 50 == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    });
+    // At the publisher itself and at another node, in the middle of it.
+    eventually("some are out", || handle(&nodes[2]).received() > 500).await;
+    for reader in [&publisher, &handle(&nodes[2])] {
+        let mut told = reader
+            .subscribe_with("orders.>".parse().unwrap(), Past::Within(PAST_MAX))
+            .await;
+        for n in 0..1500 {
+            assert_eq!(next(&mut told).await, n);
+        }
+    }
+    publishing.await.unwrap();
+    let mut told = handle(&nodes[1])
+        .subscribe_with("orders.>".parse().unwrap(), Past::Last(PAST_MESSAGES_MAX))
+        .await;
+    for n in 0..3000 {
+        assert_eq!(next(&mut told).await, n);
+    }
+    publish(&publisher, &orders, 3000).await;
+    assert_eq!(next(&mut told).await, 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_went_to_others_alone_its_publisher_tells() {
+    let nodes = mesh(3).await;
+    let (publisher, orders) = (handle(&nodes[0]), subject("orders.eu"));
+    let mut wanted = handle(&nodes[1]).subscribe("orders.>".parse().unwrap(), None);
+    let first = until_direct(&publisher, &orders).await;
+    for n in first..first + 100 {
+        publish(&publisher, &orders, n).await;
+    }
+    for n in begin(&mut wanted, first).await + 1..first + 100 {
+        assert_eq!(next(&mut wanted).await, n);
+    }
+    let last_ten: Vec<u32> = (first + 90..first + 100).collect();
+    // The third node is connected to the publisher.
+    assert_eq!(recall(&handle(&nodes[2]), "orders.*", Past::Last(10)).await, last_ten);
+    let all: Vec<u32> = (0..first + 100).collect();
+    assert_eq!(
+        recall(&handle(&nodes[2]), "orders.*", Past::Within(PAST_MAX)).await,
+        all
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_again_is_left_out_and_what_comes_too_late_is_named() {
+    let (line, _) = super::a_line();
+    let window = core::ReplayWindow::default();
+    let received = |sequence: u64| {
+        let mut message = Message::new("", "", "");
+        message.subject = Some(subject("a"));
+        message.time_ms = Some(1000 + sequence);
+        let publication = Publication::new(message, Vec::new());
+        let numbered = core::Numbered {
+            number: sequence,
+            sequence,
+            publication,
+        };
+        window.receive(numbered, &line, line.publisher(), "mesh://m/n")
+    };
+    let of = |sequences: &[u64]| -> Vec<Arc<core::Received>> { sequences.iter().map(|s| received(*s)).collect() };
+    let mut recent = Recollection::of(of(&[3, 5, 4]), Past::Within(Duration::from_millis(6)), 1010, 77);
+    let told: Vec<_> = std::iter::from_fn(|| recent.next()).collect();
+    assert_eq!(told.len(), 2, "made 5 and 6 ms before now");
+    let mut past = Recollection::of(of(&[3, 5, 4, 7]), Past::Last(2), 1000, 77);
+    let told: Vec<(u64, u64)> = std::iter::from_fn(|| past.next())
+        .map(|delivery| match delivery {
+            Delivery::Message(received) => (received.sequence, received.number),
+            loss => panic!("{loss:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(5, 77), (7, 77)], "with the number after which it began");
+    for (sequence, expected) in [
+        (3, None),
+        (4, None),
+        (5, None),
+        (6, Some(true)),
+        (7, None),
+        (8, Some(false)),
+    ] {
+        let passed = past.pass(Delivery::Message(received(sequence)));
+        let is_gap =
+            passed.map(|d| matches!(d, Delivery::Gap { first, last, .. } if (first, last) == (sequence, sequence)));
+        assert_eq!(is_gap, expected, "{sequence}");
+    }
+    let other: Line = super::a_line().0;
+    assert_ne!(other, line);
+    assert!(matches!(past.pass(Delivery::Dropped(1)), Some(Delivery::Dropped(1))));
+    assert!(!past.is_over());
+    tokio::time::advance(order::PATIENCE * 4).await;
+    assert!(past.is_over());
+}
