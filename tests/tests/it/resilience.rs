@@ -97,6 +97,41 @@ fn a_frozen_node_is_noticed_and_comes_back() {
 }
 
 #[test]
+fn who_subscribes_late_is_told_what_a_dead_publisher_said() {
+    let mut mesh = Mesh::of(3);
+    for n in 0..10 {
+        let subject = format!("sensors.{}", n % 2);
+        mesh[2].run(&["pub", &subject, &format!("{n}")]).ok();
+    }
+    until("the others have it", || {
+        let told = mesh[0].run(&[
+            "sub",
+            "sensors.>",
+            "--last-n",
+            "10",
+            "--count",
+            "10",
+            "--timeout",
+            "2s",
+            "--raw",
+        ]);
+        (told.code == Some(0)).then_some(())
+    });
+    mesh[2].kill();
+    let late = Node::joined("late", &mesh[0].ticket(1));
+    let sub = |args: &[&str]| late.run(&[&["sub", "sensors.>", "--raw", "--timeout", "20s"], args].concat());
+    assert_eq!(sub(&["--last", "--count", "2"]).ok(), "8\n9\n");
+    assert_eq!(sub(&["--last-n", "3", "--count", "3"]).ok(), "7\n8\n9\n");
+    assert_eq!(
+        sub(&["--since", "5m", "--count", "10"]).ok(),
+        "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+    );
+    sub(&["--since", "1h"]).fails_saying(2, &["600 s"]);
+    sub(&["--last", "--last-n", "3"]).fails(2);
+    sub(&["--last", "--group", "workers"]).fails(2);
+}
+
+#[test]
 fn a_service_that_goes_away_is_not_called_any_more() {
     let mut mesh = Mesh::of(3);
     let first = mesh[0].serve("greet", &["--exec", "echo first"]);
