@@ -6,6 +6,7 @@ use weft_protocol::{Hello, PeerId, Subject, Verb};
 
 use crate::{
     mesh::{Mesh, PatternDoors},
+    pattern::Handles,
     platform::{Clock, Entropy, Sharing},
     store::{Keyspace, Store},
     tasks::Tasks,
@@ -35,6 +36,8 @@ pub struct Context {
     pub tasks: Tasks,
     /// Where to register metrics.
     pub metrics: Metrics,
+    /// The patterns that come before this one.
+    pub handles: Handles,
 }
 
 impl Context {

@@ -18,7 +18,7 @@ use crate::{
     error::NodeError,
     nats::Nats,
     node::{Node, NodeOptions},
-    patterns::{pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{batching::Batching, pub_sub::PubSub, request_response::RequestResponse},
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
@@ -71,6 +71,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let node = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
+        .pattern(Batching)
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

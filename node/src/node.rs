@@ -18,7 +18,7 @@ use crate::{
     context::Context,
     error::NodeError,
     mesh::{self, DriverParts, Mesh, MeshConfig},
-    pattern::{AnyHandle, DynPattern, Pattern},
+    pattern::{DynPattern, Handles, Pattern},
     platform::Platform,
     store::{Store, StoreOptions},
     tasks::Tasks,
@@ -90,7 +90,7 @@ pub struct Node {
     store: Store,
     tasks: Tasks,
     metrics: Metrics,
-    handles: HashMap<TypeId, AnyHandle>,
+    handles: Handles,
     started: Instant,
     started_at_ms: u64,
 }
@@ -168,7 +168,7 @@ impl NodeBuilder {
             store,
             tasks,
             metrics,
-            handles: HashMap::new(),
+            handles: Handles::default(),
             started: Instant::now(),
             started_at_ms: platform.clock().now_unix_ms(),
         };
@@ -187,6 +187,7 @@ impl NodeBuilder {
                 sharing: platform.sharing(),
                 tasks: node.tasks.child(),
                 metrics: node.metrics.clone(),
+                handles: node.handles.clone(),
             };
             let handle = (pattern.start)(context).await?;
             node.handles.insert(type_id, handle);
@@ -240,10 +241,7 @@ impl Node {
 
     /// The handle of a pattern this node was built with.
     pub fn handle<P: Pattern>(&self) -> Option<P::Handle> {
-        self.handles
-            .get(&TypeId::of::<P>())?
-            .downcast_ref::<P::Handle>()
-            .cloned()
+        self.handles.get::<P>()
     }
 
     /// Whether it listens and belongs to a mesh.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio_util::io::ReaderStream;
 
 use super::{client::OutgoingBody, error::CliError};
@@ -81,4 +81,38 @@ pub(crate) async fn bounded(reader: impl AsyncRead + Unpin, bytes_max: u64) -> i
         ));
     }
     Ok(Bytes::from(bytes))
+}
+
+/// Longest line that is read; the node's own limits are smaller, and it says so itself.
+const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Where lines are read from: a file, or standard input.
+pub(crate) async fn lines(file: Option<&Path>) -> Result<Box<dyn AsyncBufRead + Send + Unpin>, CliError> {
+    match file {
+        Some(path) if path != Path::new("-") => {
+            let opened = tokio::fs::File::open(path).await;
+            let opened = opened.map_err(|error| CliError::io(format!("cannot read {}", path.display()), error))?;
+            Ok(Box::new(BufReader::new(opened)))
+        }
+        _ => Ok(Box::new(BufReader::new(tokio::io::stdin()))),
+    }
+}
+
+/// The next line without its ending, bounded.
+pub(crate) async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let mut line = Vec::new();
+    let limit = LINE_BYTES_MAX as u64 + 1;
+    if reader.take(limit).read_until(b'\n', &mut line).await? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    } else if line.len() > LINE_BYTES_MAX {
+        let words = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+    }
+    Ok(Some(Bytes::from(line)))
 }

@@ -24,6 +24,7 @@ pub(crate) fn ask_passphrase(what: &str) -> Result<crate::trust::passphrase::Pas
 use output::Out;
 
 mod backoff;
+mod batch;
 mod bench;
 mod call;
 mod cap;
@@ -131,6 +132,7 @@ enum Command {
     Receipt(receipt::ReceiptArgs),
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
+    Batch(batch::BatchArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
     Sim(sim::SimArgs),
@@ -222,6 +224,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Bench(args) => Box::pin(bench::execute(session, args)).await,
         Command::Pub(args) => publish::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
+        Command::Batch(args) => batch::execute(session, args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,
         Command::Config(args) => config::execute(session, args).await,
         Command::Sim(args) => sim::execute(session, &args),

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use clap::Args;
 use http::{HeaderValue, Method};
 use serde_json::Value;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{
     CliError, Session,
@@ -15,9 +14,6 @@ use super::{
     output::escape,
     parse, view,
 };
-
-/// Longest line that `--lines` takes; the node's own limit for a message is smaller and says so itself.
-const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Publish messages
 #[derive(Debug, Args)]
@@ -73,41 +69,14 @@ pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), 
 
 async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result<(), CliError> {
     let fail = |error| CliError::io("cannot read the lines", error);
-    let mut reader: Box<dyn AsyncBufRead + Unpin> = match args.file.as_deref() {
-        Some(path) if path != std::path::Path::new("-") => {
-            let opened = tokio::fs::File::open(path).await;
-            Box::new(BufReader::new(opened.map_err(|error| {
-                CliError::io(format!("cannot read {}", path.display()), error)
-            })?))
-        }
-        _ => Box::new(BufReader::new(tokio::io::stdin())),
-    };
+    let mut reader = input::lines(args.file.as_deref()).await?;
     let (mut count, mut last) = (0, Value::Null);
-    while let Some(line) = next_line(&mut reader).await.map_err(fail)? {
+    while let Some(line) = input::next_line(&mut reader).await.map_err(fail)? {
         last = publish(session, client, args, line).await?;
         count += 1;
     }
     told(session, &args.subject, count, &last);
     reported(session, &last)
-}
-
-/// The next line without its ending, bounded.
-async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Bytes>> {
-    let mut line = Vec::new();
-    let limit = LINE_BYTES_MAX as u64 + 1;
-    if reader.take(limit).read_until(b'\n', &mut line).await? == 0 {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-    } else if line.len() > LINE_BYTES_MAX {
-        let words = format!("a line is longer than {LINE_BYTES_MAX} bytes");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, words));
-    }
-    Ok(Some(Bytes::from(line)))
 }
 
 async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {

@@ -22,6 +22,7 @@ use crate::{
     error::NodeError,
     node::Node,
     patterns::{
+        batching::{self, Batching, BatchingHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
     },
@@ -33,6 +34,8 @@ pub struct App {
     pub(crate) node: Arc<Node>,
     pub(crate) calls: RequestResponseHandle,
     pub(crate) messages: PubSubHandle,
+    /// A node may be built without it.
+    pub(crate) batches: Option<BatchingHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -66,10 +69,12 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
         .handle::<RequestResponse>()
         .ok_or_else(|| missing("request_response"))?;
     let messages = node.handle::<PubSub>().ok_or_else(|| missing("pub_sub"))?;
+    let batches = node.handle::<Batching>();
     Ok(App {
         node,
         calls,
         messages,
+        batches,
         info: Arc::new(info),
     })
 }
@@ -87,6 +92,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(routes::routes())
         .merge(request_response::routes::routes())
         .merge(pub_sub::routes::routes())
+        .merge(batching::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

@@ -2,5 +2,7 @@
 //!
 //! Removing a pattern's line here, and where `crate::node` lists it, removes it completely.
 
+pub mod batching;
+pub(crate) mod cloud_event;
 pub mod pub_sub;
 pub mod request_response;

@@ -34,6 +34,7 @@ use crate::{
         problem::{Body, Json, Path, Problem, Query},
         rfc3339,
     },
+    patterns::cloud_event,
     telemetry::trace,
 };
 
@@ -303,29 +304,8 @@ pub(crate) fn cloud_event(received: &Received) -> Value {
     if let Some(content_type) = content_type {
         event.insert("datacontenttype".into(), content_type.into());
     }
-    insert_data(&mut event, content_type, &message.data);
+    cloud_event::insert_data(&mut event, content_type, &message.data);
     Value::Object(event)
-}
-
-fn insert_data(event: &mut Map<String, Value>, content_type: Option<&str>, data: &[u8]) {
-    if data.is_empty() {
-        return;
-    }
-    let essence = content_type
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    if (essence.ends_with("/json") || essence.ends_with("+json"))
-        && let Ok(value) = serde_json::from_slice::<Value>(data)
-    {
-        event.insert("data".into(), value);
-    } else if let Ok(text) = std::str::from_utf8(data) {
-        event.insert("data".into(), text.into());
-    } else {
-        event.insert("data_base64".into(), BASE64.encode(data).into());
-    }
 }
 
 /// Publish and subscribe on one WebSocket

@@ -1,0 +1,214 @@
+//! One batch on its way: what it looks like, where it goes, and what the destination's answer means.
+
+use std::{sync::Arc, time::Duration};
+
+use data_encoding::HEXLOWER;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use weft_protocol::Subject;
+
+use super::{
+    options::{Destination, Form, Record},
+    queue::Queue,
+    shelf::Dead,
+    work::Outcome,
+};
+use crate::{
+    patterns::{
+        cloud_event,
+        pub_sub::{PubSubHandle, PublishError, PublishOptions},
+        request_response::{CallError, CallOptions, RequestResponseHandle},
+    },
+    platform::{Clock, Entropy},
+};
+
+/// The service's own codes that mean *later*: those of HTTP.
+const LATER: [u16; 2] = [429, 503];
+const EVENTS: &str = "application/cloudevents-batch+json";
+const FAILED_BYTES_MAX: usize = 64 << 10;
+
+/// What batches go out by.
+pub(super) struct Outlets {
+    pub(super) calls: RequestResponseHandle,
+    pub(super) messages: PubSubHandle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+/// Hands records over, and says what came of it.
+pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): (&str, u32), seqs: &[u64]) -> Outcome {
+    let mut records = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        match queue.shelf.record(*seq).await {
+            Ok(Some(record)) => records.push((*seq, record)),
+            // It is gone already: somebody else's hand, or a removal whose acknowledgement was lost.
+            Ok(None) => {}
+            Err(error) => return Outcome::Later(None, format!("its records cannot be read: {error}")),
+        }
+    }
+    let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), &records);
+    match &queue.options.to {
+        Destination::Service {
+            name,
+            version,
+            endpoint,
+        } => {
+            let [first, last] = [seqs.first(), seqs.last()].map(|seq| seq.copied().unwrap_or(0));
+            let run = HEXLOWER.encode(&queue.run);
+            let mut headers = vec![
+                ("content-type".to_owned(), content_type.to_owned()),
+                ("batch-queue".to_owned(), queue.name.clone()),
+                ("batch-count".to_owned(), records.len().to_string()),
+            ];
+            if !key.is_empty() {
+                headers.push(("batch-key".to_owned(), key.to_owned()));
+            }
+            let options = CallOptions {
+                timeout: Duration::from_millis(queue.options.timeout_ms),
+                version: version.clone(),
+                headers,
+                // A try that nobody knows the outcome of is the same call; one that failed is not.
+                idempotency_key: Some(format!("{}-{run}-{first}-{last}-{}-{attempt}", queue.name, seqs.len())),
+                ..CallOptions::default()
+            };
+            let endpoint = endpoint.as_deref().unwrap_or_default();
+            match outlets.calls.call(name, endpoint, body, options).await {
+                Ok(answer) => answered(&answer.body, records.len()),
+                Err(error) => refused(error),
+            }
+        }
+        Destination::Subject { name: subject } => {
+            let options = PublishOptions {
+                content_type: Some(content_type.to_owned()),
+                extensions: vec![
+                    ("batchqueue".to_owned(), queue.name.clone()),
+                    ("batchcount".to_owned(), records.len().to_string()),
+                ],
+            };
+            match outlets.messages.publish(subject, body, options).await {
+                Ok(_) => Outcome::Delivered,
+                Err(PublishError::Invalid(reason)) => Outcome::Failed(reason),
+                Err(error) => Outcome::Later(None, error.to_string()),
+            }
+        }
+    }
+}
+
+/// A batch as it travels, and its media type.
+fn shape(queue: &Queue, peer: &str, records: &[(u64, Record)]) -> (&'static str, Vec<u8>) {
+    match queue.options.form {
+        Form::Lines => {
+            let is_json = |(_, record): &(u64, Record)| record.content_type.as_deref() == Some("application/json");
+            let content_type = match records.iter().all(is_json) {
+                true => "application/x-ndjson",
+                false => "text/plain; charset=utf-8",
+            };
+            let mut body = Vec::with_capacity(records.iter().map(|(_, record)| record.data.len() + 1).sum());
+            for (_, record) in records {
+                body.extend_from_slice(&record.data);
+                body.push(b'\n');
+            }
+            (content_type, body)
+        }
+        Form::Events => {
+            let event = |(seq, record): &(u64, Record)| event(queue, peer, *seq, record);
+            let events: Vec<Value> = records.iter().map(event).collect();
+            (EVENTS, Value::Array(events).to_string().into_bytes())
+        }
+    }
+}
+
+/// A record as a CloudEvent. Its id stays through all tries of this run and of others.
+fn event(queue: &Queue, peer: &str, seq: u64, record: &Record) -> Value {
+    let mut event = Map::new();
+    for (name, value) in [
+        ("specversion", "1.0".to_owned()),
+        ("id", format!("{}-{}", seq, record.time_ms)),
+        ("source", format!("mesh:///{peer}/queue/{}", queue.name)),
+        ("type", "weft.record".to_owned()),
+        ("time", crate::local::rfc3339(record.time_ms)),
+    ] {
+        event.insert(name.to_owned(), value.into());
+    }
+    if !record.key.is_empty() {
+        event.insert("partitionkey".to_owned(), record.key.clone().into());
+    }
+    if let Some(content_type) = &record.content_type {
+        event.insert("datacontenttype".to_owned(), content_type.clone().into());
+    }
+    cloud_event::insert_data(&mut event, record.content_type.as_deref(), &record.data);
+    Value::Object(event)
+}
+
+/// What a destination may answer that could take some of a batch only.
+#[derive(Deserialize)]
+struct Answer {
+    batch_failed: Vec<FailedRecord>,
+}
+
+#[derive(Deserialize)]
+struct FailedRecord {
+    index: usize,
+    #[serde(default)]
+    reason: String,
+}
+
+fn answered(body: &[u8], count: usize) -> Outcome {
+    if body.len() > FAILED_BYTES_MAX {
+        return Outcome::Delivered;
+    }
+    let Ok(Answer { batch_failed }) = serde_json::from_slice(body) else {
+        return Outcome::Delivered;
+    };
+    if batch_failed.iter().any(|failed| failed.index >= count) {
+        return Outcome::Failed("the service names a failed record that is not in the batch".to_owned());
+    }
+    if batch_failed.is_empty() {
+        return Outcome::Delivered;
+    }
+    let failed = batch_failed.into_iter().map(|failed| (failed.index, failed.reason));
+    Outcome::Partly(failed.collect())
+}
+
+fn refused(error: CallError) -> Outcome {
+    match error {
+        CallError::AllBusy { retry_after, .. } => Outcome::Later(retry_after, error.to_string()),
+        CallError::Failed { code, .. } if LATER.contains(&code) => Outcome::Later(None, error.to_string()),
+        CallError::Failed { .. } | CallError::Timeout(_) | CallError::Invalid(_) => Outcome::Failed(error.to_string()),
+        other => Outcome::Later(None, other.to_string()),
+    }
+}
+
+/// Says on a subject that a record is dead. It is kept in any case.
+pub(super) async fn announce_dead(queue: &Queue, outlets: &Outlets, dead: &Dead) {
+    let subject = match &queue.options.dead_letter {
+        Some(subject) => subject.clone(),
+        None => match format!("dead.{}", queue.name).parse::<Subject>() {
+            Ok(subject) => subject,
+            Err(_) => return,
+        },
+    };
+    let mut extensions = vec![
+        ("batchqueue".to_owned(), queue.name.clone()),
+        ("batchreason".to_owned(), printable(&dead.reason)),
+    ];
+    if !dead.record.key.is_empty() {
+        extensions.push(("partitionkey".to_owned(), dead.record.key.clone()));
+    }
+    let options = PublishOptions {
+        content_type: dead.record.content_type.clone(),
+        extensions,
+    };
+    if let Err(error) = outlets
+        .messages
+        .publish(&subject, dead.record.data.clone(), options)
+        .await
+    {
+        tracing::warn!(queue = queue.name, subject = subject.as_str(), %error, "a dead record could not be published; it is kept");
+    }
+}
+
+/// An attribute has neither control characters nor much of them.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
+}

@@ -1,0 +1,451 @@
+//! One queue at work: takes in what is put, closes batches, hands them over, and lets go of what arrived.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{RwLock, mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    core::{Batcher, Closed},
+    delivery::{self, Outlets},
+    metrics::BatchMetrics,
+    options::{BatchError, PUT_RECORDS_MAX, QueueOptions, Record},
+    shelf::{Dead, Shelf},
+    work::{Job, Outcome, Settled, Work},
+};
+use crate::{platform::random, tasks::Tasks};
+
+/// Puts whose records are on their way into batches.
+const ASKS_MAX: usize = 256;
+
+/// Where a record is, and what it weighs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    key: String,
+    bytes: usize,
+}
+
+enum Ask {
+    Put(Vec<Entry>),
+    Flush,
+}
+
+/// How a queue is.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Records in it.
+    pub records: usize,
+    /// Bytes of their data.
+    pub bytes: usize,
+    /// When the oldest of them was put, Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// Batches that are closed and not done with.
+    pub batches: usize,
+    /// Batches that are being handed over, and how many may be at once.
+    pub under_way: (usize, usize),
+    /// Records that arrived since the node's start.
+    pub delivered: u64,
+    /// Records that were given up and are kept.
+    pub dead: usize,
+    /// The last thing that went wrong, if nothing has gone well since.
+    pub trouble: Option<String>,
+}
+
+#[derive(Default)]
+struct Inside {
+    /// When each record was put, and its bytes.
+    waiting: BTreeMap<u64, (u64, usize)>,
+    bytes: usize,
+    /// Records that are being written down.
+    reserved: usize,
+    /// Dead records that are kept.
+    dead: usize,
+    standing: Standing,
+}
+
+/// A queue.
+pub(super) struct Queue {
+    pub(super) name: String,
+    pub(super) options: QueueOptions,
+    pub(super) shelf: Shelf,
+    inside: Mutex<Inside>,
+    next_seq: AtomicU64,
+    asks: mpsc::Sender<Ask>,
+    tasks: Tasks,
+    /// Tells its batches from those of its earlier openings.
+    pub(super) run: [u8; 8],
+    /// Held for reading by whoever puts records in, for writing by whoever waits for them.
+    puts: RwLock<()>,
+    stop: CancellationToken,
+    /// Ends with the work.
+    ended: CancellationToken,
+}
+
+impl Queue {
+    /// Reads what a queue holds, and gives what makes it work.
+    pub(super) async fn open(
+        name: &str,
+        options: QueueOptions,
+        shelf: Shelf,
+        outlets: Arc<Outlets>,
+        metrics: BatchMetrics,
+        tasks: Tasks,
+    ) -> Result<(Arc<Queue>, impl Future<Output = ()> + Send + 'static), BatchError> {
+        let (mut inside, mut entries, mut last) = (Inside::default(), Vec::new(), None);
+        loop {
+            let page = shelf.records(last).await?;
+            let Some((seq, _)) = page.last() else { break };
+            last = Some(*seq);
+            for (seq, record) in page {
+                inside.insert(seq, &record);
+                entries.push(Entry::new(seq, &record));
+            }
+        }
+        let mut last_dead = None;
+        loop {
+            let page = shelf.dead(last_dead, usize::MAX).await?;
+            let Some((seq, _)) = page.last() else { break };
+            last_dead = Some(*seq);
+            inside.dead += page.len();
+        }
+        let next_seq = last.max(last_dead).map_or(1, |last| last + 1);
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        let queue = Arc::new(Queue {
+            name: name.to_owned(),
+            options,
+            shelf,
+            inside: Mutex::new(inside),
+            next_seq: AtomicU64::new(next_seq),
+            asks,
+            tasks,
+            run: random(&*outlets.entropy),
+            puts: RwLock::default(),
+            stop: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        });
+        let working = run(Arc::clone(&queue), entries, asked, outlets, metrics);
+        Ok((queue, working))
+    }
+
+    /// Puts records in: they are durable when this returns. What was begun is finished, also when the caller goes.
+    pub(super) async fn put(self: &Arc<Self>, records: Vec<Record>) -> Result<u64, BatchError> {
+        if records.len() > PUT_RECORDS_MAX {
+            return Err(BatchError::Invalid(format!(
+                "{} records are put at once, the limit is {PUT_RECORDS_MAX}",
+                records.len()
+            )));
+        }
+        records.iter().try_for_each(|record| record.check(self.options.form))?;
+        let reserved = self.reserve(records.len())?;
+        let queue = Arc::clone(self);
+        self.finish(async move {
+            let _put = queue.puts.read().await;
+            let count = records.len() as u64;
+            // Room first: what is written down is also taken up.
+            let room = queue.asks.reserve().await.map_err(|_| BatchError::Closed)?;
+            let first = queue.next_seq.fetch_add(count, Ordering::Relaxed);
+            let records: Vec<(u64, Record)> = (first..).zip(records).collect();
+            queue.shelf.keep(&records).await?;
+            room.send(Ask::Put(
+                queue.taken(records.iter().map(|(seq, record)| (*seq, record))),
+            ));
+            drop(reserved);
+            Ok(count)
+        })
+        .await
+    }
+
+    async fn finish(
+        &self,
+        deed: impl Future<Output = Result<u64, BatchError>> + Send + 'static,
+    ) -> Result<u64, BatchError> {
+        let (done, outcome) = oneshot::channel();
+        self.tasks.spawn("batching-put", async move {
+            let _ = done.send(deed.await);
+        });
+        outcome.await.unwrap_or(Err(BatchError::Closed))
+    }
+
+    fn taken<'a>(&self, records: impl Iterator<Item = (u64, &'a Record)>) -> Vec<Entry> {
+        let mut inside = self.lock();
+        let entry = |(seq, record): (u64, &Record)| {
+            inside.insert(seq, record);
+            Entry::new(seq, record)
+        };
+        records.map(entry).collect()
+    }
+
+    fn reserve(self: &Arc<Self>, count: usize) -> Result<Reserved, BatchError> {
+        let mut inside = self.lock();
+        let held = inside.held();
+        if held + count > self.options.records_max {
+            return Err(BatchError::Full {
+                queue: self.name.clone(),
+                records: held,
+                dead: inside.dead,
+            });
+        }
+        inside.reserved += count;
+        Ok(Reserved {
+            queue: Arc::clone(self),
+            count,
+        })
+    }
+
+    /// Closes every batch that is being filled.
+    pub(super) async fn flush(&self) -> Result<(), BatchError> {
+        self.asks.send(Ask::Flush).await.map_err(|_| BatchError::Closed)
+    }
+
+    /// Puts dead records in again; how many.
+    pub(super) async fn revive(self: &Arc<Self>) -> Result<u64, BatchError> {
+        let queue = Arc::clone(self);
+        self.finish(async move {
+            let _put = queue.puts.read().await;
+            let mut revived = 0;
+            loop {
+                let room = queue.asks.reserve().await.map_err(|_| BatchError::Closed)?;
+                let dead = queue.shelf.dead(None, PUT_RECORDS_MAX).await?;
+                if dead.is_empty() {
+                    return Ok(revived);
+                }
+                let count = dead.len() as u64;
+                let first = queue.next_seq.fetch_add(count, Ordering::Relaxed);
+                queue.shelf.revive(&dead, first).await?;
+                room.send(Ask::Put(
+                    queue.taken((first..).zip(dead.iter().map(|(_, dead)| &dead.record))),
+                ));
+                queue.lock().dead -= dead.len();
+                revived += count;
+            }
+        })
+        .await
+    }
+
+    /// Lets go of the dead records; how many.
+    pub(super) async fn purge(self: &Arc<Self>) -> Result<u64, BatchError> {
+        let queue = Arc::clone(self);
+        self.finish(async move {
+            let cleared = queue.shelf.forget_dead().await?;
+            let mut inside = queue.lock();
+            inside.dead = inside
+                .dead
+                .saturating_sub(usize::try_from(cleared).unwrap_or(usize::MAX));
+            Ok(cleared)
+        })
+        .await
+    }
+
+    /// Ends its work. What is put in meanwhile is on the disk when this returns, or refused.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.ended.cancelled().await;
+        drop(self.puts.write().await);
+    }
+
+    /// How it is.
+    pub(super) fn standing(&self) -> Standing {
+        let inside = self.lock();
+        Standing {
+            records: inside.waiting.len(),
+            bytes: inside.bytes,
+            dead: inside.dead,
+            oldest_ms: inside.waiting.values().next().map(|(time_ms, _)| *time_ms),
+            ..inside.standing.clone()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for records that are being written down.
+struct Reserved {
+    queue: Arc<Queue>,
+    count: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.queue.lock().reserved -= self.count;
+    }
+}
+
+impl Inside {
+    fn held(&self) -> usize {
+        self.waiting.len() + self.reserved + self.dead
+    }
+
+    fn insert(&mut self, seq: u64, record: &Record) {
+        self.bytes += record.data.len();
+        self.waiting.insert(seq, (record.time_ms, record.data.len()));
+    }
+
+    fn remove(&mut self, seq: u64) {
+        if let Some((_, bytes)) = self.waiting.remove(&seq) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+impl Entry {
+    fn new(seq: u64, record: &Record) -> Self {
+        Entry {
+            seq,
+            key: record.key.clone(),
+            bytes: record.data.len(),
+        }
+    }
+}
+
+type Finished = (Job<Entry>, Outcome, Duration);
+
+/// What a queue does while the node runs.
+struct Worker {
+    queue: Arc<Queue>,
+    outlets: Arc<Outlets>,
+    metrics: BatchMetrics,
+    batcher: Batcher<Entry>,
+    work: Work<Entry>,
+    under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
+}
+
+async fn run(
+    queue: Arc<Queue>,
+    entries: Vec<Entry>,
+    mut asked: mpsc::Receiver<Ask>,
+    outlets: Arc<Outlets>,
+    metrics: BatchMetrics,
+) {
+    let (stop, _ended) = (queue.stop.clone(), queue.ended.clone().drop_guard());
+    let mut worker = Worker {
+        batcher: Batcher::new(queue.options.limits()),
+        work: Work::new(queue.options.concurrency, queue.options.attempts),
+        queue,
+        outlets,
+        metrics,
+        under_way: FuturesUnordered::new(),
+    };
+    worker.take(entries);
+    loop {
+        worker.begin();
+        let due = [worker.batcher.next_due(), worker.work.next_due()];
+        let due = due.into_iter().flatten().min();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(finished) = worker.under_way.next() => worker.settle(finished).await,
+            ask = asked.recv() => match ask {
+                Some(Ask::Put(entries)) => worker.take(entries),
+                Some(Ask::Flush) => worker.close(|batcher, closed| batcher.flush(closed)),
+                None => return,
+            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                worker.close(|batcher, closed| batcher.due(Instant::now(), closed));
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn take(&mut self, entries: Vec<Entry>) {
+        let now = Instant::now();
+        self.close(|batcher, closed| {
+            for entry in entries {
+                let (key, bytes) = (entry.key.clone(), entry.bytes);
+                batcher.push(&key, entry, bytes, now, closed);
+            }
+        });
+    }
+
+    fn close(&mut self, how: impl FnOnce(&mut Batcher<Entry>, &mut Vec<Closed<Entry>>)) {
+        let mut closed = Vec::new();
+        how(&mut self.batcher, &mut closed);
+        closed.into_iter().for_each(|batch| self.work.add(batch));
+    }
+
+    /// Hands over what can be.
+    fn begin(&mut self) {
+        while let Some(job) = self.work.next(Instant::now()) {
+            let (queue, outlets) = (Arc::clone(&self.queue), Arc::clone(&self.outlets));
+            let handing_over = async move {
+                let began = Instant::now();
+                let seqs: Vec<u64> = job.items.iter().map(|entry| entry.seq).collect();
+                let outcome = delivery::hand_over(&queue, &outlets, (job.key(), job.attempt()), &seqs).await;
+                (job, outcome, began.elapsed())
+            };
+            self.under_way.push(handing_over.boxed());
+        }
+        let mut inside = self.queue.lock();
+        inside.standing.batches = self.work.batches();
+        inside.standing.under_way = (self.work.under_way(), self.work.window());
+    }
+
+    async fn settle(&mut self, (job, outcome, took): Finished) {
+        let trouble = match &outcome {
+            Outcome::Delivered => None,
+            Outcome::Later(_, why) | Outcome::Failed(why) => Some(why.clone()),
+            Outcome::Partly(failed) => failed.first().map(|(_, why)| why.clone()),
+        };
+        self.metrics.handed_over(&outcome, took);
+        self.queue.lock().standing.trouble = trouble;
+        let Settled { delivered, dead } = self.work.done(job, outcome, took, Instant::now());
+        let seqs: Vec<u64> = delivered.iter().map(|entry| entry.seq).collect();
+        if !seqs.is_empty() {
+            if let Err(error) = self.queue.shelf.forget(&seqs).await {
+                // It is delivered; after a restart it will be once more.
+                tracing::error!(queue = self.queue.name, %error, "records that arrived cannot be removed");
+            }
+            let mut inside = self.queue.lock();
+            seqs.iter().for_each(|seq| inside.remove(*seq));
+            inside.standing.delivered += seqs.len() as u64;
+            self.metrics.delivered.inc_by(seqs.len() as u64);
+        }
+        for (entry, reason) in dead {
+            bury(&self.queue, &self.outlets, &self.metrics, entry, reason).await;
+        }
+    }
+}
+
+/// Moves a record to the dead, and says so.
+async fn bury(queue: &Queue, outlets: &Outlets, metrics: &BatchMetrics, entry: Entry, reason: String) {
+    let record = match queue.shelf.record(entry.seq).await {
+        Ok(Some(record)) => record,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::error!(queue = queue.name, %error, "a dead record cannot be read; it stays until the next start");
+            return;
+        }
+    };
+    let dead = Dead::new(record, reason, outlets.clock.now_unix_ms());
+    tracing::warn!(
+        queue = queue.name,
+        record = entry.seq,
+        reason = dead.reason,
+        "a record is dead"
+    );
+    if let Err(error) = queue.shelf.bury(entry.seq, &dead).await {
+        tracing::error!(queue = queue.name, %error, "a dead record cannot be moved; it stays until the next start");
+        return;
+    }
+    {
+        let mut inside = queue.lock();
+        inside.remove(entry.seq);
+        inside.dead += 1;
+    }
+    metrics.dead.inc();
+    delivery::announce_dead(queue, outlets, &dead).await;
+}
