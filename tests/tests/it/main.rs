@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test stops where something is wrong")]
 
 mod api;
+mod batching;
 mod config;
 mod identity;
 mod nats;

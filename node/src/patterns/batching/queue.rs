@@ -430,7 +430,7 @@ async fn bury(queue: &Queue, outlets: &Outlets, metrics: &BatchMetrics, entry: E
             return;
         }
     };
-    let dead = Dead::new(record, reason, outlets.clock.now_unix_ms());
+    let dead = Dead::new(record, &reason, outlets.clock.now_unix_ms());
     tracing::warn!(
         queue = queue.name,
         record = entry.seq,

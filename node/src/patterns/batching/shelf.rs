@@ -8,9 +8,9 @@ use crate::store::{Batch, Keyspace, StoreError};
 
 /// Entries that are read at once.
 const PAGE: usize = 500;
-const REASON_BYTES_MAX: usize = 1024;
+const REASON_CHARS_MAX: usize = 1000;
 /// What a stored record has besides its data.
-const ENVELOPE_BYTES_MAX: usize = 4096;
+const ENVELOPE_BYTES_MAX: usize = 8192;
 
 /// A record that its destination did not take.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -27,9 +27,12 @@ pub struct Dead {
 }
 
 impl Dead {
-    pub(super) fn new(record: Record, mut reason: String, at_ms: u64) -> Self {
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-        Dead { record, reason, at_ms }
+    pub(super) fn new(record: Record, reason: &str, at_ms: u64) -> Self {
+        Dead {
+            record,
+            reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+            at_ms,
+        }
     }
 }
 

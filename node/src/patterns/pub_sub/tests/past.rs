@@ -70,7 +70,8 @@ async fn a_node_that_joins_late_learns_what_gossip_brought_before() {
 async fn before_and_after_meet_without_a_seam() {
     let nodes = mesh(3).await;
     let (publisher, orders) = (handle(&nodes[0]), subject("orders.eu"));
-    let publishing = tokio::spawn({
+    let (done, all_out) = tokio::sync::oneshot::channel();
+    nodes[0].tasks().spawn("publishing", {
         let (publisher, orders) = (publisher.clone(), orders.clone());
         async move {
             for n in 0..3000 {
@@ -79,6 +80,7 @@ async fn before_and_after_meet_without_a_seam() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
+            let _ = done.send(());
         }
     });
     // At the publisher itself and at another node, in the middle of it.
@@ -91,7 +93,7 @@ async fn before_and_after_meet_without_a_seam() {
             assert_eq!(next(&mut told).await, n);
         }
     }
-    publishing.await.unwrap();
+    all_out.await.unwrap();
     let mut told = handle(&nodes[1])
         .subscribe_with("orders.>".parse().unwrap(), Past::Last(PAST_MESSAGES_MAX))
         .await;
