@@ -6,11 +6,16 @@
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 use std::{
+    collections::HashMap,
     hint::black_box,
     time::{Duration, Instant},
 };
 
 use criterion::Criterion;
+use weft_node::patterns::{
+    batching::core::{Batcher, Limits},
+    pub_sub::trie::SubjectTrie,
+};
 use weft_protocol::{
     Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, MeshId, Message, Pattern,
     SecretKey, Subject, Verb, Wire as _, direct::DirectRequest, limits::CLOCK_SKEW_MS_MAX,
@@ -117,7 +122,66 @@ fn pairs() -> Vec<Pair> {
             ours: Box::new(move || assert!(black_box(&pattern).matches(black_box(&subject)))),
             limit: Box::new(move || assert!(black_box(&text) == black_box("orders.eu.created"))),
         },
+        among_subscriptions(),
+        into_batches(),
     ]
+}
+
+/// A hundred thousand subscriptions, of which three match.
+fn among_subscriptions() -> Pair {
+    let (mut trie, mut known) = (SubjectTrie::default(), HashMap::new());
+    let subject: Subject = "orders.eu.customer-77777.created".parse().unwrap();
+    let others = (0..100_000).map(|n| format!("orders.eu.customer-{n}.created"));
+    let wide = ["orders.>", "orders.*.customer-77777.*"].map(str::to_owned);
+    for (id, text) in others.chain(wide).enumerate() {
+        trie.insert(&text.parse::<Pattern>().unwrap(), id as u64);
+        known.insert(text, id);
+    }
+    let (mut found, text) = (Vec::new(), subject.to_string());
+    Pair {
+        name: "a subject among 100 000 subscriptions, matched",
+        limit_name: "a look into a hash table of them",
+        ours: Box::new(move || {
+            found.clear();
+            trie.matching(black_box(&subject), &mut found);
+            assert_eq!(black_box(&found).len(), 3);
+        }),
+        limit: Box::new(move || assert!(black_box(&known).contains_key(black_box(&text)))),
+    }
+}
+
+/// A record into a batch, of a hundred keys in turn.
+fn into_batches() -> Pair {
+    let limits = Limits {
+        count_max: 100,
+        bytes_max: 1 << 20,
+        age_max: Duration::from_secs(1),
+        keys_max: 1000,
+        is_adaptive: true,
+    };
+    let (mut batcher, mut closed, mut n) = (Batcher::new(limits), Vec::new(), 0_usize);
+    let keys: Vec<String> = (0..100).map(|n| format!("customer-{n}")).collect();
+    let (mut table, same): (HashMap<String, Vec<u64>>, Vec<String>) = (HashMap::new(), keys.clone());
+    let mut m = 0_usize;
+    let now = tokio::time::Instant::now();
+    Pair {
+        name: "a record put into a batch, of 100 keys",
+        limit_name: "the same into lists in a hash table",
+        ours: Box::new(move || {
+            n += 1;
+            let at = now + Duration::from_micros(n as u64);
+            batcher.push(black_box(&keys[n % 100]), n as u64, 100, at, &mut closed);
+            closed.clear();
+        }),
+        limit: Box::new(move || {
+            m += 1;
+            let list = table.entry(black_box(&same[m % 100]).clone()).or_default();
+            list.push(m as u64);
+            if list.len() == 100 {
+                list.clear();
+            }
+        }),
+    }
 }
 
 /// The best of five rounds, in nanoseconds per run.

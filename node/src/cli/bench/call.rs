@@ -1,43 +1,22 @@
-//! `weft bench`: what this machine can do. Two nodes of their own in this process, on loopback, signed and encrypted as any; no running
-//! node is touched.
+//! `weft bench call`.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Session, parse, view};
+use super::{Carrier, Folder, PATIENCE, missing, nodes, time};
 use crate::{
+    cli::{CliError, Session, parse},
     error::NodeError,
-    mesh::MeshConfig,
-    node::{Node, NodeOptions},
+    node::Node,
     patterns::request_response::{CallOptions, RequestResponse, RequestResponseHandle, ServiceOptions},
-    platform::{Entropy, Platform as _, RealPlatform, new_key, random},
-    trust::{FoundOptions, MeshKind},
 };
 
-/// How long the two nodes may take to know each other.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Calls before anything counts: the connection and its lane are there then.
 const WARM_UP: usize = 50;
 /// The service that is called.
 const SERVICE: &str = "bench";
-
-/// Measure what this machine can do
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    #[command(subcommand)]
-    command: BenchCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum BenchCommand {
-    Call(CallArgs),
-}
 
 /// Calls a second, and how long they take, between two nodes of this process
 #[derive(Debug, Args)]
@@ -45,7 +24,7 @@ enum BenchCommand {
   weft bench call
   weft bench call --size 64,64KiB --in-flight 1,64 --for 5s
   weft bench call --carrier quic --json | jq '{in_flight, calls_per_s, p99_us}'")]
-struct CallArgs {
+pub(super) struct CallArgs {
     /// Bytes of a request and of its answer
     #[arg(long, value_name = "SIZE", default_value = "64", value_delimiter = ',', value_parser = parse::size_bytes)]
     size: Vec<u64>,
@@ -60,55 +39,7 @@ struct CallArgs {
     carrier: Carrier,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Carrier {
-    Tcp,
-    Quic,
-}
-
-impl Carrier {
-    fn listen(self) -> &'static str {
-        match self {
-            Carrier::Tcp => "/ip4/127.0.0.1/tcp/0",
-            Carrier::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Carrier::Tcp => "tcp",
-            Carrier::Quic => "quic",
-        }
-    }
-}
-
-/// Dispatches `weft bench …`.
-pub(crate) async fn execute(session: &Session, args: BenchArgs) -> Result<(), CliError> {
-    match args.command {
-        BenchCommand::Call(args) => Box::pin(calls(session, &args)).await,
-    }
-}
-
-/// A folder of this run's own, removed at its end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, CliError> {
-        let name: [u8; 8] = random(&*RealPlatform.entropy());
-        let path = std::env::temp_dir().join(format!("weft-bench-{}", data_encoding::HEXLOWER.encode(&name)));
-        let made = std::fs::create_dir(&path);
-        made.map_err(|error| CliError::io(format!("cannot make the folder {}", path.display()), error))?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
+pub(super) async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
     let most = weft_protocol::limits::DIRECT_BODY_BYTES_MAX as u64;
     if let Some(size) = args.size.iter().find(|size| **size > most) {
         return Err(CliError::Usage(format!(
@@ -116,8 +47,8 @@ async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
         )));
     }
     let folder = Folder::new()?;
-    let (alpha, beta) = pair(&folder, args.carrier).await?;
-    let handle = beta.handle::<RequestResponse>().ok_or_else(missing)?;
+    let nodes = nodes(&folder, args.carrier, 2).await?;
+    let handle = echo(&nodes[0], &nodes[1]).await?;
     let mut rows = Vec::new();
     for size in &args.size {
         for in_flight in &args.in_flight {
@@ -128,7 +59,6 @@ async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
                     "calls_per_s": figure.per_second, "p50_us": figure.p50_us, "p99_us": figure.p99_us,
                 }))?;
             }
-            let time = |us: u32| view::milliseconds(f64::from(us) / 1000.0);
             rows.push(vec![
                 size.to_string(),
                 in_flight.to_string(),
@@ -139,8 +69,7 @@ async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
             ]);
         }
     }
-    beta.stop().await;
-    alpha.stop().await;
+    super::stop(&nodes).await;
     if session.out.json {
         return Ok(());
     }
@@ -148,22 +77,8 @@ async fn calls(session: &Session, args: &CallArgs) -> Result<(), CliError> {
     session.out.table(&headers, &rows, "nothing was measured")
 }
 
-fn missing() -> NodeError {
-    NodeError::internal("the node was built without request-response")
-}
-
-/// Two nodes of one mesh; the first echoes.
-async fn pair(folder: &Folder, carrier: Carrier) -> Result<(Node, Node), NodeError> {
-    let alpha = node(folder, "alpha", carrier, Vec::new()).await?;
-    let root = new_key(&*RealPlatform.entropy());
-    let founds = FoundOptions {
-        kind: MeshKind::Open,
-        name: "alpha".into(),
-    };
-    alpha.trust().found(&root, founds).await?;
-    alpha.wait_ready().await;
-    let beta = node(folder, "beta", carrier, alpha.addresses()).await?;
-    beta.wait_ready().await;
+/// The first node offers an echo; the second one's handle, once it is answered.
+async fn echo(alpha: &Node, beta: &Node) -> Result<RequestResponseHandle, NodeError> {
     let services = alpha.handle::<RequestResponse>().ok_or_else(missing)?;
     let mut echo = services.serve(ServiceOptions::new(SERVICE, "1.0.0")).await?;
     alpha.tasks().spawn("bench-echo", async move {
@@ -182,27 +97,7 @@ async fn pair(folder: &Folder, carrier: Carrier) -> Result<(Node, Node), NodeErr
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-    Ok((alpha, beta))
-}
-
-async fn node(
-    folder: &Folder,
-    name: &str,
-    carrier: Carrier,
-    bootstrap: Vec<weft_protocol::Multiaddr>,
-) -> Result<Node, NodeError> {
-    let listen: Result<weft_protocol::Multiaddr, _> = carrier.listen().parse();
-    let mesh = MeshConfig {
-        listen: vec![listen.map_err(|_| NodeError::internal("the bench's address is malformed"))?],
-        bootstrap,
-        ..MeshConfig::on_loopback(name)
-    };
-    let entropy: Arc<dyn Entropy> = RealPlatform.entropy();
-    let options = NodeOptions::new(new_key(&*entropy), folder.0.join(name), mesh);
-    Node::builder()
-        .pattern(RequestResponse)
-        .start(Arc::new(RealPlatform), options)
-        .await
+    Ok(handle)
 }
 
 struct Figure {
