@@ -1,6 +1,12 @@
 //! `weft bench pubsub`, `fanout` and `latency`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use serde_json::json;
@@ -248,6 +254,8 @@ impl Mesh {
         let together = (TOGETHER_BYTES_MAX / size.max(1)).clamp(1, TOGETHER_MAX);
         let started = Instant::now();
         let (publisher, subject) = (self.publisher.clone(), self.subject.clone());
+        let total = Arc::new(AtomicUsize::new(usize::MAX));
+        let expected = Arc::clone(&total);
         let publishing = tokio::spawn(async move {
             let mut messages = 0;
             while started.elapsed() < duration {
@@ -256,22 +264,25 @@ impl Mesh {
                 queued.receipt().await?;
                 messages += together;
             }
+            // Whatever becomes of the last one, everybody hears of it when the number is known.
+            total.store(messages + 1, Ordering::Release);
             let last = publisher.publish(&subject, vec![3], PublishOptions::default());
             last.await.map(|_| messages)
         });
         let reading: Vec<_> = std::mem::take(&mut self.subscriptions)
             .into_iter()
             .map(|mut subscription| {
+                let expected = Arc::clone(&expected);
                 tokio::spawn(async move {
                     let (mut got, mut lost) = (0_u64, 0);
-                    loop {
+                    while got + lost < expected.load(Ordering::Acquire) as u64 {
                         let delivery = next(&mut subscription, duration + PATIENCE).await?;
-                        match (missed(&delivery), data(&delivery)) {
-                            (0, [3]) => return Ok((subscription, got, lost)),
-                            (0, _) => got += 1,
-                            (missed, _) => lost += missed,
+                        match missed(&delivery) {
+                            0 => got += 1,
+                            missed => lost += missed,
                         }
                     }
+                    Ok((subscription, got, lost))
                 })
             })
             .collect();

@@ -1,6 +1,9 @@
 //! What applications ask pub/sub.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use tokio::sync::mpsc;
@@ -21,6 +24,7 @@ use super::{
     past::{self, Past, Recollection},
     publisher::{Outbox, Sending, Sent},
     report::{self, Report, Trail},
+    subscribers::Lost,
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -138,6 +142,7 @@ impl Queued {
 pub struct Subscription {
     pub(super) id: u64,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) lost: Lost,
     pub(super) hub: Arc<Hub>,
     /// Of one that wanted what was before.
     pub(super) past: Option<Box<Recollection>>,
@@ -148,12 +153,15 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Delivery> {
         loop {
             let Some(past) = &mut self.past else {
-                return self.deliveries.recv().await;
+                return self.receive().await;
             };
             if let Some(before) = past.next() {
                 return Some(before);
             }
-            let delivery = self.deliveries.recv().await?;
+            let delivery = self.receive().await?;
+            let Some(past) = &mut self.past else {
+                return Some(delivery);
+            };
             let passed = past.pass(delivery);
             if past.is_over() {
                 self.past = None;
@@ -161,6 +169,17 @@ impl Subscription {
             if passed.is_some() {
                 return passed;
             }
+        }
+    }
+
+    async fn receive(&mut self) -> Option<Delivery> {
+        match self.deliveries.try_recv() {
+            Ok(delivery) => Some(delivery),
+            // Also what was lost at the end is told, when nothing comes after it.
+            Err(_) => match self.lost.swap(0, Ordering::Relaxed) {
+                0 => self.deliveries.recv().await,
+                lost => Some(Delivery::Dropped(lost)),
+            },
         }
     }
 

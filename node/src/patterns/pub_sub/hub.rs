@@ -30,7 +30,7 @@ use super::{
     interest::{Audience, Interests},
     order::{Arrived, Freshness, Orders, Step, Want},
     pick,
-    subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Sink, Subscribers, Takes},
+    subscribers::{HELD_BYTES_MAX, Lost, Offered, SUBSCRIBER_QUEUE_MAX, Sink, Subscribers, Takes},
 };
 use crate::{
     mesh::{Mesh, Noted, Validation},
@@ -198,11 +198,13 @@ impl Hub {
         for delivery in lost.into_iter().chain(missed.into_iter().map(Delivery::Message)) {
             let _ = sink.try_send(delivery);
         }
-        let id = state.subscribers.insert(wanted, sink);
+        let told_when_read = Lost::default();
+        let id = state.subscribers.insert(wanted, sink, Arc::clone(&told_when_read));
         self.note_wanted();
         Subscription {
             id,
             deliveries,
+            lost: told_when_read,
             hub: Arc::clone(self),
             past: None,
         }

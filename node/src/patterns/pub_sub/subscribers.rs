@@ -3,7 +3,13 @@
 //! Decisions without I/O. One that does not read in time loses its own messages, which are counted, and is told so before it hears
 //! anything else; nobody waits for it but the publishers that speak to this node directly, and those only for a moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::sync::mpsc;
 use weft_protocol::{
@@ -23,12 +29,27 @@ pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 /// Where a subscriber's deliveries go.
 pub(super) type Sink = mpsc::Sender<Delivery>;
 
+/// How many a subscriber has lost and was not told of yet. Whoever tells it takes the number.
+pub(super) type Lost = Arc<AtomicU64>;
+
 struct Subscriber {
     wanted: Wanted,
     sink: Sink,
-    dropped: u64,
+    lost: Lost,
     /// It was waited for in vain, and is not again before it has caught up.
     is_slow: bool,
+}
+
+impl Subscriber {
+    /// Tells it what it has lost; whether there is nothing left to tell.
+    fn tell_loss(&self) -> bool {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let told = lost == 0 || self.sink.try_send(Delivery::Dropped(lost)).is_ok();
+        if !told {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        told
+    }
 }
 
 /// What came of offering something.
@@ -71,13 +92,14 @@ pub(super) trait Takes {
 }
 
 impl Subscribers {
-    pub(super) fn insert(&mut self, wanted: Wanted, sink: Sink) -> u64 {
+    /// Takes a subscription in. What is counted in `lost` its reader takes when it has read everything; what comes before that tells it too.
+    pub(super) fn insert(&mut self, wanted: Wanted, sink: Sink, lost: Lost) -> u64 {
         self.next_id += 1;
         self.trie.insert(&wanted.pattern, self.next_id);
         let subscriber = Subscriber {
             wanted,
             sink,
-            dropped: 0,
+            lost,
             is_slow: false,
         };
         self.by_id.insert(self.next_id, subscriber);
@@ -168,7 +190,7 @@ impl Subscribers {
     fn has_room(&self, id: u64) -> bool {
         self.by_id
             .get(&id)
-            .is_some_and(|s| s.dropped == 0 && s.sink.capacity() > 0)
+            .is_some_and(|s| s.lost.load(Ordering::Relaxed) == 0 && s.sink.capacity() > 0)
     }
 
     /// Tells those whose subjects may be among them that messages are lost.
@@ -204,14 +226,13 @@ impl Subscribers {
             _ => (true, 1),
         };
         // It hears of its loss before it hears anything else.
-        let loss = (subscriber.dropped > 0).then_some(Delivery::Dropped(subscriber.dropped));
-        let told = has_room && loss.is_none_or(|loss| subscriber.sink.try_send(loss).is_ok());
-        if told {
-            subscriber.dropped = 0;
-        }
-        if !told || subscriber.sink.try_send(delivery).is_err() {
-            subscriber.dropped += weight;
+        if !has_room || !subscriber.tell_loss() || subscriber.sink.try_send(delivery).is_err() {
+            subscriber.lost.fetch_add(weight, Ordering::Relaxed);
             offered.dropped += weight;
+            // One that has read everything waits, and would not look.
+            if subscriber.sink.capacity() == subscriber.sink.max_capacity() {
+                subscriber.tell_loss();
+            }
         } else if is_message {
             offered.delivered += 1;
         }
