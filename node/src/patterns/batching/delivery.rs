@@ -37,14 +37,20 @@ pub(super) struct Outlets {
 
 /// Hands records over, and says what came of it.
 pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): (&str, u32), seqs: &[u64]) -> Outcome {
-    let mut records = Vec::with_capacity(seqs.len());
-    for seq in seqs {
+    let (mut records, mut places) = (Vec::with_capacity(seqs.len()), Vec::with_capacity(seqs.len()));
+    for (place, seq) in seqs.iter().enumerate() {
         match queue.shelf.record(*seq).await {
-            Ok(Some(record)) => records.push((*seq, record)),
+            Ok(Some(record)) => {
+                records.push((*seq, record));
+                places.push(place);
+            }
             // It is gone already: somebody else's hand, or a removal whose acknowledgement was lost.
             Ok(None) => {}
             Err(error) => return Outcome::Later(None, format!("its records cannot be read: {error}")),
         }
+    }
+    if records.is_empty() {
+        return Outcome::Delivered;
     }
     let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), &records);
     match &queue.options.to {
@@ -73,7 +79,7 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
             };
             let endpoint = endpoint.as_deref().unwrap_or_default();
             match outlets.calls.call(name, endpoint, body, options).await {
-                Ok(answer) => answered(&answer.body, records.len()),
+                Ok(answer) => answered(&answer.body, &places),
                 Err(error) => refused(error),
             }
         }
@@ -153,21 +159,20 @@ struct FailedRecord {
     reason: String,
 }
 
-fn answered(body: &[u8], count: usize) -> Outcome {
+/// What an answer says of the records, whose places in the batch these are.
+fn answered(body: &[u8], places: &[usize]) -> Outcome {
     if body.len() > FAILED_BYTES_MAX {
         return Outcome::Delivered;
     }
     let Ok(Answer { batch_failed }) = serde_json::from_slice(body) else {
         return Outcome::Delivered;
     };
-    if batch_failed.iter().any(|failed| failed.index >= count) {
-        return Outcome::Failed("the service names a failed record that is not in the batch".to_owned());
+    let placed = |failed: FailedRecord| Some((*places.get(failed.index)?, failed.reason));
+    match batch_failed.into_iter().map(placed).collect::<Option<Vec<_>>>() {
+        None => Outcome::Failed("the service names a failed record that is not in the batch".to_owned()),
+        Some(failed) if failed.is_empty() => Outcome::Delivered,
+        Some(failed) => Outcome::Partly(failed),
     }
-    if batch_failed.is_empty() {
-        return Outcome::Delivered;
-    }
-    let failed = batch_failed.into_iter().map(|failed| (failed.index, failed.reason));
-    Outcome::Partly(failed.collect())
 }
 
 fn refused(error: CallError) -> Outcome {
@@ -211,4 +216,43 @@ pub(super) async fn announce_dead(queue: &Queue, outlets: &Outlets, dead: &Dead)
 /// An attribute has neither control characters nor much of them.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_the_records_that_were_not_taken() {
+        let failed = |body: &str| answered(body.as_bytes(), &[0, 2, 3]);
+        for body in ["", "done", "{}", r#"{"batch_failed":[]}"#, r#"{"batch_failed":"no"}"#] {
+            assert_eq!(failed(body), Outcome::Delivered, "{body}");
+        }
+        // A record that was gone already moves those behind it.
+        let two = r#"{"batch_failed":[{"index":0},{"index":2,"reason":"no"}]}"#;
+        let expected = vec![(0, String::new()), (3, "no".to_owned())];
+        assert_eq!(failed(two), Outcome::Partly(expected));
+        assert!(matches!(
+            failed(r#"{"batch_failed":[{"index":3}]}"#),
+            Outcome::Failed(_)
+        ));
+    }
+
+    #[test]
+    fn what_is_away_is_not_what_fails() {
+        let later = |error| matches!(refused(error), Outcome::Later(..));
+        let code = |code| CallError::Failed {
+            code,
+            reason: String::new(),
+        };
+        assert!(later(CallError::NoneKnown("s".to_owned())) && later(CallError::Closed));
+        assert!(later(CallError::Denied(String::new())) && later(code(429)) && later(code(503)));
+        assert!(!later(code(500)) && !later(code(400)) && !later(CallError::Timeout(Duration::ZERO)));
+        let pause = Some(Duration::from_secs(3));
+        let busy = CallError::AllBusy {
+            service: "s".to_owned(),
+            retry_after: pause,
+        };
+        assert!(matches!(refused(busy), Outcome::Later(after, _) if after == pause));
+    }
 }

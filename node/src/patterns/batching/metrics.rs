@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use super::work::Outcome;
 use crate::telemetry::metrics::Metrics;
@@ -16,7 +16,7 @@ pub(super) struct BatchMetrics {
     batches: Counter,
     later: Counter,
     failed: Counter,
-    handing_over_ms: Counter,
+    handing_over: Histogram,
 }
 
 impl BatchMetrics {
@@ -28,7 +28,7 @@ impl BatchMetrics {
             batches: subsystem.counter("batches_delivered", "Batches that their destinations have"),
             later: subsystem.counter("batches_postponed", "Batches whose destinations were away or busy"),
             failed: subsystem.counter("batches_failed", "Batches that their destinations could not take"),
-            handing_over_ms: subsystem.counter("handing_over_ms", "Time that delivered batches took, milliseconds"),
+            handing_over: subsystem.durations("handing_over_duration", "How long delivered batches took"),
         })
     }
 
@@ -36,8 +36,7 @@ impl BatchMetrics {
         match outcome {
             Outcome::Delivered | Outcome::Partly(_) => {
                 self.batches.inc();
-                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                self.handing_over_ms.inc_by(took_ms);
+                self.handing_over.observe(took.as_secs_f64());
             }
             Outcome::Later(..) => drop(self.later.inc()),
             Outcome::Failed(_) => drop(self.failed.inc()),

@@ -385,7 +385,14 @@ impl Worker {
                 let began = Instant::now();
                 let seqs: Vec<u64> = job.items.iter().map(|entry| entry.seq).collect();
                 let outcome = delivery::hand_over(&queue, &outlets, (job.key(), job.attempt()), &seqs).await;
-                (job, outcome, began.elapsed())
+                let took = began.elapsed();
+                // Here, and not where all batches are settled: removals of several share a sync.
+                let arrived = arrived(&outcome, &seqs);
+                if let Err(error) = queue.shelf.forget(&arrived).await {
+                    // After a restart they arrive once more.
+                    tracing::error!(queue = queue.name, %error, "records that arrived cannot be removed");
+                }
+                (job, outcome, took)
             };
             self.under_way.push(handing_over.boxed());
         }
@@ -403,20 +410,28 @@ impl Worker {
         self.metrics.handed_over(&outcome, took);
         self.queue.lock().standing.trouble = trouble;
         let Settled { delivered, dead } = self.work.done(job, outcome, took, Instant::now());
-        let seqs: Vec<u64> = delivered.iter().map(|entry| entry.seq).collect();
-        if !seqs.is_empty() {
-            if let Err(error) = self.queue.shelf.forget(&seqs).await {
-                // It is delivered; after a restart it will be once more.
-                tracing::error!(queue = self.queue.name, %error, "records that arrived cannot be removed");
-            }
+        self.metrics.delivered.inc_by(delivered.len() as u64);
+        {
             let mut inside = self.queue.lock();
-            seqs.iter().for_each(|seq| inside.remove(*seq));
-            inside.standing.delivered += seqs.len() as u64;
-            self.metrics.delivered.inc_by(seqs.len() as u64);
+            delivered.iter().for_each(|entry| inside.remove(entry.seq));
+            inside.standing.delivered += delivered.len() as u64;
         }
         for (entry, reason) in dead {
             bury(&self.queue, &self.outlets, &self.metrics, entry, reason).await;
         }
+    }
+}
+
+/// The records of a batch that its destination has.
+fn arrived(outcome: &Outcome, seqs: &[u64]) -> Vec<u64> {
+    match outcome {
+        Outcome::Delivered => seqs.to_vec(),
+        Outcome::Partly(failed) => {
+            let has_failed = |index: usize| failed.iter().any(|(failed, _)| *failed == index);
+            let arrived = seqs.iter().enumerate().filter(|(index, _)| !has_failed(*index));
+            arrived.map(|(_, seq)| *seq).collect()
+        }
+        Outcome::Later(..) | Outcome::Failed(_) => Vec::new(),
     }
 }
 
