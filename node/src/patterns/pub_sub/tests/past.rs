@@ -15,7 +15,7 @@ use super::{
     },
     direct::{begin, handle, mesh, next, publish, until_direct},
 };
-use crate::testing::{address, eventually, member, mesh_config, peers, start};
+use crate::testing::{PATIENCE, address, eventually, member, mesh_config, peers, start};
 
 fn subject(text: &str) -> Subject {
     text.parse().unwrap()
@@ -86,14 +86,18 @@ async fn before_and_after_meet_without_a_seam() {
     // At the publisher itself and at another node, in the middle of it.
     eventually("some are out", || handle(&nodes[2]).received() > 500).await;
     for reader in [&publisher, &handle(&nodes[2])] {
-        let mut told = reader
-            .subscribe_with("orders.>".parse().unwrap(), Past::Within(PAST_MAX))
-            .await;
+        let telling = reader.subscribe_with("orders.>".parse().unwrap(), Past::Within(PAST_MAX));
+        let mut told = tokio::time::timeout(PATIENCE, telling)
+            .await
+            .expect("what was before is told in time");
         for n in 0..1500 {
             assert_eq!(next(&mut told).await, n);
         }
     }
-    all_out.await.unwrap();
+    tokio::time::timeout(PATIENCE, all_out)
+        .await
+        .expect("the publisher comes to an end")
+        .unwrap();
     let mut told = handle(&nodes[1])
         .subscribe_with("orders.>".parse().unwrap(), Past::Last(PAST_MESSAGES_MAX))
         .await;
