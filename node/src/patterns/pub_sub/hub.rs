@@ -431,8 +431,9 @@ impl Hub {
                 state.digests.add(&line, seqs, kept.made_ms, now_ms);
             }
         }
-        self.perform(&mut state, steps);
+        let went_on = self.perform(&mut state, steps);
         drop(state);
+        self.note_progress(went_on);
         self.lacks.notify_one();
         freshness
     }
@@ -442,14 +443,16 @@ impl Hub {
         let mut state = self.lock();
         let mut steps = Vec::new();
         let wants = state.orders.due(Instant::now(), &mut steps);
-        self.perform(&mut state, steps);
-        (wants, state.orders.next_due())
+        let went_on = self.perform(&mut state, steps);
+        let next_due = state.orders.next_due();
+        drop(state);
+        self.note_progress(went_on);
+        (wants, next_due)
     }
 
-    fn perform(&self, state: &mut State, steps: Vec<Step<Item>>) {
-        if steps.is_empty() {
-            return;
-        }
+    /// Whether lines went on; then [`Hub::note_progress`].
+    fn perform(&self, state: &mut State, steps: Vec<Step<Item>>) -> bool {
+        let went_on = !steps.is_empty();
         for step in steps {
             match step {
                 Step::Run {
@@ -465,7 +468,14 @@ impl Hub {
                 } => self.tell_gap(state, line.shard, line.publisher(), (first_seq, last_seq)),
             }
         }
-        self.progress.send_modify(|n| *n += 1);
+        went_on
+    }
+
+    /// Not under the lock: who waits for progress looks at the state while it holds the channel's own.
+    fn note_progress(&self, went_on: bool) {
+        if went_on {
+            self.progress.send_modify(|n| *n += 1);
+        }
     }
 
     /// How the messages of a publisher name where they come from.
