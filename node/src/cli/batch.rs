@@ -312,7 +312,12 @@ async fn put(session: &Session, client: &Client, args: &PutArgs) -> Result<(), C
     if args.lines {
         let mut lines = read_ahead(args).await?;
         while let Some(first) = lines.recv().await {
-            total += put_lines(client, args, first?, &mut lines).await?;
+            let put = async { put_lines(client, args, first?, &mut lines).await }.await;
+            total += put.inspect_err(|_| {
+                if total > 0 {
+                    session.out.say(&format!("the first {total} lines are on the disk"));
+                }
+            })?;
         }
     } else {
         let body = input::body(args.data.clone(), args.file.as_deref()).await?;

@@ -74,7 +74,7 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                 version: version.clone(),
                 headers,
                 // A try that nobody knows the outcome of is the same call; one that failed is not.
-                idempotency_key: Some(format!("{}-{run}-{first}-{last}-{}-{attempt}", queue.name, seqs.len())),
+                idempotency_key: Some(format!("{run}-{first}-{last}-{}-{attempt}", seqs.len())),
                 ..CallOptions::default()
             };
             let endpoint = endpoint.as_deref().unwrap_or_default();

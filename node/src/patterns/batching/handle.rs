@@ -9,7 +9,7 @@ use super::{
     delivery::Outlets,
     metrics::BatchMetrics,
     options::{BatchError, QUEUES_MAX, QueueOptions, Record, check_name},
-    queue::{Queue, Standing},
+    queue::{Queue, Standing, finish},
     shelf::{self, Dead, Shelf},
 };
 use crate::{store::Keyspace, tasks::Tasks};
@@ -67,25 +67,13 @@ impl BatchingHandle {
     /// Durable when it returns. Batches that are under way may be handed over once more.
     ///
     /// # Errors
-    /// `Invalid` for a name or a number that cannot be; `Conflict` when there are too many queues.
+    /// `Invalid` for a name or a number that cannot be; `Conflict` when there are too many queues, or when its form would change under
+    /// records that it holds.
     pub async fn define(&self, name: &str, options: QueueOptions) -> Result<bool, BatchError> {
         check_name(name)?;
         options.check()?;
-        let _defining = self.inner.defining.lock().await;
-        let before = self.inner.lock().get(name).cloned();
-        if before.as_ref().is_some_and(|queue| queue.options == options) {
-            return Ok(false);
-        }
-        if before.is_none() && self.inner.lock().len() >= QUEUES_MAX {
-            return Err(BatchError::Conflict(format!("a node has at most {QUEUES_MAX} queues")));
-        }
-        self.inner.shelf(name).define(&options).await?;
-        if let Some(before) = &before {
-            self.inner.lock().remove(name);
-            before.close().await;
-        }
-        self.inner.start(name, options).await?;
-        Ok(before.is_none())
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        finish(&self.inner.tasks, async move { inner.define(&name, options).await }).await
     }
 
     /// Removes a queue. With `force` also one that holds records, which are then gone.
@@ -93,18 +81,8 @@ impl BatchingHandle {
     /// # Errors
     /// `NoQueue`; `Conflict` when it holds records.
     pub async fn remove(&self, name: &str, force: bool) -> Result<(), BatchError> {
-        let _defining = self.inner.defining.lock().await;
-        let queue = self.queue(name)?;
-        let standing = queue.standing();
-        if standing.records + standing.dead > 0 && !force {
-            return Err(BatchError::Conflict(format!(
-                "the queue {name} holds {} records, and {} dead ones",
-                standing.records, standing.dead
-            )));
-        }
-        self.inner.lock().remove(name);
-        queue.close().await;
-        queue.shelf.remove().await
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        finish(&self.inner.tasks, async move { inner.remove(&name, force).await }).await
     }
 
     /// Puts records into a queue: all of them or none, durable when this returns. How many.
@@ -173,12 +151,55 @@ impl BatchingHandle {
     }
 
     fn queue(&self, name: &str) -> Result<Arc<Queue>, BatchError> {
-        let queue = self.inner.lock().get(name).cloned();
-        queue.ok_or_else(|| BatchError::NoQueue(name.chars().filter(|c| !c.is_control()).take(64).collect()))
+        self.inner.queue(name)
     }
 }
 
 impl Inner {
+    fn queue(&self, name: &str) -> Result<Arc<Queue>, BatchError> {
+        let queue = self.lock().get(name).cloned();
+        queue.ok_or_else(|| BatchError::NoQueue(name.chars().filter(|c| !c.is_control()).take(64).collect()))
+    }
+
+    async fn define(&self, name: &str, options: QueueOptions) -> Result<bool, BatchError> {
+        let _defining = self.defining.lock().await;
+        let before = self.lock().get(name).cloned();
+        if let Some(before) = &before {
+            if before.options == options {
+                return Ok(false);
+            }
+            if before.options.form != options.form && before.is_held() {
+                return Err(BatchError::Conflict(format!(
+                    "the queue {name} holds records that were put in for its present form"
+                )));
+            }
+        } else if self.lock().len() >= QUEUES_MAX {
+            return Err(BatchError::Conflict(format!("a node has at most {QUEUES_MAX} queues")));
+        }
+        self.shelf(name).define(&options).await?;
+        if let Some(before) = &before {
+            self.lock().remove(name);
+            before.close().await;
+        }
+        self.start(name, options).await?;
+        Ok(before.is_none())
+    }
+
+    async fn remove(&self, name: &str, force: bool) -> Result<(), BatchError> {
+        let _defining = self.defining.lock().await;
+        let queue = self.queue(name)?;
+        if !force && queue.is_held() {
+            let standing = queue.standing();
+            return Err(BatchError::Conflict(format!(
+                "the queue {name} holds {} records, and {} dead ones",
+                standing.records, standing.dead
+            )));
+        }
+        self.lock().remove(name);
+        queue.close().await;
+        queue.shelf.remove().await
+    }
+
     async fn start(&self, name: &str, options: QueueOptions) -> Result<(), BatchError> {
         let outlets = Arc::clone(&self.outlets);
         let (queue, working) = Queue::open(

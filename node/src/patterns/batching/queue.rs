@@ -20,14 +20,17 @@ use super::{
     core::{Batcher, Closed},
     delivery::{self, Outlets},
     metrics::BatchMetrics,
-    options::{BatchError, PUT_RECORDS_MAX, QueueOptions, Record},
+    options::{BatchError, PUT_RECORDS_MAX, QueueOptions, RECORD_BYTES_MAX, Record},
     shelf::{Dead, Shelf},
     work::{Job, Outcome, Settled, Work},
 };
-use crate::{platform::random, tasks::Tasks};
+use crate::{platform::random, store::BATCH_BYTES_MAX, tasks::Tasks};
 
 /// Puts whose records are on their way into batches.
 const ASKS_MAX: usize = 256;
+/// Dead records that are put in again at once: in any case they fit into one commit.
+const REVIVED_MAX: usize = 32;
+const _: () = assert!(REVIVED_MAX * (RECORD_BYTES_MAX + 8192) < BATCH_BYTES_MAX);
 
 /// Where a record is, and what it weighs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +153,7 @@ impl Queue {
         records.iter().try_for_each(|record| record.check(self.options.form))?;
         let reserved = self.reserve(records.len())?;
         let queue = Arc::clone(self);
-        self.finish(async move {
+        finish(&self.tasks, async move {
             let _put = queue.puts.read().await;
             let count = records.len() as u64;
             // Room first: what is written down is also taken up.
@@ -165,17 +168,6 @@ impl Queue {
             Ok(count)
         })
         .await
-    }
-
-    async fn finish(
-        &self,
-        deed: impl Future<Output = Result<u64, BatchError>> + Send + 'static,
-    ) -> Result<u64, BatchError> {
-        let (done, outcome) = oneshot::channel();
-        self.tasks.spawn("batching-put", async move {
-            let _ = done.send(deed.await);
-        });
-        outcome.await.unwrap_or(Err(BatchError::Closed))
     }
 
     fn taken<'a>(&self, records: impl Iterator<Item = (u64, &'a Record)>) -> Vec<Entry> {
@@ -212,12 +204,12 @@ impl Queue {
     /// Puts dead records in again; how many.
     pub(super) async fn revive(self: &Arc<Self>) -> Result<u64, BatchError> {
         let queue = Arc::clone(self);
-        self.finish(async move {
+        finish(&self.tasks, async move {
             let _put = queue.puts.read().await;
             let mut revived = 0;
             loop {
                 let room = queue.asks.reserve().await.map_err(|_| BatchError::Closed)?;
-                let dead = queue.shelf.dead(None, PUT_RECORDS_MAX).await?;
+                let dead = queue.shelf.dead(None, REVIVED_MAX).await?;
                 if dead.is_empty() {
                     return Ok(revived);
                 }
@@ -237,7 +229,7 @@ impl Queue {
     /// Lets go of the dead records; how many.
     pub(super) async fn purge(self: &Arc<Self>) -> Result<u64, BatchError> {
         let queue = Arc::clone(self);
-        self.finish(async move {
+        finish(&self.tasks, async move {
             let cleared = queue.shelf.forget_dead().await?;
             let mut inside = queue.lock();
             inside.dead = inside
@@ -255,6 +247,11 @@ impl Queue {
         drop(self.puts.write().await);
     }
 
+    /// Whether it holds anything: records, those on their way in, or dead ones.
+    pub(super) fn is_held(&self) -> bool {
+        self.lock().held() > 0
+    }
+
     /// How it is.
     pub(super) fn standing(&self) -> Standing {
         let inside = self.lock();
@@ -270,6 +267,18 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does something to its end, also when who asked for it goes meanwhile.
+pub(super) async fn finish<T: Send + 'static>(
+    tasks: &Tasks,
+    deed: impl Future<Output = Result<T, BatchError>> + Send + 'static,
+) -> Result<T, BatchError> {
+    let (done, outcome) = oneshot::channel();
+    tasks.spawn("batching-deed", async move {
+        let _ = done.send(deed.await);
+    });
+    outcome.await.unwrap_or(Err(BatchError::Closed))
 }
 
 /// Room for records that are being written down.

@@ -396,7 +396,7 @@ async fn what_was_acknowledged_waits_for_its_destination_through_a_restart() {
         .collect();
     all.sort_unstable();
     assert_eq!(all, (0..500).collect::<Vec<_>>());
-    // Defined anew, it goes on with what it holds.
+    // Defined anew, it goes on with what it holds, in the form for which that was put in.
     let slow = QueueOptions {
         age_ms_max: 3_600_000,
         ..to_sink()
@@ -406,6 +406,14 @@ async fn what_was_acknowledged_waits_for_its_destination_through_a_restart() {
         .put("mails", vec![record("", "last"), record("", "but one")])
         .await
         .unwrap();
+    let events = QueueOptions {
+        form: Form::Events,
+        ..to_sink()
+    };
+    assert!(matches!(
+        batches.define("mails", events).await,
+        Err(BatchError::Conflict(_))
+    ));
     assert!(!batches.define("mails", to_sink()).await.unwrap());
     eventually("they have arrived", || taken.lock().unwrap()[""].len() == 502).await;
 }
