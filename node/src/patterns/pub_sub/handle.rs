@@ -211,7 +211,7 @@ pub struct DirectMember {
 /// A cloneable handle on pub/sub.
 #[derive(Clone)]
 pub struct PubSubHandle {
-    hub: Arc<Hub>,
+    pub(super) hub: Arc<Hub>,
     feeds: Arc<Feeds>,
     outbox: Outbox,
 }

@@ -264,7 +264,12 @@ async fn page(
 }
 
 /// What of a frame matches and may be published, and the frame's place; `None` if it is not its publisher's.
-fn read(hub: &Hub, peer: PeerId, pattern: &Pattern, past: PastFrame) -> Option<(PastPlace, Vec<Arc<Received>>)> {
+pub(super) fn read(
+    hub: &Hub,
+    peer: PeerId,
+    pattern: &Pattern,
+    past: PastFrame,
+) -> Option<(PastPlace, Vec<Arc<Received>>)> {
     let line = past.line;
     let (source, is_direct) = (line.publisher(), past.is_direct());
     let original = mesh::Original {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use weft_protocol::{
     Message, Subject,
-    patterns::pub_sub::{Line, Publication},
+    patterns::pub_sub::{
+        DIRECT, Line, Publication, SHARDS,
+        repair::{PastFrame, RepairReply},
+    },
 };
 
 use super::{
     super::{
         order,
-        past::{PAST_MESSAGES_MAX, Recollection},
+        past::{self, PAST_MESSAGES_MAX, Recollection},
         *,
     },
     direct::{begin, handle, mesh, next, publish, until_direct},
@@ -128,6 +131,50 @@ async fn what_went_to_others_alone_its_publisher_tells() {
         recall(&handle(&nodes[2]), "orders.*", Past::Within(PAST_MAX)).await,
         all
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_signed_is_not_believed() {
+    let nodes = mesh(3).await;
+    let (publisher, orders) = (handle(&nodes[0]), subject("orders.eu"));
+    for n in 0..10 {
+        publish(&publisher, &orders, n).await;
+    }
+    eventually("the second node has it all", || handle(&nodes[1]).received() == 10).await;
+    let [alpha, beta, gamma] = [0, 1, 2].map(|n: usize| nodes[n].mesh().local_peer());
+    let pattern: weft_protocol::Pattern = "orders.>".parse().unwrap();
+    let RepairReply::Past { frames, more: false } = past::answer(&handle(&nodes[1]).hub, &pattern, 0, None) else {
+        panic!("another answer");
+    };
+    let reader = handle(&nodes[2]).hub;
+    let told = |peer, frame: PastFrame| past::read(&reader, peer, &pattern, frame).map(|(_, messages)| messages.len());
+    let all: usize = frames.iter().map(|frame| told(beta, frame.clone()).unwrap()).sum();
+    assert_eq!(all, 10, "from a member that published none of them");
+    let tamper = |how: fn(&mut PastFrame)| {
+        let mut frame = frames[0].clone();
+        how(&mut frame);
+        told(beta, frame)
+    };
+    assert_eq!(tamper(|_| {}), told(beta, frames[0].clone()));
+    for how in [
+        (|f| *f.original.data.last_mut().unwrap() ^= 1) as fn(&mut PastFrame),
+        |f| f.original.signature[0] ^= 1,
+        |f| f.original.signature.clear(),
+        |f| f.original.gossip_seq += 1,
+        |f| f.line.epoch += 1,
+        |f| f.line.shard = (f.line.shard + 1) % SHARDS,
+        // Handed over as direct, by one that did not publish it.
+        |f| {
+            f.line.shard += DIRECT;
+            f.original.signature.clear();
+        },
+    ] {
+        assert_eq!(tamper(how), None);
+    }
+    // In another's name.
+    let mut foreign = frames[0].clone();
+    foreign.line = Line::new(&gamma, foreign.line.epoch, foreign.line.shard).unwrap();
+    assert_eq!((told(beta, foreign.clone()), told(alpha, foreign)), (None, None));
 }
 
 #[tokio::test(start_paused = true)]
