@@ -10,7 +10,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -153,11 +153,16 @@ fn request(server: &Server, in_flight: usize, bytes: usize) -> f64 {
     let payload = vec![b'x'; bytes];
     let answer = [format!("PUB inbox {bytes}\r\n").as_bytes(), &payload, b"\r\n"].concat();
     let question_len = format!("MSG ask 1 inbox {bytes}\r\n").len() + bytes + 2;
-    std::thread::spawn(move || echo(&mut answerer, question_len, &answer));
+    // It ends with its round: two would answer the next one's questions twice.
+    let answering = answerer.try_clone().unwrap();
+    let ended = std::thread::spawn(move || echo(&mut answerer, question_len, &answer));
     let mut asker = server.connect("SUB inbox 1\r\n");
     let question = [format!("PUB ask inbox {bytes}\r\n").as_bytes(), &payload, b"\r\n"].concat();
     let answer_len = format!("MSG inbox 1 {bytes}\r\n").len() + bytes + 2;
-    ask(&mut asker, &question, answer_len, in_flight)
+    let per_second = ask(&mut asker, &question, answer_len, in_flight);
+    answering.shutdown(Shutdown::Both).unwrap();
+    ended.join().unwrap();
+    per_second
 }
 
 /// Answers each question that has come whole, as many at once as have come.
