@@ -24,11 +24,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     match orders.next().await {
         Some(Delivery::Message(received)) => {
-            let message = &received.publication.message;
             println!(
                 "{} published {:?}",
-                received.publisher,
-                String::from_utf8(message.data.clone())?
+                received.publisher(),
+                String::from_utf8_lossy(received.data())
             );
         }
         Some(Delivery::Dropped(count)) => println!("this subscriber was too slow for {count} messages"),

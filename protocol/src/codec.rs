@@ -64,8 +64,13 @@ pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("invariant: writing to a Vec does not fail")
 }
 
+/// Encodes behind what is in `bytes` already.
+pub(crate) fn append<T: Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
+    minicbor::encode(value, bytes).expect("invariant: writing to a Vec does not fail");
+}
+
 /// Decodes exactly one value of at most `limit` bytes; `what` names it in errors.
-pub fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8], limit: usize, what: &'static str) -> Result<T, DecodeError> {
+pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], limit: usize, what: &'static str) -> Result<T, DecodeError> {
     at_most(what, bytes.len(), limit)?;
     scan::scan(bytes).map_err(|reason| DecodeError::malformed(what, reason))?;
     let mut decoder = minicbor::Decoder::new(bytes);

@@ -2,6 +2,7 @@
 //!
 //! To take one: run the tests with `WEFT_WRITE_FIXTURES=1`, look at the difference, and say in the change log what peers will notice.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
@@ -13,7 +14,7 @@ use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::pub_sub::{
-    Frame, Line, Pick, Picks, Publication, SHARDS,
+    Attributes, Frame, Line, Pick, Picks, Run, SHARDS,
     direct::{DirectItem, DirectTaken},
     interest::{Interest, Wanted},
     repair::{Digest, Head, Original, PastFrame, PastPlace, RepairReply, RepairRequest, digest_of},
@@ -43,6 +44,19 @@ fn sample<T: Wire + PartialEq>(name: &'static str, value: T) -> Sample {
     Sample {
         name,
         bytes: value.to_checked_bytes().unwrap(),
+        read,
+    }
+}
+
+/// One of frames, whose data stay where they were read.
+fn frame_sample(name: &'static str, frame: &Frame<'_>) -> Sample {
+    let read = |bytes: &[u8], original: &[u8]| {
+        let frame = Frame::read(bytes).ok()?;
+        Some(Frame::read(original).is_ok_and(|original| original == frame))
+    };
+    Sample {
+        name,
+        bytes: frame.to_checked_bytes().unwrap(),
         read,
     }
 }
@@ -321,17 +335,25 @@ fn application_samples() -> Vec<Sample> {
         zone: Some(String::from("eu-1")),
         draining: Some(true),
     }]);
-    let publication = Publication {
-        message: message.clone(),
+    let orders = Attributes {
         capability: vec![vec![1, 2]],
         picks: Pick::new(String::from("workers"), &public(1).peer_id()).map(|pick| Picks(vec![pick])),
+        time_ms: Some(NOW_MS),
+        datacontenttype: Some(String::from("text/plain")),
+        extensions: vec![(String::from("partitionkey"), String::from("k"))],
+        ..Attributes::new("orders.eu".parse().expect("a subject"))
+    };
+    let bare = Attributes::new("orders.us".parse().expect("a subject"));
+    let run = |attributes: &Attributes, data| Run {
+        attributes: Cow::Owned(attributes.clone()),
+        data,
     };
     let frame = Frame {
         epoch: NOW_MS,
-        shard: message.subject.as_ref().map_or(0, |subject| subject.shard(SHARDS)),
+        shard: orders.subject.shard(SHARDS),
         first_seq: 7,
         before_ms: NOW_MS - 1,
-        publications: vec![publication],
+        runs: vec![run(&orders, vec![b"apples", b""]), run(&bare, vec![b"pears"])],
     };
     let line = Line::new(&public(1).peer_id(), NOW_MS, 3).expect("an Ed25519 key");
     let head = Head {
@@ -389,15 +411,15 @@ fn application_samples() -> Vec<Sample> {
             },
         ),
         sample("direct-taken", DirectTaken { ordinal: 300 }),
-        sample("frame", frame),
-        sample(
+        frame_sample("frame", &frame),
+        frame_sample(
             "frame-announcing",
-            Frame {
+            &Frame {
                 epoch: NOW_MS,
                 shard: 0,
                 first_seq: 8,
                 before_ms: NOW_MS,
-                publications: Vec::new(),
+                runs: Vec::new(),
             },
         ),
         sample(

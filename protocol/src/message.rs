@@ -77,18 +77,12 @@ impl Message {
 
     /// The value of an extension attribute.
     pub fn extension(&self, name: &str) -> Option<&str> {
-        self.extensions
-            .iter()
-            .find(|(own, _)| own == name)
-            .map(|(_, value)| value.as_str())
+        extension(&self.extensions, name)
     }
 
     /// Sets an extension attribute, replacing one of the same name.
     pub fn set_extension(&mut self, name: &str, value: impl Into<String>) {
-        match self.extensions.iter_mut().find(|(own, _)| own == name) {
-            Some((_, old)) => *old = value.into(),
-            None => self.extensions.push((name.to_owned(), value.into())),
-        }
+        set_extension(&mut self.extensions, name, value.into());
     }
 
     /// The trace context in the extension `traceparent`, if it is understood.
@@ -107,31 +101,6 @@ impl Message {
         let content = self.datacontenttype.as_deref().map_or(0, str::len);
         self.id.len() + self.source.len() + self.kind.len() + subject + content + extensions
     }
-
-    /// The check of a message whose id, source and type may be left out.
-    pub(crate) fn check_partial(&self) -> Result<(), DecodeError> {
-        for (what, text) in [
-            ("message id", &self.id),
-            ("message source", &self.source),
-            ("message type", &self.kind),
-        ] {
-            check_text(what, text, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
-        }
-        let content = self.datacontenttype.as_deref().unwrap_or_default();
-        check_text("datacontenttype", content, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
-        at_most("message data", self.data.len(), DIRECT_BODY_BYTES_MAX)?;
-        at_most("extensions", self.extensions.len(), EXTENSIONS_MAX)?;
-        for (name, value) in &self.extensions {
-            check_extension_name(name)?;
-            check_text("extension value", value, MESSAGE_ATTRIBUTES_BYTES_MAX)?;
-        }
-        check_distinct("extensions", self.extensions.iter().map(|(name, _)| name.as_str()))?;
-        at_most(
-            "message attributes",
-            self.attribute_bytes(),
-            MESSAGE_ATTRIBUTES_BYTES_MAX,
-        )
-    }
 }
 
 impl Wire for Message {
@@ -147,9 +116,42 @@ impl Wire for Message {
             if text.is_empty() {
                 return Err(DecodeError::invalid(what, "it is empty"));
             }
+            check_text(what, text, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
         }
-        self.check_partial()
+        let content = self.datacontenttype.as_deref().unwrap_or_default();
+        check_text("datacontenttype", content, MESSAGE_ATTRIBUTE_BYTES_MAX)?;
+        at_most("message data", self.data.len(), DIRECT_BODY_BYTES_MAX)?;
+        check_extensions(&self.extensions)?;
+        at_most(
+            "message attributes",
+            self.attribute_bytes(),
+            MESSAGE_ATTRIBUTES_BYTES_MAX,
+        )
     }
+}
+
+/// The value of an extension attribute.
+pub(crate) fn extension<'a>(extensions: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = extensions.iter().find(|(own, _)| own == name);
+    found.map(|(_, value)| value.as_str())
+}
+
+/// Sets an extension attribute, replacing one of the same name.
+pub(crate) fn set_extension(extensions: &mut Vec<(String, String)>, name: &str, value: String) {
+    match extensions.iter_mut().find(|(own, _)| own == name) {
+        Some((_, old)) => *old = value,
+        None => extensions.push((name.to_owned(), value)),
+    }
+}
+
+/// How many there are, what they are called, how long they are.
+pub(crate) fn check_extensions(extensions: &[(String, String)]) -> Result<(), DecodeError> {
+    at_most("extensions", extensions.len(), EXTENSIONS_MAX)?;
+    for (name, value) in extensions {
+        check_extension_name(name)?;
+        check_text("extension value", value, MESSAGE_ATTRIBUTES_BYTES_MAX)?;
+    }
+    check_distinct("extensions", extensions.iter().map(|(name, _)| name.as_str()))
 }
 
 /// `[a-z0-9]`, at most 20 as the specification advises, and not the name of an attribute.

@@ -28,7 +28,7 @@ pub(crate) fn copies(metrics: &str) -> u64 {
 
 /// Gossip neighbours on the topic that a subject travels on.
 pub(crate) fn neighbours(metrics: &str, subject: &Subject) -> u32 {
-    let topic = format!("/pub_sub/2/{}\"", subject.shard(SHARDS));
+    let topic = format!("/pub_sub/3/{}\"", subject.shard(SHARDS));
     let of_topic = values(metrics, NEIGHBOURS).find(|(labels, _)| labels.contains(&topic));
     of_topic.map_or(0, |(_, value)| u32::try_from(value).unwrap_or(u32::MAX))
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     hint::black_box,
     time::{Duration, Instant},
@@ -17,9 +18,11 @@ use weft_node::patterns::{
     pub_sub::trie::SubjectTrie,
 };
 use weft_protocol::{
-    Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, MeshId, Message, Pattern,
-    SecretKey, Subject, Verb, Wire as _, direct::DirectRequest, limits::CLOCK_SKEW_MS_MAX,
-    patterns::pub_sub::Publication,
+    Audience, CapabilityRequest, CapabilityToken, CertificateRequest, Chain, Grant, Hello, MeshId, Pattern, SecretKey,
+    Subject, Verb, Wire as _,
+    direct::DirectRequest,
+    limits::CLOCK_SKEW_MS_MAX,
+    patterns::pub_sub::{Attributes, Frame, Run, SHARDS},
 };
 
 const NOW_MS: u64 = 1_790_000_000_000;
@@ -65,15 +68,18 @@ fn pairs() -> Vec<Pair> {
         payload: vec![1; 64],
     }
     .to_bytes();
-    let mut message = Message::new("0011223344556677", "mesh://m/n", "io.weft.message.v1");
-    message.subject = Some("orders.eu.created".parse::<Subject>().unwrap());
-    message.data = vec![7; 1024];
-    let publication = Publication {
-        message,
-        capability: Vec::new(),
-        picks: None,
+    let run = Run {
+        attributes: Cow::Owned(Attributes::new("orders.eu.created".parse().unwrap())),
+        data: vec![&[7; 64]; 512],
     };
-    let bytes = publication.to_bytes();
+    let frame = Frame {
+        epoch: NOW_MS,
+        shard: run.attributes.subject.shard(SHARDS),
+        first_seq: 1,
+        before_ms: 0,
+        runs: vec![run],
+    };
+    let bytes = frame.to_bytes();
     let (copy_a, copy_b, copy_c) = (hello.clone(), bytes.clone(), bytes.clone());
     let subject: Subject = "orders.eu.created".parse().unwrap();
     let pattern: Pattern = "orders.*.created".parse().unwrap();
@@ -105,15 +111,15 @@ fn pairs() -> Vec<Pair> {
             limit: Box::new(move || drop(black_box(black_box(&copy_a).clone()))),
         },
         Pair {
-            name: "a 1 KiB publication, encoded",
+            name: "512 messages of 64 B, in a frame",
             limit_name: "a copy of its bytes",
-            ours: Box::new(move || drop(black_box(black_box(&publication).to_bytes()))),
+            ours: Box::new(move || drop(black_box(black_box(&frame).to_checked_bytes().unwrap()))),
             limit: Box::new(move || drop(black_box(black_box(&copy_b).clone()))),
         },
         Pair {
-            name: "a 1 KiB publication, decoded and checked",
+            name: "512 messages of 64 B, read and checked",
             limit_name: "a copy of its bytes",
-            ours: Box::new(move || drop(black_box(Publication::from_bytes(&bytes).unwrap()))),
+            ours: Box::new(move || drop(black_box(Frame::read(&bytes).unwrap()))),
             limit: Box::new(move || drop(black_box(black_box(&copy_c).clone()))),
         },
         Pair {

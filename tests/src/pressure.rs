@@ -4,6 +4,7 @@
 //! honest application asks its local API; [`Figure`] says how much memory was used at most, and how often they were answered.
 
 use std::{
+    borrow::Cow,
     io::Write as _,
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
@@ -14,12 +15,12 @@ use std::{
 use futures::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
 use weft_protocol::{
-    Hello, Message, Subject, Ticket, Verb, Wire as _,
+    Hello, Subject, Ticket, Verb, Wire as _,
     codec::frame,
     direct::{DIRECT_PROTOCOL, DirectRequest, LANE_PROTOCOL, LaneFrame},
     limits::{DIRECT_BODY_BYTES_MAX, PUBLISH_BODY_BYTES_MAX},
     patterns::{
-        pub_sub::{Frame, Publication, SHARDS, topic},
+        pub_sub::{Attributes, Frame, Run, SHARDS, topic},
         request_response::{CallMessage, CallRequest},
     },
 };
@@ -292,23 +293,20 @@ async fn gossip_flood(alpha: &Node, ticket: &Ticket) {
         .unwrap();
     let subject: Subject = "flood.all".parse().unwrap();
     let topic = topic(&ticket.mesh, subject.shard(SHARDS));
+    let data = vec![7; PUBLISH_BODY_BYTES_MAX];
     let mut members = Vec::new();
     for transport in ["/tcp/", "/quic-v1"] {
         let member = member(alpha, ticket, "/meshsub/1.1.0", transport).await;
         let wave: Vec<u8> = (1..=100)
             .flat_map(|seq| {
-                let mut message = Message::new(format!("m{seq}"), "mesh://flood", "io.weft.message.v1");
-                message.subject = Some(subject.clone());
-                message.data = vec![7; PUBLISH_BODY_BYTES_MAX];
                 let frame = Frame {
                     epoch: 1,
                     shard: subject.shard(SHARDS),
                     first_seq: seq,
                     before_ms: 0,
-                    publications: vec![Publication {
-                        message,
-                        capability: Vec::new(),
-                        picks: None,
+                    runs: vec![Run {
+                        attributes: Cow::Owned(Attributes::new(subject.clone())),
+                        data: vec![&data],
                     }],
                 };
                 gossip(member.key(), seq, &topic, &frame.to_bytes())

@@ -427,13 +427,10 @@ impl Door {
     }
 
     fn take_message(&self, received: &Received, cache: &mut MatchCache, touched: &mut Touched) {
-        let message = &received.publication.message;
-        let Some(subject) = message.subject.as_ref().map(Subject::as_str) else {
-            return;
-        };
-        let came = headers::from_mesh(message);
+        let subject = received.subject().as_str();
+        let came = headers::from_mesh(received);
         // This door's own messages went to its clients when they were published.
-        if came.from_door && received.publisher == self.mesh.local_peer() {
+        if came.from_door && received.publisher() == self.mesh.local_peer() {
             return;
         }
         let generation = self.router.generation();
@@ -453,7 +450,7 @@ impl Door {
             subject,
             reply: came.reply.as_deref(),
             headers: &came.headers,
-            payload: &message.data,
+            payload: received.data(),
         };
         let scope = Scope {
             groups: !came.is_plain,

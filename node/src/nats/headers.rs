@@ -8,9 +8,9 @@
 use std::fmt::Write as _;
 
 use data_encoding::BASE64;
-use weft_protocol::{Message, limits::HEADERS_MAX, patterns::request_response::check_headers};
+use weft_protocol::{limits::HEADERS_MAX, patterns::request_response::check_headers};
 
-use crate::patterns::pub_sub::PublishOptions;
+use crate::patterns::pub_sub::{PublishOptions, Received};
 
 /// How a block begins.
 pub(super) const BEGIN: &str = "NATS/1.0";
@@ -130,9 +130,10 @@ pub(super) struct FromMesh {
 }
 
 /// Reads a message of the mesh.
-pub(super) fn from_mesh(message: &Message) -> FromMesh {
-    let door = message.extension(DOOR);
-    let headers = match message.extension(BLOCK) {
+pub(super) fn from_mesh(message: &Received) -> FromMesh {
+    let attributes = message.attributes();
+    let door = attributes.extension(DOOR);
+    let headers = match attributes.extension(BLOCK) {
         Some(text) => BASE64
             .decode(text.as_bytes())
             .ok()
@@ -143,15 +144,16 @@ pub(super) fn from_mesh(message: &Message) -> FromMesh {
     };
     FromMesh {
         headers,
-        reply: message.extension(REPLY).map(ToOwned::to_owned),
+        reply: attributes.extension(REPLY).map(ToOwned::to_owned),
         from_door: door.is_some(),
         is_plain: door == Some("plain"),
     }
 }
 
 /// The binary mode of the NATS binding of CloudEvents.
-fn cloud_event(message: &Message) -> Vec<u8> {
-    let names: Vec<(String, &str)> = message
+fn cloud_event(message: &Received) -> Vec<u8> {
+    let attributes = message.attributes();
+    let names: Vec<(String, &str)> = attributes
         .extensions
         .iter()
         .map(|(name, value)| match name.as_str() {
@@ -159,12 +161,13 @@ fn cloud_event(message: &Message) -> Vec<u8> {
             _ => (format!("ce-{name}"), value.as_str()),
         })
         .collect();
+    let (id, source) = (message.id(), message.source());
     let own = [
         ("ce-specversion", Some("1.0")),
-        ("ce-id", Some(message.id.as_str())),
-        ("ce-source", Some(message.source.as_str())),
-        ("ce-type", Some(message.kind.as_str())),
-        ("Content-Type", message.datacontenttype.as_deref()),
+        ("ce-id", Some(id.as_str())),
+        ("ce-source", Some(source.as_str())),
+        ("ce-type", Some(message.kind())),
+        ("Content-Type", attributes.datacontenttype.as_deref()),
     ];
     let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
     block("", own.chain(names.iter().map(|(name, value)| (name.as_str(), *value))))
@@ -192,22 +195,24 @@ pub(super) fn from_call(headers: &[(String, String)]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use weft_protocol::patterns::pub_sub::Attributes;
 
-    fn message(options: PublishOptions) -> Message {
-        let mut message = Message::new("1", "mesh://m/p", "io.weft.message.v1");
-        message.datacontenttype = options.content_type;
-        message.extensions = options.extensions;
-        message
+    use super::*;
+    use crate::patterns::pub_sub::received;
+
+    fn attributes(options: PublishOptions) -> Attributes {
+        let mut attributes = Attributes::new("a".parse().unwrap());
+        attributes.datacontenttype = options.content_type;
+        attributes.extensions = options.extensions;
+        attributes
     }
 
     #[test]
     fn a_block_arrives_at_another_door_as_it_left() {
         let odd = b"NATS/1.0\r\nA: 1\r\nA: 2\r\nB\xff:\x01\r\ncontent-type: text/plain\r\nce-tenant: x\r\n\r\n";
-        let options = to_mesh(odd, Some("_WEFT.R.p.1"), true);
-        let sent = message(options);
-        weft_protocol::Wire::check(&sent).unwrap();
-        let came = from_mesh(&sent);
+        let sent = attributes(to_mesh(odd, Some("_WEFT.R.p.1"), true));
+        sent.check().unwrap();
+        let came = from_mesh(&received(sent, b""));
         assert_eq!(came.headers, odd);
         assert_eq!(came.reply.as_deref(), Some("_WEFT.R.p.1"));
         assert!(came.from_door && came.is_plain);
@@ -216,11 +221,11 @@ mod tests {
     #[test]
     fn what_others_understand_is_said_in_their_words_too() {
         let block = b"NATS/1.0\r\nContent-Type: text/plain\r\nce-tenant: x\r\nce-id: 7\r\nce-natsdoor: all\r\n\r\n";
-        let sent = message(to_mesh(block, None, false));
+        let sent = attributes(to_mesh(block, None, false));
         assert_eq!(sent.datacontenttype.as_deref(), Some("text/plain"));
         assert_eq!(sent.extension("tenant"), Some("x"));
         assert_eq!(sent.extension("id"), None);
-        assert!(!from_mesh(&sent).is_plain);
+        assert!(!from_mesh(&received(sent, b"")).is_plain);
     }
 
     #[test]
@@ -232,19 +237,22 @@ mod tests {
         let fill = BLOCK_BYTES_MAX - text.len() - 7;
         text.push_str(&format!("a: {}\r\n\r\n", "b".repeat(fill)));
         assert_eq!(text.len(), BLOCK_BYTES_MAX);
-        let mut sent = message(to_mesh(text.as_bytes(), Some(&"r".repeat(256)), false));
+        let mut sent = attributes(to_mesh(text.as_bytes(), Some(&"r".repeat(256)), false));
         sent.set_extension("traceparent", "0".repeat(55));
-        weft_protocol::Wire::check(&sent).unwrap();
+        sent.check().unwrap();
     }
 
     #[test]
     fn a_weft_message_is_a_cloud_event_to_nats_clients() {
-        let mut sent = Message::new("1", "mesh://m/p", "t");
+        let mut sent = attributes(PublishOptions::default());
         sent.datacontenttype = Some("application/json".into());
         sent.set_extension("tenant", "x");
+        let sent = received(sent, b"{}");
         let came = from_mesh(&sent);
         assert!(!came.from_door);
-        assert_eq!(field(&came.headers, "CE-ID"), Some("1"));
+        assert_eq!(field(&came.headers, "CE-ID"), Some(sent.id().as_str()));
+        assert_eq!(field(&came.headers, "ce-source"), Some(sent.source().as_str()));
+        assert_eq!(field(&came.headers, "ce-type"), Some("io.weft.message.v1"));
         assert_eq!(field(&came.headers, "content-type"), Some("application/json"));
         assert_eq!(field(&came.headers, "ce-tenant"), Some("x"));
     }

@@ -67,6 +67,32 @@ pub(crate) mod blobs {
     }
 }
 
+/// A list of at most `MAX` byte strings that stay where they are.
+pub(crate) fn slices<'b, const MAX: usize, Ctx>(
+    decoder: &mut Decoder<'b>,
+    _: &mut Ctx,
+) -> Result<Vec<&'b [u8]>, Error> {
+    let count = count(decoder, MAX)?;
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        entries.push(decoder.bytes()?);
+    }
+    Ok(entries)
+}
+
+/// Writes what [`slices`] reads.
+pub(crate) fn encode_slices<Ctx, W: minicbor::encode::Write>(
+    entries: &[&[u8]],
+    encoder: &mut minicbor::Encoder<W>,
+    _: &mut Ctx,
+) -> Result<(), minicbor::encode::Error<W::Error>> {
+    encoder.array(entries.len() as u64)?;
+    for entry in entries {
+        encoder.bytes(entry)?;
+    }
+    Ok(())
+}
+
 /// A list of multiaddresses in their binary form.
 pub(crate) mod addresses {
     use super::*;
@@ -105,7 +131,8 @@ pub(crate) mod addresses {
     }
 }
 
-fn count(decoder: &mut Decoder<'_>, limit: usize) -> Result<usize, Error> {
+/// The length of a list that is at most so long.
+pub(crate) fn count(decoder: &mut Decoder<'_>, limit: usize) -> Result<usize, Error> {
     let count = decoder
         .array()?
         .ok_or_else(|| Error::message("a list of indefinite length"))?;

@@ -12,9 +12,21 @@ pub fn encode(body: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// What stands in front of a body of this length.
+pub(crate) fn prefix(length: usize) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(PREFIX_BYTES_MAX);
+    append_prefix(length, &mut prefix);
+    prefix
+}
+
 /// Appends the body with its length in front to `frames`.
 pub fn append(body: &[u8], frames: &mut Vec<u8>) {
-    let mut left = body.len() as u64;
+    append_prefix(body.len(), frames);
+    frames.extend_from_slice(body);
+}
+
+fn append_prefix(length: usize, frames: &mut Vec<u8>) {
+    let mut left = length as u64;
     loop {
         let low = (left & 0x7f) as u8;
         left >>= 7;
@@ -24,7 +36,6 @@ pub fn append(body: &[u8], frames: &mut Vec<u8>) {
         }
         frames.push(low | 0x80);
     }
-    frames.extend_from_slice(body);
 }
 
 /// Reads the prefix at the start of `bytes`: `None` while it is incomplete, else (length of the body, length of the prefix).

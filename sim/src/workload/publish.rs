@@ -32,8 +32,7 @@ pub fn subscribe(ledger: &Arc<Ledger>, host: HostId, running: &Running, subjects
 
 fn take(ledger: &Ledger, host: HostId, boot: u32, subscribed: usize, received: &Received) {
     let at_ns = ledger.now_ns();
-    let message = &received.publication.message;
-    let key = message.extension(KEY).and_then(parse_key);
+    let key = received.attributes().extension(KEY).and_then(parse_key);
     let Some((workload, item)) = key else {
         ledger.oracle().impossible(subscribed);
         return;
@@ -42,13 +41,13 @@ fn take(ledger: &Ledger, host: HostId, boot: u32, subscribed: usize, received: &
         // Two workloads share a subject: the other subscription takes it in.
         return;
     }
-    let from = ledger.host(&received.from);
-    let is_whole = message.data == ledger.body(workload, item);
+    let from = ledger.host(&received.from());
+    let is_whole = received.data() == ledger.body(workload, item);
     ledger
         .network
         .note(&[at_ns, u64::from(host), 0xDE11 << 32 | item as u64], &[]);
     let mut oracle = ledger.oracle();
-    let is_right = is_whole && oracle.is_from(workload, item, ledger.host(&received.publisher));
+    let is_right = is_whole && oracle.is_from(workload, item, ledger.host(&received.publisher()));
     let arrival = Arrival {
         node: host,
         boot,

@@ -1,6 +1,7 @@
 //! Attackers on the wire: strangers before admission, and members who misbehave.
 
 use std::{
+    borrow::Cow,
     io::{Read as _, Write as _},
     net::TcpStream,
     time::Duration,
@@ -8,11 +9,11 @@ use std::{
 
 use libp2p::request_response::OutboundFailure;
 use weft_protocol::{
-    Hello, MeshId, Message, Redemption, Refusal, Subject, Ticket, Verb, Wire as _,
+    Hello, MeshId, Redemption, Refusal, Subject, Ticket, Verb, Wire as _,
     admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest},
     codec::frame,
     direct::{DirectReply, DirectRequest},
-    patterns::pub_sub::{Frame, Publication, SHARDS, topic},
+    patterns::pub_sub::{Attributes, Frame, Run, SHARDS, topic},
 };
 use weft_tests::{
     Mesh, Node,
@@ -399,18 +400,14 @@ fn a_flood_of_gossip_keeps_memory_within_its_bound() {
         let topic = topic(&ticket.mesh, subject.shard(SHARDS));
         let key = member.key().clone();
         let publication = |seq: u64, size: usize| {
-            let mut message = Message::new(format!("m{seq}"), "mesh://flood", "io.weft.message.v1");
-            message.subject = Some(subject.clone());
-            message.data = vec![7; size];
             Frame {
                 epoch: 1,
                 shard: subject.shard(SHARDS),
                 first_seq: seq,
                 before_ms: 0,
-                publications: vec![Publication {
-                    message,
-                    capability: Vec::new(),
-                    picks: None,
+                runs: vec![Run {
+                    attributes: Cow::Owned(Attributes::new(subject.clone())),
+                    data: vec![&vec![7; size]],
                 }],
             }
             .to_bytes()

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
 use weft_protocol::{Subject, limits::PUBLISH_BODY_BYTES_MAX};
@@ -259,7 +260,7 @@ impl Mesh {
         let publishing = tokio::spawn(async move {
             let mut messages = 0;
             while started.elapsed() < duration {
-                let data = vec![vec![7; size]; together];
+                let data = vec![Bytes::copy_from_slice(&vec![7; size]); together];
                 let queued = publisher.enqueue_all(&subject, data, PublishOptions::default()).await?;
                 queued.receipt().await?;
                 messages += together;
@@ -356,7 +357,7 @@ async fn next(subscription: &mut Subscription, within: Duration) -> Result<Deliv
 
 fn data(delivery: &Delivery) -> &[u8] {
     match delivery {
-        Delivery::Message(received) => &received.publication.message.data,
+        Delivery::Message(received) => received.data(),
         _ => &[],
     }
 }

@@ -340,8 +340,8 @@ async fn records_arrive_in_batches_in_the_order_of_their_keys_and_poison_is_kept
     let Some(crate::patterns::pub_sub::Delivery::Message(letter)) = dead_letters.next().await else {
         panic!("no dead letter");
     };
-    let message = &letter.publication.message;
-    assert!(message.data.ends_with(b"-13") && message.extension("batchreason").unwrap().contains("unlucky"));
+    let reason = letter.attributes().extension("batchreason").unwrap();
+    assert!(letter.data().ends_with(b"-13") && reason.contains("unlucky"));
     // They may be tried again, and let go.
     assert_eq!(batches.retry("mails").await.unwrap(), 2);
     eventually("they are dead again", || info().dead == 2 && info().records == 0).await;
@@ -444,12 +444,11 @@ async fn a_batch_is_a_message_where_that_is_wanted() {
     let Some(crate::patterns::pub_sub::Delivery::Message(received)) = wanted.next().await else {
         panic!("no message");
     };
-    let message = &received.publication.message;
     assert_eq!(
-        message.datacontenttype.as_deref(),
+        received.attributes().datacontenttype.as_deref(),
         Some("application/cloudevents-batch+json")
     );
-    let events: serde_json::Value = serde_json::from_slice(&message.data).unwrap();
+    let events: serde_json::Value = serde_json::from_slice(received.data()).unwrap();
     assert_eq!(events[0]["data"]["id"], 1);
     assert_eq!(events[0]["partitionkey"], "k");
     assert_eq!(events[1]["data_base64"], "/wo=");

@@ -24,6 +24,24 @@ const ENTRY_BYTES: usize = 256;
 /// Bytes that other members hold as well.
 pub(super) type Bytes = Arc<Box<[u8]>>;
 
+/// What of a frame is known without reading it again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    pub(super) first_seq: u64,
+    pub(super) last_seq: u64,
+    pub(super) made_ms: u64,
+}
+
+impl Facts {
+    pub(super) fn of(frame: &Frame<'_>) -> Self {
+        Facts {
+            first_seq: frame.first_seq,
+            last_seq: frame.last_seq(),
+            made_ms: frame.made_ms(),
+        }
+    }
+}
+
 /// A frame as it travelled, and where it has its place.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -45,11 +63,11 @@ pub(super) struct Kept {
 
 impl Kept {
     /// A frame without its signature: of this node, or handed over by its publisher.
-    pub(super) fn new(line: Line, frame: &Frame, data: Bytes) -> Self {
+    pub(super) fn new(line: Line, facts: &Facts, data: Bytes) -> Self {
         Kept {
-            place: (line, frame.first_seq),
-            last_seq: frame.last_seq(),
-            made_ms: frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0),
+            place: (line, facts.first_seq),
+            last_seq: facts.last_seq,
+            made_ms: facts.made_ms,
             from: None,
             data,
             gossip_seq: 0,

@@ -158,7 +158,8 @@ impl Feeds {
             let taken = self.taken.notified();
             tokio::pin!(taken);
             taken.as_mut().enable();
-            if self.lock().have_all(peers) || timeout_at(until, taken).await.is_err() {
+            let have_all = self.lock().have_all(peers, GRACE, Instant::now());
+            if have_all || timeout_at(until, taken).await.is_err() {
                 return;
             }
         }
@@ -250,10 +251,9 @@ impl Feeds {
                     {
                         return write.close().await.map_err(FrameError::from);
                     }
-                } else if let [item] = &items[..] {
-                    write.write_all(item).await?;
                 } else {
-                    items.iter().for_each(|item| buffer.extend_from_slice(item));
+                    let pieces = items.iter().flat_map(|item| item.bytes());
+                    pieces.for_each(|piece| buffer.extend_from_slice(piece));
                     write.write_all(&buffer).await?;
                     buffer.clear();
                 }

@@ -1,30 +1,27 @@
 //! What applications ask pub/sub.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
-use tokio::sync::mpsc;
 use weft_protocol::{
-    Message, Pattern, PeerId, Subject, Verb, Wire as _,
+    Pattern, PeerId, Subject, Verb,
     limits::PUBLISH_BODY_BYTES_MAX,
     patterns::pub_sub::{
-        DIRECT, Publication, SHARDS,
+        Attributes, DIRECT,
         interest::{Wanted, check_group},
         message_id,
     },
 };
 
-pub use super::core::Received;
+pub use super::received::Received;
 use super::{
     feeds::Feeds,
     hub::Hub,
     past::{self, Past, Recollection},
     publisher::{Outbox, Sending, Sent},
+    queue::Reader,
     report::{self, Report, Trail},
-    subscribers::Lost,
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -94,7 +91,7 @@ pub struct Receipt {
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// A message.
-    Message(Arc<Received>),
+    Message(Received),
     /// So many were lost because the subscriber was too slow, or away for too long.
     Dropped(u64),
     /// These messages of one publisher could not be had any more, from anybody. They may have been for this subscriber: they
@@ -141,8 +138,7 @@ impl Queued {
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) id: u64,
-    pub(super) deliveries: mpsc::Receiver<Delivery>,
-    pub(super) lost: Lost,
+    pub(super) reader: Reader,
     pub(super) hub: Arc<Hub>,
     /// Of one that wanted what was before.
     pub(super) past: Option<Box<Recollection>>,
@@ -153,12 +149,12 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Delivery> {
         loop {
             let Some(past) = &mut self.past else {
-                return self.receive().await;
+                return self.reader.next().await;
             };
             if let Some(before) = past.next() {
                 return Some(before);
             }
-            let delivery = self.receive().await?;
+            let delivery = self.reader.next().await?;
             let Some(past) = &mut self.past else {
                 return Some(delivery);
             };
@@ -169,17 +165,6 @@ impl Subscription {
             if passed.is_some() {
                 return passed;
             }
-        }
-    }
-
-    async fn receive(&mut self) -> Option<Delivery> {
-        match self.deliveries.try_recv() {
-            Ok(delivery) => Some(delivery),
-            // Also what was lost at the end is told, when nothing comes after it.
-            Err(_) => match self.lost.swap(0, Ordering::Relaxed) {
-                0 => self.deliveries.recv().await,
-                lost => Some(Delivery::Dropped(lost)),
-            },
         }
     }
 
@@ -231,7 +216,7 @@ impl PubSubHandle {
     pub async fn publish(
         &self,
         subject: &Subject,
-        data: Vec<u8>,
+        data: impl Into<Bytes>,
         options: PublishOptions,
     ) -> Result<Receipt, PublishError> {
         self.enqueue(subject, data, options).await?.receipt().await
@@ -245,10 +230,10 @@ impl PubSubHandle {
     pub async fn enqueue(
         &self,
         subject: &Subject,
-        data: Vec<u8>,
+        data: impl Into<Bytes>,
         options: PublishOptions,
     ) -> Result<Queued, PublishError> {
-        self.enqueue_all(subject, vec![data], options).await
+        self.enqueue_all(subject, vec![data.into()], options).await
     }
 
     /// Hands in many messages on one subject at once, in their order. They share what an answer costs: it is that of the last one,
@@ -259,24 +244,22 @@ impl PubSubHandle {
     pub async fn enqueue_all(
         &self,
         subject: &Subject,
-        data: Vec<Vec<u8>>,
+        data: Vec<Bytes>,
         options: PublishOptions,
     ) -> Result<Queued, PublishError> {
         let trust = self.hub.mesh.trust();
         trust.mesh().ok_or(PublishError::Closed)?;
-        // Its id, source and type follow from its place.
-        let mut message = Message::new("", "", "");
-        message.subject = Some(subject.clone());
-        message.time_ms = Some(self.hub.clock.now_unix_ms());
-        message.datacontenttype = options.content_type;
+        let mut attributes = Attributes::new(subject.clone());
+        attributes.time_ms = Some(self.hub.clock.now_unix_ms());
+        attributes.datacontenttype = options.content_type;
         for (name, value) in options.extensions {
-            message.set_extension(&name, value);
+            attributes.set_extension(&name, value);
         }
         if let Some(traceparent) = trace::traceparent() {
-            message.set_extension("traceparent", traceparent);
+            attributes.set_extension("traceparent", traceparent);
         }
-        let publication = Publication::new(message, trust.to_present(Verb::Publish, subject));
-        publication.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
+        attributes.capability = trust.to_present(Verb::Publish, subject);
+        attributes.check().map_err(|e| PublishError::Invalid(e.to_string()))?;
         if let Some(data) = data.iter().find(|data| data.len() > PUBLISH_BODY_BYTES_MAX) {
             return Err(PublishError::Invalid(format!(
                 "the message has {} bytes, the limit is {PUBLISH_BODY_BYTES_MAX}",
@@ -286,13 +269,7 @@ impl PubSubHandle {
         if data.is_empty() {
             return Err(PublishError::Invalid("there are no messages to publish".to_owned()));
         }
-        let with = |data: Vec<u8>| {
-            let mut publication = publication.clone();
-            publication.message.data = data;
-            publication
-        };
-        let publications = data.into_iter().map(with).collect();
-        let sent = self.outbox.put(publications, subject.shard(SHARDS)).await?;
+        let sent = self.outbox.put(attributes, data).await?;
         Ok(Queued { sent })
     }
 
@@ -382,7 +359,7 @@ impl PubSubHandle {
 
     /// Names a received message so that a subscriber can come back after it.
     pub fn cursor(&self, received: &Received) -> String {
-        self.hub.cursor(received.number)
+        self.hub.cursor(received.number())
     }
 
     /// This node.

@@ -16,21 +16,23 @@ use tokio::{
 use weft_protocol::{
     CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
     patterns::pub_sub::{
-        DIRECT, Frame, Line, Publication, SHARDS,
+        Attributes, DIRECT, Frame, Line, SHARDS,
         interest::{Interest, Wanted},
         repair::{Digest, Head},
     },
 };
 
 use super::{
-    cache::{Bytes, FrameCache, Kept},
-    core::{Numbered, Received, ReplayWindow},
+    cache::{Bytes, Facts, FrameCache, Kept},
     digest::Digests,
     handle::{Delivery, Subscription},
     interest::{Audience, Interests},
-    order::{Arrived, Freshness, Orders, Step, Want},
+    order::{Arrived, Freshness, Items, Orders, Step, Want},
     pick,
-    subscribers::{HELD_BYTES_MAX, Lost, Offered, SUBSCRIBER_QUEUE_MAX, Sink, Subscribers, Takes},
+    queue::{Sink, queue},
+    received::{Received, Run, Stretch, stretches},
+    subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Subscribers, Takes},
+    window::ReplayWindow,
 };
 use crate::{
     mesh::{Mesh, Noted, Validation},
@@ -41,15 +43,46 @@ use crate::{
 /// Subscriptions at once that the local API gives.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 
-/// A publication on its way to subscribers.
+/// What is in a frame, on its way to subscribers.
 #[derive(Debug)]
-pub(super) struct Item {
-    publication: Publication,
-    /// The frame it is in, and at which place.
+pub(super) struct Parts {
     kept: Arc<Kept>,
-    index: u32,
-    /// Whether its publisher may publish it here.
-    is_welcome: bool,
+    /// Each with whether its publisher may publish it here.
+    stretches: Vec<(Stretch, bool)>,
+}
+
+impl Parts {
+    fn new(kept: Kept, stretches: Vec<Stretch>, mut is_welcome: impl FnMut(&Attributes) -> bool) -> Self {
+        let judged = |stretch: Stretch| {
+            let is_welcome = is_welcome(&stretch.attributes);
+            (stretch, is_welcome)
+        };
+        Parts {
+            kept: Arc::new(kept),
+            stretches: stretches.into_iter().map(judged).collect(),
+        }
+    }
+
+    /// Of a frame of this node's own.
+    fn own(kept: Kept) -> Option<Self> {
+        let stretches = stretches(Frame::read(&kept.data).ok()?, &kept.data);
+        Some(Parts::new(kept, stretches, |_| true))
+    }
+}
+
+impl Items for Parts {
+    fn count(&self) -> usize {
+        self.stretches.iter().map(|(stretch, _)| stretch.len()).sum()
+    }
+
+    fn skip(&mut self, mut count: usize) {
+        self.stretches.retain_mut(|(stretch, _)| {
+            let skipped = count.min(stretch.len());
+            count -= skipped;
+            stretch.skip(skipped);
+            stretch.len() > 0
+        });
+    }
 }
 
 /// How far what a member hands over directly was taken in, in its present run.
@@ -61,7 +94,7 @@ struct Taken {
 
 pub(super) struct State {
     subscribers: Subscribers,
-    orders: Orders<Item>,
+    orders: Orders<Parts>,
     direct: BTreeMap<PeerId, Taken>,
     pub(super) window: ReplayWindow,
     /// Frames of others, and of this node.
@@ -112,7 +145,7 @@ pub(super) struct HubParts {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) sharing: Arc<dyn Sharing>,
     pub(super) epoch: u64,
-    pub(super) orders: Orders<Item>,
+    pub(super) orders: Orders<Parts>,
     pub(super) differing: mpsc::Sender<PeerId>,
 }
 
@@ -186,25 +219,24 @@ impl Hub {
     pub(super) fn subscribe_as(self: &Arc<Self>, wanted: Wanted, resume: Option<&str>) -> Subscription {
         let mut state = self.lock();
         let (missed, lost) = match resume.map(|cursor| self.position(cursor)) {
-            Some(Some(number)) => state
-                .window
-                .after(number, &wanted.pattern, |publisher| self.source(publisher)),
+            Some(Some(number)) => state.window.after(number, &wanted.pattern, self.mesh_id()),
             // A cursor of an earlier run: how much was missed cannot be known.
             Some(None) => (Vec::new(), 1),
             None => (Vec::new(), 0),
         };
-        let (sink, deliveries) = mpsc::channel(SUBSCRIBER_QUEUE_MAX.max(missed.len() + 1));
-        let lost = (lost > 0).then_some(Delivery::Dropped(lost));
-        for delivery in lost.into_iter().chain(missed.into_iter().map(Delivery::Message)) {
-            let _ = sink.try_send(delivery);
+        let messages: usize = missed.iter().map(|run| run.len()).sum();
+        let (sink, reader) = queue(SUBSCRIBER_QUEUE_MAX.max(messages + 1));
+        if lost > 0 {
+            sink.put(Delivery::Dropped(lost), lost);
         }
-        let told_when_read = Lost::default();
-        let id = state.subscribers.insert(wanted, sink, Arc::clone(&told_when_read));
+        for run in &missed {
+            sink.put_run(run, 0, run.len(), usize::MAX);
+        }
+        let id = state.subscribers.insert(wanted, sink);
         self.note_wanted();
         Subscription {
             id,
-            deliveries,
-            lost: told_when_read,
+            reader,
             hub: Arc::clone(self),
             past: None,
         }
@@ -269,16 +301,18 @@ impl Hub {
     }
 
     /// A frame of this node's own has gone out: keeps it, and hands it to the subscribers here.
-    pub(super) fn went_out(&self, frame: Frame, data: &[u8], gossip_seq: u64) {
+    pub(super) fn went_out(&self, frame: &Frame<'_>, data: &[u8], gossip_seq: u64) {
         let Some(line) = self.own_line(frame.shard) else { return };
-        self.published.inc_by(frame.publications.len() as u64);
-        let kept = Kept::new(line, &frame, self.shared(data)).gossiped(gossip_seq, None);
-        self.take(frame, kept, |_| true);
+        self.published.inc_by(frame.len() as u64);
+        let kept = Kept::new(line, &Facts::of(frame), self.shared(data)).gossiped(gossip_seq, None);
+        if let Some(parts) = Parts::own(kept) {
+            self.take(parts, frame.before_ms);
+        }
     }
 
     /// Judges a frame of another node, and delivers what is in it here.
     pub(super) fn take_in(&self, source: PeerId, from: PeerId, data: &[u8], signed: (u64, &[u8])) -> Validation {
-        let Ok(frame) = Frame::from_bytes(data) else {
+        let Ok(frame) = Frame::read(data) else {
             return Validation::Reject;
         };
         if frame.shard >= DIRECT {
@@ -294,11 +328,11 @@ impl Hub {
         let welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&source, Verb::Publish, subject, tokens).allowed
         });
-        let count = frame.publications.len() as u64;
-        let kept = Kept::new(line, &frame, self.shared(data))
+        let (count, before_ms) = (frame.len() as u64, frame.before_ms);
+        let kept = Kept::new(line, &Facts::of(&frame), self.shared(data))
             .gossiped(signed.0, Some(self.shared(signed.1)))
             .handed_by(&from);
-        match self.take(frame, kept, welcome) {
+        match self.take(Parts::new(kept, stretches(frame, data), welcome), before_ms) {
             Freshness::Fresh => {
                 self.received.inc_by(count);
                 Validation::Accept
@@ -307,10 +341,11 @@ impl Hub {
         }
     }
 
-    fn may_publish(&self, source: &PeerId, frame: &Frame) -> bool {
+    fn may_publish(&self, source: &PeerId, frame: &Frame<'_>) -> bool {
         let trust = self.mesh.trust();
         let may = |subject: &Subject, tokens: &[CapabilityToken]| trust.may_publish(source, subject, tokens).allowed;
-        let all = frame.publications.iter().all(permitted(may));
+        let mut may = permitted(may);
+        let all = frame.runs.iter().all(|run| may(&run.attributes));
         if !all {
             tracing::info!(peer = %source, shard = frame.shard, "publications were denied");
         }
@@ -318,22 +353,28 @@ impl Hub {
     }
 
     /// A frame of this node's own went to those who want it: hands it to the subscribers here.
-    pub(super) fn went_directly(&self, frame: Frame, data: Arc<[u8]>) {
-        let local = self.mesh.local_peer();
+    pub(super) fn went_directly(&self, frame: &Frame<'_>, data: Bytes) {
         let Some(line) = self.own_line(frame.shard) else { return };
-        self.published.inc_by(frame.publications.len() as u64);
-        let first_seq = frame.first_seq;
-        let kept = Arc::new(Kept::new(line, &frame, Arc::new(Box::from(&data[..]))));
-        let items = items(frame.publications, &kept, |_| true);
-        self.deliver_run(&mut self.lock(), &line, first_seq, items, local);
+        self.published.inc_by(frame.len() as u64);
+        let kept = Kept::new(line, &Facts::of(frame), data);
+        let is_wanted = {
+            let mut state = self.lock();
+            let mut subjects = frame.runs.iter().map(|run| &run.attributes.subject);
+            subjects.any(|subject| state.subscribers.matched(subject).is_some())
+        };
+        match Parts::own(kept) {
+            Some(parts) if is_wanted => self.deliver(&mut self.lock(), parts),
+            Some(parts) => drop(self.lock().window.note(&parts.kept, 0, frame.len() as u32)),
+            None => {}
+        }
     }
 
     /// Takes in a frame that its publisher handed over directly.
     ///
     /// # Errors
     /// What is malformed or of an earlier run: nothing more is taken from this stream.
-    pub(super) fn take_direct(&self, publisher: PeerId, data: &[u8]) -> Result<(), DecodeError> {
-        let frame = Frame::from_bytes(data)?;
+    pub(super) fn take_direct(&self, publisher: PeerId, data: Vec<u8>) -> Result<(), DecodeError> {
+        let frame = Frame::read(&data)?;
         let line = Line::new(&publisher, frame.epoch, frame.shard).filter(|line| line.shard >= DIRECT);
         let line = line.ok_or_else(|| misplaced("it is on no direct line"))?;
         let (first_seq, last_seq) = (frame.first_seq, frame.last_seq());
@@ -355,19 +396,18 @@ impl Hub {
         }
         *last = last_seq;
         if !may {
-            self.dropped
-                .add("publication", "denied", frame.publications.len() as u64);
+            self.dropped.add("publication", "denied", frame.len() as u64);
             return Ok(());
         }
-        self.received.inc_by(frame.publications.len() as u64);
+        self.received.inc_by(frame.len() as u64);
         let trust = self.mesh.trust();
         let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
             trust.check(&publisher, Verb::Publish, subject, tokens).allowed
         });
-        let kept = Arc::new(Kept::new(line, &frame, Arc::new(data.into())));
-        let items = items(frame.publications, &kept, is_welcome);
+        let (facts, stretches) = (Facts::of(&frame), stretches(frame, &data));
+        let kept = Kept::new(line, &facts, Arc::new(data.into()));
         state.subscribers.note_touched();
-        self.deliver_run(&mut state, &line, first_seq, items, publisher);
+        self.deliver(&mut state, Parts::new(kept, stretches, is_welcome));
         Ok(())
     }
 
@@ -407,19 +447,19 @@ impl Hub {
         self.lock().window.held_bytes() > HELD_BYTES_MAX / 4 * 3
     }
 
-    fn take(&self, frame: Frame, kept: Kept, is_welcome: impl FnMut(&Publication) -> bool) -> Freshness {
+    fn take(&self, parts: Parts, before_ms: u64) -> Freshness {
         let now = Instant::now();
-        let kept = Arc::new(kept);
+        let kept = Arc::clone(&parts.kept);
         let line = *kept.line();
+        let carries = !parts.stretches.is_empty();
         let arrived = Arrived {
             line,
-            first_seq: frame.first_seq,
-            before_ms: frame.before_ms,
+            first_seq: kept.first_seq(),
+            before_ms,
             bytes: kept.data.len(),
-            items: items(frame.publications, &kept, is_welcome),
+            items: parts,
             from: kept.from(),
         };
-        let carries = !arrived.items.is_empty();
         let mut steps = Vec::new();
         let mut state = self.lock();
         let freshness = state.orders.take(arrived, now, &mut steps);
@@ -451,16 +491,11 @@ impl Hub {
     }
 
     /// Whether lines went on; then [`Hub::note_progress`].
-    fn perform(&self, state: &mut State, steps: Vec<Step<Item>>) -> bool {
+    fn perform(&self, state: &mut State, steps: Vec<Step<Parts>>) -> bool {
         let went_on = !steps.is_empty();
         for step in steps {
             match step {
-                Step::Run {
-                    line,
-                    first_seq,
-                    items,
-                    from,
-                } => self.deliver_run(state, &line, first_seq, items, from),
+                Step::Run { items, .. } => self.deliver(state, items),
                 Step::Gap {
                     line,
                     first_seq,
@@ -478,45 +513,24 @@ impl Hub {
         }
     }
 
-    /// How the messages of a publisher name where they come from.
-    pub(super) fn source(&self, publisher: &PeerId) -> String {
-        match self.mesh_id() {
-            Some(mesh) => format!("mesh://{mesh}/{publisher}"),
-            None => format!("mesh:///{publisher}"),
-        }
-    }
-
-    fn deliver_run(&self, state: &mut State, line: &Line, first_seq: u64, items: Vec<Item>, from: PeerId) {
-        let (mut source, mut delivered, mut dropped) = (None, 0, 0);
-        for (item, sequence) in items.into_iter().zip(first_seq..) {
-            if !item.is_welcome {
-                self.dropped.inc("publication", "denied");
+    fn deliver(&self, state: &mut State, parts: Parts) {
+        let (mut source, mut offered) = (None, Offered::default());
+        for (stretch, is_welcome) in parts.stretches {
+            if !is_welcome {
+                self.dropped.add("publication", "denied", stretch.len() as u64);
                 continue;
             }
-            let Item {
-                publication,
-                kept,
-                index,
-                ..
-            } = item;
-            let number = state.window.note(kept, index);
-            let subject = publication.subject().ok();
-            let Some(matched) = subject.and_then(|subject| state.subscribers.matched(subject)) else {
+            let count = stretch.len() as u32;
+            let first_number = state.window.note(&parts.kept, stretch.first_index(), count);
+            let Some(matched) = state.subscribers.matched(&stretch.attributes.subject) else {
                 continue;
             };
-            let numbered = Numbered {
-                number,
-                sequence,
-                publication,
-            };
-            let source = source.get_or_insert_with(|| self.source(&line.publisher()));
-            let received = state.window.receive(numbered, line, from, source);
+            let source = source.get_or_insert_with(|| state.window.source(&parts.kept, self.mesh_id()));
+            let run = Run::new(Arc::clone(source), stretch, first_number);
             let held_bytes = state.window.held_bytes();
-            let offered = state.subscribers.deliver(&matched, &received, held_bytes, self);
-            delivered += offered.delivered;
-            dropped += offered.dropped;
+            offered += state.subscribers.deliver(&matched, &run, held_bytes, self);
         }
-        self.count(Offered { delivered, dropped });
+        self.count(offered);
     }
 
     fn count(&self, offered: Offered) {
@@ -597,21 +611,17 @@ impl Hub {
 }
 
 impl Takes for Hub {
-    /// Whom its publisher picked takes it. If it knew of no such group, those who have members of it settle it among themselves, by what
-    /// each knows.
-    fn takes(&self, received: &Received, group: &str) -> bool {
-        let (publication, local) = (&received.publication, self.mesh.local_peer());
-        if let Some(is_for) = publication.is_for(group, &local) {
-            return is_for;
-        }
-        let Ok(subject) = publication.subject() else {
-            return false;
-        };
-        let mut members = self.interests.group(self.mesh.trust(), subject, group);
+    fn local(&self) -> PeerId {
+        self.mesh.local_peer()
+    }
+
+    fn settles(&self, received: &Received, group: &str) -> bool {
+        let local = self.local();
+        let mut members = self.interests.group(self.mesh.trust(), received.subject(), group);
         members.push(local);
         members.sort_unstable();
         members.dedup();
-        let key = format!("{}/{}", received.publisher, publication.message.id);
+        let key = format!("{}/{}", received.publisher(), received.id());
         members.get(pick::spread(&key, members.iter().map(|peer| peer.to_bytes()))) == Some(&local)
     }
 }
@@ -636,38 +646,21 @@ impl Noted for Hub {
     }
 }
 
-/// The publications of a frame on their way to subscribers.
-fn items(
-    publications: Vec<Publication>,
-    kept: &Arc<Kept>,
-    mut is_welcome: impl FnMut(&Publication) -> bool,
-) -> Vec<Item> {
-    let item = |(publication, index): (Publication, u32)| Item {
-        is_welcome: is_welcome(&publication),
-        publication,
-        kept: Arc::clone(kept),
-        index,
-    };
-    publications.into_iter().zip(0..).map(item).collect()
-}
-
 /// A judge of publications that asks once for those in a row that have one subject and show no capability.
-pub(super) fn permitted(ask: impl Fn(&Subject, &[CapabilityToken]) -> bool) -> impl FnMut(&Publication) -> bool {
+pub(super) fn permitted(ask: impl Fn(&Subject, &[CapabilityToken]) -> bool) -> impl FnMut(&Attributes) -> bool {
     let mut last: Option<(Subject, bool)> = None;
-    move |publication| {
-        let Ok(subject) = publication.subject() else {
-            return false;
-        };
+    move |attributes| {
+        let subject = &attributes.subject;
         if let Some((known, answer)) = &last
             && known == subject
-            && publication.capability.is_empty()
+            && attributes.capability.is_empty()
         {
             return *answer;
         }
-        let tokens = publication.capability.iter();
+        let tokens = attributes.capability.iter();
         let tokens: Vec<CapabilityToken> = tokens.filter_map(|b| CapabilityToken::from_bytes(b).ok()).collect();
         let answer = ask(subject, &tokens);
-        if publication.capability.is_empty() {
+        if attributes.capability.is_empty() {
             last = Some((subject.clone(), answer));
         }
         answer

@@ -7,10 +7,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use weft_protocol::{
-    PeerId, Wire as _,
-    codec::frame,
-    limits::DIRECT_ITEM_BYTES_MAX,
-    patterns::pub_sub::{Frame, direct::DirectItem, interest::Interest},
+    PeerId,
+    patterns::pub_sub::{Frame, interest::Interest},
 };
 
 use super::{feeds::Feeds, hub::Hub};
@@ -72,7 +70,7 @@ impl Late {
 fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)]) {
     let mut late: BTreeMap<PeerId, Vec<u64>> = BTreeMap::new();
     let local = hub.mesh.local_peer();
-    for (ordinal, bytes, audience) in feeds.recent(WITHIN) {
+    for (ordinal, data, audience) in feeds.recent(WITHIN) {
         let unserved: Vec<&(PeerId, Interest)> = news
             .iter()
             .filter(|(peer, _)| *peer != local && !audience.contains(peer))
@@ -80,7 +78,7 @@ fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)]) {
         if unserved.is_empty() {
             continue;
         }
-        let Some(frame) = decoded(&bytes) else { continue };
+        let Ok(frame) = Frame::read(&data) else { continue };
         for (peer, interest) in unserved {
             if wants(hub, peer, interest, &frame) {
                 late.entry(*peer).or_default().push(ordinal);
@@ -93,28 +91,20 @@ fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)]) {
     }
 }
 
-fn decoded(bytes: &[u8]) -> Option<Frame> {
-    let (_, prefix) = frame::decode_prefix(bytes, DIRECT_ITEM_BYTES_MAX).ok()??;
-    match DirectItem::from_bytes(bytes.get(prefix..)?).ok()? {
-        DirectItem::Frame { data, .. } => Frame::from_bytes(&data).ok(),
-        DirectItem::Lost { .. } => None,
-    }
-}
-
 /// Whether a member wanted something in a frame when it was made. Groups have others who took it.
-fn wants(hub: &Hub, peer: &PeerId, interest: &Interest, frame: &Frame) -> bool {
+fn wants(hub: &Hub, peer: &PeerId, interest: &Interest, frame: &Frame<'_>) -> bool {
     let skew_ms = hub
         .mesh
         .peers()
         .get(peer)
         .and_then(|info| info.clock_skew_ms)
         .unwrap_or(0);
-    frame.publications.iter().any(|publication| {
-        let (Ok(subject), Some(made_ms)) = (publication.subject(), publication.message.time_ms) else {
+    frame.runs.iter().any(|run| {
+        let Some(made_ms) = run.attributes.time_ms else {
             return false;
         };
         let made_ms = made_ms.saturating_add_signed(skew_ms).saturating_add(SLACK_MS);
         let mut plain = interest.0.iter().filter(|wanted| wanted.group.is_none());
-        plain.any(|wanted| wanted.since_ms <= made_ms && wanted.pattern.matches(subject))
+        plain.any(|wanted| wanted.since_ms <= made_ms && wanted.pattern.matches(&run.attributes.subject))
     })
 }

@@ -14,12 +14,12 @@
 //!
 //! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
 //! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
-//! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`; `order` says what is new, next,
-//! missing; `cache` keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing
-//! and answers those who fetch; `past` is for subscribers that come late; `positions` is what outlives the process.
+//! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
+//! them, `received` a message as it gets it, `window` the last ones for who comes back; `order` says what is new, next, missing; `cache`
+//! keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers those who
+//! fetch; `past` is for subscribers that come late; `positions` is what outlives the process.
 
 mod cache;
-mod core;
 mod digest;
 mod feeds;
 mod handle;
@@ -31,7 +31,9 @@ mod past;
 mod pick;
 mod positions;
 mod publisher;
+mod queue;
 mod receive;
+mod received;
 mod repair;
 mod report;
 mod ring;
@@ -41,11 +43,14 @@ mod subscribers;
 mod tests;
 pub mod trie;
 mod ways;
+mod window;
 
 use std::sync::Arc;
 
 pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
 pub use past::{PAST_MAX, Past};
+#[cfg(test)]
+pub(crate) use received::received;
 pub use report::Report;
 pub use ring::Outcome;
 use tokio::sync::mpsc;

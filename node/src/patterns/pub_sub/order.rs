@@ -44,13 +44,22 @@ pub(super) enum Freshness {
     Old,
 }
 
+/// Publications in a row.
+pub(super) trait Items {
+    /// How many.
+    fn count(&self) -> usize;
+
+    /// Leaves out the first ones; fewer than all.
+    fn skip(&mut self, count: usize);
+}
+
 /// A frame as far as order goes.
 #[derive(Debug)]
 pub(super) struct Arrived<T> {
     pub(super) line: Line,
     pub(super) first_seq: u64,
     pub(super) before_ms: u64,
-    pub(super) items: Vec<T>,
+    pub(super) items: T,
     pub(super) bytes: usize,
     pub(super) from: PeerId,
 }
@@ -59,12 +68,7 @@ pub(super) struct Arrived<T> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step<T> {
     /// Hand these on; they are numbered from `first_seq`.
-    Run {
-        line: Line,
-        first_seq: u64,
-        items: Vec<T>,
-        from: PeerId,
-    },
+    Run { line: Line, first_seq: u64, items: T },
     /// These will not come.
     Gap { line: Line, first_seq: u64, last_seq: u64 },
 }
@@ -83,7 +87,7 @@ pub(super) struct Want {
 
 #[derive(Debug)]
 struct Parked<T> {
-    items: Vec<T>,
+    items: T,
     before_ms: u64,
     bytes: usize,
     from: PeerId,
@@ -124,7 +128,7 @@ pub(super) struct Orders<T> {
     dirty: BTreeSet<Line>,
 }
 
-impl<T> Orders<T> {
+impl<T: Items> Orders<T> {
     pub(super) fn new(since_ms: u64) -> Self {
         Orders {
             since_ms,
@@ -162,10 +166,10 @@ impl<T> Orders<T> {
         let Some(track) = self.lines.get_mut(&line) else {
             return Freshness::Old;
         };
-        let last_seq = (arrived.first_seq - 1).saturating_add(arrived.items.len() as u64);
+        let last_seq = (arrived.first_seq - 1).saturating_add(arrived.items.count() as u64);
         let news = last_seq > track.last;
         track.last = track.last.max(last_seq);
-        let freshness = if arrived.items.is_empty() {
+        let freshness = if arrived.items.count() == 0 {
             if track.young && track.parked.is_empty() && arrived.before_ms < since_ms {
                 (track.young, track.next) = (false, arrived.first_seq);
                 self.dirty.insert(line);
@@ -365,17 +369,16 @@ impl<T> Orders<T> {
             track.parked_bytes -= parked.bytes;
             self.parked_bytes -= parked.bytes;
             let known = usize::try_from(track.next - first).unwrap_or(usize::MAX);
-            if known >= parked.items.len() {
+            if known >= parked.items.count() {
                 continue;
             }
-            let items = parked.items.split_off(known);
+            parked.items.skip(known);
             let first_seq = track.next;
-            track.next += items.len() as u64;
+            track.next += parked.items.count() as u64;
             steps.push(Step::Run {
                 line,
                 first_seq,
-                items,
-                from: parked.from,
+                items: parked.items,
             });
         }
         if track.next != before {

@@ -14,10 +14,10 @@ use std::{
 
 use tokio::time::Instant;
 use weft_protocol::{
-    CapabilityToken, Pattern, PeerId, Subject, Verb, Wire as _,
+    CapabilityToken, Pattern, PeerId, Subject, Verb,
     limits::ORIGINALS_MAX,
     patterns::pub_sub::{
-        DIRECT, Frame, Line, SHARDS,
+        DIRECT, Frame, Line, Run, SHARDS,
         repair::{Original, PastFrame, PastPlace, RepairReply, RepairRequest},
         topic,
     },
@@ -25,11 +25,11 @@ use weft_protocol::{
 };
 
 use super::{
-    cache::{CACHE_AGE, FrameCache, Kept},
-    core::{Numbered, Received, matches},
+    cache::{CACHE_AGE, Facts, FrameCache, Kept},
     handle::Delivery,
     hub::{Hub, permitted},
     order,
+    received::{self, Received, Stretch, stretches},
     repair::{FETCH_BYTES_MAX, ask, original},
 };
 use crate::mesh::{self, MeshError};
@@ -68,14 +68,13 @@ impl Past {
     }
 
     /// What of all that was found is told.
-    fn choose(self, messages: &mut Vec<Arc<Received>>, now_ms: u64) {
+    fn choose(self, messages: &mut Vec<Received>, now_ms: u64) {
         let since_ms = self.since_ms(now_ms);
         messages.retain(|m| made_ms(m) >= since_ms);
         match self {
             Past::LastOfEach => {
-                let subject = |m: &Received| m.publication.message.subject.clone();
-                let last: BTreeMap<_, _> = messages.iter().map(|m| (subject(m), Arc::as_ptr(m))).collect();
-                messages.retain(|m| last.get(&subject(m)) == Some(&Arc::as_ptr(m)));
+                let last: BTreeMap<_, _> = messages.iter().map(|m| (m.subject().clone(), place(m))).collect();
+                messages.retain(|m| last.get(m.subject()) == Some(&place(m)));
             }
             Past::Last(count) => drop(messages.drain(..messages.len().saturating_sub(count))),
             Past::Within(_) => {}
@@ -85,13 +84,17 @@ impl Past {
 }
 
 fn made_ms(received: &Received) -> u64 {
-    received.publication.message.time_ms.unwrap_or(0)
+    received.attributes().time_ms.unwrap_or(0)
+}
+
+fn place(received: &Received) -> (Line, u64) {
+    (*received.line(), received.sequence())
 }
 
 /// What a subscription still has to tell of before, and how far that went.
 #[derive(Debug)]
 pub(super) struct Recollection {
-    messages: VecDeque<Arc<Received>>,
+    messages: VecDeque<Received>,
     /// The number of the last one of each line.
     reached: BTreeMap<Line, u64>,
     /// Which were found: told, or not wanted.
@@ -101,22 +104,19 @@ pub(super) struct Recollection {
 
 impl Recollection {
     /// Of these messages; the subscription began after a number of this node's.
-    pub(super) fn of(messages: impl IntoIterator<Item = Arc<Received>>, past: Past, now_ms: u64, number: u64) -> Self {
+    pub(super) fn of(messages: impl IntoIterator<Item = Received>, past: Past, now_ms: u64, number: u64) -> Self {
         let mut found = Found::default();
         found.extend(messages);
         let places = found.0.keys().copied().collect();
         let mut messages = found.in_order();
         past.choose(&mut messages, now_ms);
         let mut reached = BTreeMap::new();
-        for message in &mut messages {
+        for message in &messages {
             // They are in the order of their line.
-            reached.insert(message.line, message.sequence);
-            if let Some(message) = Arc::get_mut(message) {
-                message.number = number;
-            }
+            reached.insert(*message.line(), message.sequence());
         }
         Recollection {
-            messages: messages.into(),
+            messages: messages.into_iter().map(|message| message.numbered(number)).collect(),
             reached,
             found: places,
             until: Instant::now() + ECHO,
@@ -133,13 +133,13 @@ impl Recollection {
         let Delivery::Message(received) = &delivery else {
             return Some(delivery);
         };
-        let (line, seq) = (received.line, received.sequence);
+        let (line, seq) = place(received);
         if self.found.remove(&(line, seq)) {
             return None;
         }
         match self.reached.get(&line) {
             Some(reached) if seq < *reached => Some(Delivery::Gap {
-                publisher: received.publisher,
+                publisher: received.publisher(),
                 first: seq,
                 last: seq,
             }),
@@ -155,19 +155,19 @@ impl Recollection {
 
 /// Everything that matches, by place.
 #[derive(Default)]
-struct Found(BTreeMap<(Line, u64), Arc<Received>>);
+struct Found(BTreeMap<(Line, u64), Received>);
 
-impl Extend<Arc<Received>> for Found {
-    fn extend<I: IntoIterator<Item = Arc<Received>>>(&mut self, messages: I) {
+impl Extend<Received> for Found {
+    fn extend<I: IntoIterator<Item = Received>>(&mut self, messages: I) {
         for received in messages {
-            self.0.entry((received.line, received.sequence)).or_insert(received);
+            self.0.entry(place(&received)).or_insert(received);
         }
     }
 }
 
 impl Found {
     /// In the order of their times, and of each line in its own.
-    fn in_order(self) -> Vec<Arc<Received>> {
+    fn in_order(self) -> Vec<Received> {
         let (mut ordered, mut line, mut latest_ms) = (Vec::with_capacity(self.0.len()), None, 0);
         for ((of, _), received) in self.0 {
             if line != Some(of) {
@@ -199,7 +199,7 @@ pub(super) async fn recollect(hub: &Hub, pattern: &Pattern, past: Past, number: 
 }
 
 /// What one member has, page by page; the latest of it, if it has very much or stops answering.
-async fn of_member(hub: &Hub, peer: PeerId, pattern: &Pattern, since_ms: u64) -> Vec<Arc<Received>> {
+async fn of_member(hub: &Hub, peer: PeerId, pattern: &Pattern, since_ms: u64) -> Vec<Received> {
     let (mut messages, mut bytes, mut before) = (Vec::new(), 0, None);
     for _ in 0..PAGES_MAX {
         let page = match page(hub, peer, pattern, since_ms, before).await {
@@ -209,11 +209,7 @@ async fn of_member(hub: &Hub, peer: PeerId, pattern: &Pattern, since_ms: u64) ->
                 break;
             }
         };
-        bytes += page
-            .messages
-            .iter()
-            .map(|m| m.publication.message.data.len())
-            .sum::<usize>();
+        bytes += page.bytes;
         messages.extend(page.messages);
         before = page.earliest;
         if before.is_none() || messages.len() >= PAST_MESSAGES_MAX || bytes > MEMBER_BYTES_MAX {
@@ -225,7 +221,9 @@ async fn of_member(hub: &Hub, peer: PeerId, pattern: &Pattern, since_ms: u64) ->
 
 #[derive(Default)]
 struct Page {
-    messages: Vec<Arc<Received>>,
+    messages: Vec<Received>,
+    /// Of the frames that they are in.
+    bytes: usize,
     /// Where the next one begins, if there is one.
     earliest: Option<PastPlace>,
 }
@@ -251,12 +249,14 @@ async fn page(
     };
     let mut page = Page::default();
     for frame in frames {
+        let bytes = frame.original.data.len();
         let (place, messages) =
             read(hub, peer, pattern, frame).ok_or_else(|| broken("what it says was before nobody signed"))?;
         if page.earliest.or(before).is_some_and(|later| place >= later) || place.made_ms < since_ms {
             return Err(broken("what it says was before is in no order"));
         }
         page.earliest = Some(place);
+        page.bytes += if messages.is_empty() { 0 } else { bytes };
         page.messages.extend(messages);
     }
     page.earliest = page.earliest.filter(|_| more);
@@ -264,12 +264,7 @@ async fn page(
 }
 
 /// What of a frame matches and may be published, and the frame's place; `None` if it is not its publisher's.
-pub(super) fn read(
-    hub: &Hub,
-    peer: PeerId,
-    pattern: &Pattern,
-    past: PastFrame,
-) -> Option<(PastPlace, Vec<Arc<Received>>)> {
+pub(super) fn read(hub: &Hub, peer: PeerId, pattern: &Pattern, past: PastFrame) -> Option<(PastPlace, Vec<Received>)> {
     let line = past.line;
     let (source, is_direct) = (line.publisher(), past.is_direct());
     let original = mesh::Original {
@@ -280,16 +275,19 @@ pub(super) fn read(
         signature: past.original.signature,
     };
     let is_own = if is_direct { source == peer } else { original.verify() };
-    let frame = Frame::from_bytes(&original.data).ok()?;
+    let frame = Frame::read(&original.data).ok()?;
     if !is_own || (frame.epoch, frame.shard) != (line.epoch, line.shard) {
         return None;
     }
+    let facts = Facts::of(&frame);
     let place = PastPlace {
-        made_ms: frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0),
+        made_ms: facts.made_ms,
         line,
-        first_seq: frame.first_seq,
+        first_seq: facts.first_seq,
     };
-    Some((place, hub.recalled(line, peer, frame, pattern)))
+    let stretches = stretches(frame, &original.data);
+    let kept = Kept::new(line, &facts, Arc::new(original.data.into())).handed_by(&peer);
+    Some((place, hub.recalled(kept, stretches, pattern)))
 }
 
 /// What this node has of before, for one that asks.
@@ -297,8 +295,9 @@ pub(super) fn answer(hub: &Hub, pattern: &Pattern, since_ms: u64, before: Option
     let (mut frames, mut bytes, mut more) = (Vec::new(), 0, false);
     for (_, kept) in hub.kept_before(pattern, since_ms, before) {
         // Read outside the lock: there may be thousands.
-        let frame = Frame::from_bytes(&kept.data);
-        if !frame.is_ok_and(|frame| frame.publications.iter().any(|p| matches(pattern, p))) {
+        let frame = Frame::read(&kept.data);
+        let matches = |run: &Run<'_>| pattern.matches(&run.attributes.subject);
+        if !frame.is_ok_and(|frame| frame.runs.iter().any(matches)) {
             continue;
         }
         bytes += kept.data.len();
@@ -326,9 +325,9 @@ fn frame_of(hub: &Hub, kept: &Kept) -> Option<PastFrame> {
 
 impl Hub {
     /// What this node itself remembers of these subjects.
-    fn remembered(&self, pattern: &Pattern) -> Vec<Arc<Received>> {
-        let state = self.lock();
-        state.window.after(0, pattern, |publisher| self.source(publisher)).0
+    fn remembered(&self, pattern: &Pattern) -> Vec<Received> {
+        let (runs, _) = self.lock().window.after(0, pattern, self.mesh_id());
+        runs.iter().flat_map(|run| run.messages()).collect()
     }
 
     /// The number of the last message that this node took in.
@@ -337,8 +336,8 @@ impl Hub {
     }
 
     /// What of a frame that another member handed over is on these subjects, and may be published.
-    fn recalled(&self, line: Line, from: PeerId, frame: Frame, pattern: &Pattern) -> Vec<Arc<Received>> {
-        let (trust, publisher) = (self.mesh.trust(), line.publisher());
+    fn recalled(&self, kept: Kept, stretches: Vec<Stretch>, pattern: &Pattern) -> Vec<Received> {
+        let (trust, publisher) = (self.mesh.trust(), kept.line().publisher());
         if !trust.is_member(&publisher) {
             return Vec::new();
         }
@@ -346,20 +345,16 @@ impl Hub {
             trust.may_publish(&publisher, subject, tokens).allowed
                 && trust.check(&publisher, Verb::Publish, subject, tokens).allowed
         });
-        let publications = frame.publications.into_iter().zip(frame.first_seq..);
-        let matching: Vec<_> = publications
-            .filter(|(p, _)| matches(pattern, p) && is_welcome(p))
-            .collect();
-        let (source, state) = (self.source(&publisher), self.lock());
-        let received = matching.into_iter().map(|(publication, sequence)| {
-            let numbered = Numbered {
-                number: 0,
-                sequence,
-                publication,
-            };
-            state.window.receive(numbered, &line, from, &source)
+        let matching = stretches.into_iter().filter(|stretch| {
+            let attributes = &stretch.attributes;
+            pattern.matches(&attributes.subject) && is_welcome(attributes)
         });
-        received.collect()
+        let matching: Vec<Stretch> = matching.collect();
+        let source = self.lock().window.source(&Arc::new(kept), self.mesh_id());
+        let runs = matching
+            .into_iter()
+            .map(|stretch| received::Run::new(Arc::clone(&source), stretch, 0));
+        runs.flat_map(|run| run.messages().collect::<Vec<_>>()).collect()
     }
 
     /// Frames that may hold something on these subjects, from this time on and before this place: those that went by gossip, and of

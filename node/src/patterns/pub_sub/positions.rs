@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use weft_protocol::patterns::pub_sub::Line;
 
 use super::{
-    hub::{Hub, Item},
+    hub::{Hub, Parts},
     order::Orders,
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) struct Begun {
     /// Rises with each run.
     pub(super) epoch: u64,
     /// What earlier ones followed.
-    pub(super) orders: Orders<Item>,
+    pub(super) orders: Orders<Parts>,
     /// Whether there were earlier ones, after which this node may have missed something.
     pub(super) was_away: bool,
 }

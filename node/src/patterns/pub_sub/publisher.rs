@@ -7,19 +7,21 @@
 //!
 //! That the last frame of a line was lost, members see by their digests.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, timeout},
 };
 use weft_protocol::{
-    PeerId, Wire as _,
+    PeerId,
     limits::FRAME_PUBLICATIONS_MAX,
-    patterns::pub_sub::{DIRECT, Frame, Publication, SHARDS, topic},
+    patterns::pub_sub::{Attributes, DIRECT, Frame, Run, SHARDS, topic},
 };
 
 use super::{
+    cache,
     feeds::Feeds,
     hub::Hub,
     late::Late,
@@ -37,8 +39,9 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of publications after which a frame is closed.
 const FRAME_BYTES_SOFT: usize = 64 << 10;
-/// What a publication costs besides its data and attributes.
-const PUBLICATION_BYTES: usize = 48;
+/// What a publication costs in a frame besides its data, and in the queue.
+const PUBLICATION_BYTES: usize = 5;
+const QUEUED_BYTES: usize = 64;
 /// How long full queues to all neighbours are waited for.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_WAIT: Duration = Duration::from_millis(10);
@@ -58,15 +61,40 @@ type Answer = oneshot::Sender<Result<Sent, MeshError>>;
 /// Where it is told what came of publications that share a frame.
 pub(super) type Sending = oneshot::Receiver<Result<Sent, MeshError>>;
 
+/// Publications in a row that have everything in common but their data.
+#[derive(Debug)]
+pub(super) struct OwnRun {
+    pub(super) attributes: Attributes,
+    pub(super) data: Vec<Bytes>,
+}
+
 /// Publications on one subject that wait for their frame, in which they stay together.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    publications: Vec<Publication>,
+    runs: Vec<OwnRun>,
+    count: usize,
     shard: u16,
     bytes: usize,
     way: Way,
     answer: Answer,
     room: OwnedSemaphorePermit,
+}
+
+impl OwnRun {
+    fn borrowed(&self) -> Run<'_> {
+        Run {
+            attributes: Cow::Borrowed(&self.attributes),
+            data: self.data.iter().map(|data| &data[..]).collect(),
+        }
+    }
+}
+
+/// Puts a run behind others, or into the last one, if they have everything in common.
+fn append(runs: &mut Vec<OwnRun>, mut run: OwnRun) {
+    match runs.last_mut().filter(|last| last.attributes == run.attributes) {
+        Some(last) => last.data.append(&mut run.data),
+        None => runs.push(run),
+    }
 }
 
 impl Outgoing {
@@ -99,32 +127,43 @@ impl Outbox {
         (Outbox { queue, room }, outgoing)
     }
 
-    /// Queues publications on one subject that were checked. Waits for room. An answer for each frame's worth of them.
-    pub(super) async fn put(&self, publications: Vec<Publication>, shard: u16) -> Result<Vec<Sending>, MeshError> {
-        let (mut sending, mut unit, mut unit_bytes) = (Vec::with_capacity(1), Vec::new(), 0);
-        for publication in publications {
-            let message = &publication.message;
-            let bytes = message.data.len() + message.attribute_bytes() + PUBLICATION_BYTES;
+    /// Queues publications that were checked. Waits for room. An answer for each frame's worth of them.
+    pub(super) async fn put(&self, attributes: Attributes, data: Vec<Bytes>) -> Result<Vec<Sending>, MeshError> {
+        let attribute_bytes = attributes.bytes();
+        let (mut sending, mut unit, mut unit_bytes) = (Vec::with_capacity(1), Vec::new(), attribute_bytes);
+        let mut left = data.len();
+        for data in data {
+            let bytes = data.len() + PUBLICATION_BYTES;
             if !unit.is_empty() && (unit_bytes + bytes > FRAME_BYTES_SOFT || unit.len() >= FRAME_PUBLICATIONS_MAX) {
-                let full = std::mem::take(&mut unit);
-                match self.put_unit(full, unit_bytes, shard).await {
+                let run = OwnRun {
+                    attributes: attributes.clone(),
+                    data: std::mem::take(&mut unit),
+                };
+                match self.put_unit(run, unit_bytes).await {
                     Ok(put) => sending.push(put),
                     Err(error) => return refused(sending, error),
                 }
-                unit_bytes = 0;
+                unit_bytes = attribute_bytes;
             }
+            if unit.is_empty() {
+                unit.reserve(left.min(FRAME_PUBLICATIONS_MAX));
+            }
+            left -= 1;
             unit_bytes += bytes;
-            unit.push(publication);
+            unit.push(data);
         }
-        match self.put_unit(unit, unit_bytes, shard).await {
+        let run = OwnRun { attributes, data: unit };
+        match self.put_unit(run, unit_bytes).await {
             Ok(put) => sending.push(put),
             Err(error) => return refused(sending, error),
         }
         Ok(sending)
     }
 
-    async fn put_unit(&self, publications: Vec<Publication>, bytes: usize, shard: u16) -> Result<Sending, MeshError> {
-        let weight = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
+    async fn put_unit(&self, run: OwnRun, bytes: usize) -> Result<Sending, MeshError> {
+        let (count, shard) = (run.data.len(), run.attributes.subject.shard(SHARDS));
+        let queued_bytes = bytes + count * QUEUED_BYTES;
+        let weight = u32::try_from(queued_bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
         let place = async {
             let room = Arc::clone(&self.room).acquire_many_owned(weight).await.ok()?;
             Some((room, self.queue.reserve().await.ok()?))
@@ -140,7 +179,8 @@ impl Outbox {
         };
         let (answer, sent) = oneshot::channel();
         slot.send(Box::new(Outgoing {
-            publications,
+            runs: vec![run],
+            count,
             shard,
             bytes,
             way: Way::Gossip,
@@ -170,6 +210,14 @@ struct Own {
     last_ms: u64,
     /// Bytes since the neighbours were asked.
     unconfirmed_bytes: usize,
+}
+
+impl Own {
+    /// A frame went out.
+    fn note(&mut self, frame: &Frame<'_>) {
+        self.last_seq = frame.last_seq();
+        self.last_ms = self.last_ms.max(frame.made_ms()).max(1);
+    }
 }
 
 struct Publisher {
@@ -220,7 +268,9 @@ impl Publisher {
     async fn send_all(&mut self, batch: impl Iterator<Item = Box<Outgoing>>) {
         self.ways.refresh();
         for mut out in batch {
-            out.way = self.ways.choose_for_all(&mut out.publications);
+            for run in std::mem::take(&mut out.runs) {
+                (out.runs, out.way) = self.ways.choose(run);
+            }
             self.waiting.push_back(out);
         }
         while let Some((shard, way)) = self.waiting.front().map(|first| (first.shard, first.way.clone())) {
@@ -230,12 +280,11 @@ impl Publisher {
 
     /// Sends one frame of what waits on a shard and goes one way.
     async fn send(&mut self, shard: u16, way: Way) {
-        let (mut publications, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut bytes, mut others, mut is_closed) = (0, VecDeque::new(), false);
+        let (mut runs, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bytes, mut count, mut others, mut is_closed) = (0, 0, VecDeque::new(), false);
         for out in self.waiting.drain(..) {
-            let fits = publications.is_empty()
-                || bytes + out.bytes <= FRAME_BYTES_SOFT
-                    && publications.len() + out.publications.len() <= FRAME_PUBLICATIONS_MAX;
+            let fits =
+                count == 0 || bytes + out.bytes <= FRAME_BYTES_SOFT && count + out.count <= FRAME_PUBLICATIONS_MAX;
             // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
             if is_closed || !fits || !out.joins(shard, &way) {
                 is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
@@ -243,12 +292,13 @@ impl Publisher {
                 continue;
             }
             bytes += out.bytes;
-            publications.extend(out.publications);
-            answers.push((out.answer, publications.len() as u64));
+            count += out.count;
+            out.runs.into_iter().for_each(|run| append(&mut runs, run));
+            answers.push((out.answer, count as u64));
             rooms.push(out.room);
         }
         self.waiting = others;
-        self.follow_on(shard, &publications, &way).await;
+        self.follow_on(shard, &runs, &way).await;
         let line_shard = if way.is_direct() { shard + DIRECT } else { shard };
         let own = &self.own[usize::from(line_shard)];
         let frame = Frame {
@@ -256,7 +306,7 @@ impl Publisher {
             shard: line_shard,
             first_seq: own.last_seq + 1,
             before_ms: own.last_ms,
-            publications,
+            runs: runs.iter().map(OwnRun::borrowed).collect(),
         };
         let (line, first_seq) = (self.hub.own_line(line_shard), frame.first_seq);
         let handed_over = match way {
@@ -284,10 +334,10 @@ impl Publisher {
     }
 
     /// Where the way of a first token has changed, waits for what went the old way, so that it is not overtaken.
-    async fn follow_on(&mut self, shard: u16, publications: &[Publication], way: &Way) {
+    async fn follow_on(&mut self, shard: u16, runs: &[OwnRun], way: &Way) {
         let mut last = "";
-        for publication in publications {
-            let Ok(subject) = publication.subject() else { continue };
+        for run in runs {
+            let subject = &run.attributes.subject;
             let first = subject.tokens().next().unwrap_or_default();
             if first == std::mem::replace(&mut last, first) || !self.ways.changes(first, way.is_direct()) {
                 continue;
@@ -303,38 +353,33 @@ impl Publisher {
     }
 
     /// Gives a frame to the members that want it: to how many, to whom, and as which item.
-    async fn hand_to(&mut self, frame: Frame, members: Arc<[PeerId]>) -> Result<(usize, Handed), MeshError> {
+    async fn hand_to(&mut self, frame: Frame<'_>, members: Arc<[PeerId]>) -> Result<(usize, Handed), MeshError> {
         let data = frame
             .to_checked_bytes()
             .map_err(|e| MeshError::Invalid(e.to_string()))?;
-        let last_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
-        let own = &mut self.own[usize::from(frame.shard)];
-        own.last_seq = frame.last_seq();
-        own.last_ms = own.last_ms.max(last_ms).max(1);
-        let kept = data[..].into();
+        let data: cache::Bytes = Arc::new(data.into());
+        self.own[usize::from(frame.shard)].note(&frame);
         let parcel = Parcel {
-            data,
+            data: Arc::clone(&data),
             shard: frame.shard,
             seqs: (frame.first_seq, frame.last_seq()),
             audience: Arc::clone(&members),
         };
         let ordinal = self.feeds.send(parcel).await;
-        self.hub.went_directly(frame, kept);
+        self.hub.went_directly(&frame, data);
         Ok((members.len(), Some((members, ordinal))))
     }
 
     /// Gives a frame to gossip. If nobody has it, the numbers stay without a gap.
-    async fn hand_over(&mut self, frame: Frame) -> Result<usize, MeshError> {
+    async fn hand_over(&mut self, frame: Frame<'_>) -> Result<usize, MeshError> {
         let data = frame
             .to_checked_bytes()
             .map_err(|e| MeshError::Invalid(e.to_string()))?;
         let published = self.gossip(frame.shard, &data).await?;
-        let last_ms = frame.publications.last().and_then(|p| p.message.time_ms).unwrap_or(0);
         let own = &mut self.own[usize::from(frame.shard)];
-        own.last_seq = frame.last_seq();
-        own.last_ms = own.last_ms.max(last_ms).max(1);
+        own.note(&frame);
         own.unconfirmed_bytes += data.len();
-        self.hub.went_out(frame, &data, published.sequence_number.unwrap_or(0));
+        self.hub.went_out(&frame, &data, published.sequence_number.unwrap_or(0));
         Ok(published.peers)
     }
 

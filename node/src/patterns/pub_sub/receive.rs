@@ -40,7 +40,7 @@ async fn take_in(hub: &Hub, peer: PeerId, inbound: &mut InboundStream) -> Result
         let ordinal = match item {
             DirectItem::Frame { ordinal, data } => {
                 unsaid_bytes += data.len();
-                hub.take_direct(peer, &data)?;
+                hub.take_direct(peer, data)?;
                 make_room(hub).await;
                 ordinal
             }
@@ -66,7 +66,7 @@ async fn take_in(hub: &Hub, peer: PeerId, inbound: &mut InboundStream) -> Result
 async fn make_room(hub: &Hub) {
     let until = Instant::now() + PATIENCE;
     for (id, sink) in hub.take_tight() {
-        if timeout_at(until, sink.reserve_many(FRAME_PUBLICATIONS_MAX))
+        if timeout_at(until, sink.wait_for_room(FRAME_PUBLICATIONS_MAX))
             .await
             .is_err()
         {

@@ -15,6 +15,8 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use weft_protocol::{PeerId, Wire as _, codec::frame, patterns::pub_sub::direct::DirectItem};
 
+use super::cache::Bytes;
+
 /// Bytes of items that are kept.
 pub(super) const RING_BYTES_MAX: usize = 8 << 20;
 /// How long.
@@ -26,8 +28,9 @@ const LOST_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Entry {
-    /// The encoded item with its length in front, as it travels.
-    bytes: Arc<[u8]>,
+    /// The encoded item with its length in front, as it travels: what comes before the frame, and the frame.
+    head: Arc<[u8]>,
+    data: Bytes,
     shard: u16,
     seqs: (u64, u64),
     at: Instant,
@@ -67,19 +70,39 @@ impl Reader {
     fn is_behind(&self) -> bool {
         self.taken < self.last
     }
+
+    /// Whether it has a stream, or has had none for so short a time that it may have one again.
+    fn is_expected(&self, within: Duration, now: Instant) -> bool {
+        self.is_open || now.saturating_duration_since(self.closed_at) < within
+    }
 }
 
 /// A frame that is to go to these members.
 #[derive(Debug)]
 pub(super) struct Parcel {
-    pub(super) data: Vec<u8>,
+    pub(super) data: Bytes,
     pub(super) shard: u16,
     pub(super) seqs: (u64, u64),
     pub(super) audience: Arc<[PeerId]>,
 }
 
-/// An item that was put in lately: its number, as it travels, whom it is for.
-pub(super) type Recent = (u64, Arc<[u8]>, Arc<[PeerId]>);
+/// An item that was put in lately: its number, its frame, whom it is for.
+pub(super) type Recent = (u64, Bytes, Arc<[PeerId]>);
+
+/// A part of what a member is to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    head: Arc<[u8]>,
+    data: Option<Bytes>,
+}
+
+impl Piece {
+    /// Its bytes, in their order.
+    pub(super) fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+        let data = self.data.iter().map(|data| &data[..]);
+        std::iter::once(&self.head[..]).chain(data)
+    }
+}
 
 /// What became of a message for a member, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -182,19 +205,15 @@ impl Ring {
 
     /// Whether all of these have streams, or have had none for so short a time that they may have one again.
     pub(super) fn are_expected(&self, peers: &[PeerId], within: Duration, now: Instant) -> bool {
-        let expected = |r: &Reader| r.is_open || now.saturating_duration_since(r.closed_at) < within;
-        peers.iter().all(|peer| self.readers.get(peer).is_some_and(expected))
+        let mut readers = peers.iter().map(|peer| self.readers.get(peer));
+        readers.all(|r| r.is_some_and(|r| r.is_expected(within, now)))
     }
 
     /// Puts a frame in. Its number.
     pub(super) fn push(&mut self, parcel: Parcel, now: Instant) -> u64 {
         let ordinal = self.last + 1;
-        let item = DirectItem::Frame {
-            ordinal,
-            data: parcel.data,
-        };
-        let bytes: Arc<[u8]> = frame::encode(&item.to_bytes()).into();
-        self.trim(bytes.len() + ENTRY_BYTES, now);
+        let bytes = parcel.data.len() + ENTRY_BYTES;
+        self.trim(bytes, now);
         self.last = ordinal;
         for peer in parcel.audience.iter() {
             if let Some(reader) = self.readers.get_mut(peer) {
@@ -202,9 +221,10 @@ impl Ring {
                 reader.wake.notify_one();
             }
         }
-        self.bytes += bytes.len() + ENTRY_BYTES;
+        self.bytes += bytes;
         self.entries.push_back(Entry {
-            bytes,
+            head: DirectItem::head_of_frame(ordinal, parcel.data.len()).into(),
+            data: parcel.data,
             shard: parcel.shard,
             seqs: parcel.seqs,
             at: now,
@@ -233,7 +253,7 @@ impl Ring {
             if over == 0 {
                 break;
             }
-            over = over.saturating_sub(entry.bytes.len() + ENTRY_BYTES);
+            over = over.saturating_sub(entry.data.len() + ENTRY_BYTES);
             let waits = |peer: &&PeerId| {
                 let reader = self.readers.get(peer);
                 reader.is_some_and(|r| r.is_open && !r.is_slow && r.taken < ordinal)
@@ -254,29 +274,33 @@ impl Ring {
         }
     }
 
-    /// Whether those of these who have streams have taken in everything.
-    pub(super) fn have_all(&self, peers: &[PeerId]) -> bool {
+    /// Whether those of these have taken in everything who have streams, or may have one in a moment: who was taken up just now, or had
+    /// one so short a time ago.
+    pub(super) fn have_all(&self, peers: &[PeerId], within: Duration, now: Instant) -> bool {
         let mut readers = peers.iter().filter_map(|peer| self.readers.get(peer));
-        readers.all(|r| !r.is_open || !r.is_behind())
+        readers.all(|r| !r.is_behind() || !r.is_expected(within, now))
     }
 
     /// What is next for a member, at most so many bytes unless the first item is larger.
-    pub(super) fn next_for(&mut self, peer: &PeerId, bytes_max: usize) -> Vec<Arc<[u8]>> {
+    pub(super) fn next_for(&mut self, peer: &PeerId, bytes_max: usize) -> Vec<Piece> {
         let first = self.first();
         let Some(reader) = self.readers.get_mut(peer) else {
             return Vec::new();
         };
-        let mut found: Vec<Arc<[u8]>> = reader.lost.drain(..).map(|lost| encoded(&lost)).collect();
+        let mut found: Vec<Piece> = reader.lost.drain(..).map(|lost| encoded(&lost)).collect();
         reader.next = reader.next.max(first);
         let mut bytes = 0;
         let skip = usize::try_from(reader.next - first).unwrap_or(usize::MAX);
         for entry in self.entries.iter().skip(skip) {
             if entry.audience.contains(peer) {
-                bytes += entry.bytes.len();
+                bytes += entry.data.len();
                 if bytes > bytes_max && !found.is_empty() {
                     break;
                 }
-                found.push(Arc::clone(&entry.bytes));
+                found.push(Piece {
+                    head: Arc::clone(&entry.head),
+                    data: Some(Arc::clone(&entry.data)),
+                });
             }
             reader.next += 1;
         }
@@ -302,7 +326,7 @@ impl Ring {
         let numbered = self.entries.iter().zip(self.first()..);
         numbered
             .filter(|(entry, _)| is_recent(entry))
-            .map(|(entry, ordinal)| (ordinal, Arc::clone(&entry.bytes), Arc::clone(&entry.audience)))
+            .map(|(entry, ordinal)| (ordinal, Arc::clone(&entry.data), Arc::clone(&entry.audience)))
             .collect()
     }
 
@@ -345,7 +369,7 @@ impl Ring {
             }
             let ordinal = self.first();
             let Some(entry) = self.entries.pop_front() else { return };
-            self.bytes -= entry.bytes.len() + ENTRY_BYTES;
+            self.bytes -= entry.data.len() + ENTRY_BYTES;
             for peer in entry.audience.iter() {
                 let reader = self.readers.get_mut(peer).filter(|r| r.taken < ordinal);
                 if let Some(reader) = reader {
@@ -377,14 +401,17 @@ fn note_lost(reader: &mut Reader, ordinal: u64, entry: &Entry) {
     }
 }
 
-fn encoded(lost: &Lost) -> Arc<[u8]> {
+fn encoded(lost: &Lost) -> Piece {
     let item = DirectItem::Lost {
         ordinal: lost.ordinal,
         shard: lost.shard,
         first_seq: lost.seqs.0,
         last_seq: lost.seqs.1,
     };
-    frame::encode(&item.to_bytes()).into()
+    Piece {
+        head: frame::encode(&item.to_bytes()).into(),
+        data: None,
+    }
 }
 
 #[cfg(test)]
@@ -393,22 +420,23 @@ mod tests {
 
     fn parcel(seq: u64, bytes: usize, audience: &[PeerId]) -> Parcel {
         Parcel {
-            data: vec![7; bytes],
+            data: Arc::new(vec![7; bytes].into()),
             shard: 8,
             seqs: (seq, seq),
             audience: audience.into(),
         }
     }
 
-    fn items(found: &[Arc<[u8]>]) -> Vec<DirectItem> {
-        let item = |bytes: &Arc<[u8]>| {
-            let (_, prefix) = frame::decode_prefix(bytes, 2 << 20).unwrap().unwrap();
+    fn items(found: &[Piece]) -> Vec<DirectItem> {
+        let item = |piece: &Piece| {
+            let bytes = piece.bytes().collect::<Vec<_>>().concat();
+            let (_, prefix) = frame::decode_prefix(&bytes, 2 << 20).unwrap().unwrap();
             DirectItem::from_bytes(&bytes[prefix..]).unwrap()
         };
         found.iter().map(item).collect()
     }
 
-    fn ordinals(found: &[Arc<[u8]>]) -> Vec<u64> {
+    fn ordinals(found: &[Piece]) -> Vec<u64> {
         let ordinal = |item: &DirectItem| match item {
             DirectItem::Frame { ordinal, .. } | DirectItem::Lost { ordinal, .. } => *ordinal,
         };
@@ -424,7 +452,8 @@ mod tests {
         assert!(!ring.are_open(&[a]));
         ring.opened(&a);
         ring.opened(&b);
-        assert!(ring.are_open(&[a, b]) && ring.have_all(&[a, b]));
+        let moment = Duration::from_secs(1);
+        assert!(ring.are_open(&[a, b]) && ring.have_all(&[a, b], moment, now));
         for (seq, audience) in [(2, vec![a]), (3, vec![a, b]), (4, vec![b]), (5, vec![a])] {
             ring.push(parcel(seq, 10, &audience), now);
         }
@@ -433,8 +462,10 @@ mod tests {
         assert_eq!(ordinals(&ring.next_for(&b, 0)), [4]);
         assert!(ring.next_for(&b, 0).is_empty());
         assert!(ring.taken(&a, 3) && ring.taken(&b, 4) && !ring.taken(&b, 9));
-        assert!(ring.have_all(&[b]) && !ring.have_all(&[a]));
+        assert!(ring.have_all(&[b], moment, now) && !ring.have_all(&[a], moment, now));
         ring.closed(&a, now);
+        assert!(!ring.have_all(&[a], moment, now), "it may have a stream again");
+        assert!(ring.have_all(&[a], moment, now + moment), "nobody waits for it");
         assert!(ring.are_expected(&[a, b], Duration::from_secs(1), now) && !ring.are_open(&[a, b]));
         assert!(!ring.are_expected(&[a, b], Duration::from_secs(1), now + Duration::from_secs(1)));
         assert!(!ring.let_go(&a, Duration::ZERO, now), "something is to come for it");

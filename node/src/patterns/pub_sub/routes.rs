@@ -135,7 +135,7 @@ async fn publish(
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
     let receipt = app
         .messages
-        .publish(&subject, body.into(), options)
+        .publish(&subject, body, options)
         .instrument(span)
         .await
         .map_err(NodeError::from)?;
@@ -283,28 +283,26 @@ fn check_room(messages: &PubSubHandle) -> Result<(), NodeError> {
 
 /// The structured JSON form of CloudEvents 1.0, §3 of its JSON format.
 pub(crate) fn cloud_event(received: &Received) -> Value {
-    let message = &received.publication.message;
+    let attributes = received.attributes();
     let mut event = Map::new();
     event.insert("specversion".into(), "1.0".into());
-    event.insert("id".into(), message.id.clone().into());
-    event.insert("source".into(), message.source.clone().into());
-    event.insert("type".into(), message.kind.clone().into());
-    if let Some(subject) = &message.subject {
-        event.insert("subject".into(), subject.as_str().into());
-    }
-    if let Some(time_ms) = message.time_ms {
+    event.insert("id".into(), received.id().into());
+    event.insert("source".into(), received.source().into());
+    event.insert("type".into(), received.kind().into());
+    event.insert("subject".into(), received.subject().as_str().into());
+    if let Some(time_ms) = attributes.time_ms {
         event.insert("time".into(), rfc3339(time_ms).into());
     }
-    for (name, value) in &message.extensions {
+    for (name, value) in &attributes.extensions {
         event.insert(name.clone(), value.clone().into());
     }
-    event.insert("weftpublisher".into(), received.publisher.to_string().into());
-    event.insert("weftsequence".into(), received.sequence.to_string().into());
-    let content_type = message.datacontenttype.as_deref();
+    event.insert("weftpublisher".into(), received.publisher().to_string().into());
+    event.insert("weftsequence".into(), received.sequence().to_string().into());
+    let content_type = attributes.datacontenttype.as_deref();
     if let Some(content_type) = content_type {
         event.insert("datacontenttype".into(), content_type.into());
     }
-    cloud_event::insert_data(&mut event, content_type, &message.data);
+    cloud_event::insert_data(&mut event, content_type, received.data());
     Value::Object(event)
 }
 

@@ -3,22 +3,20 @@
 //! Decisions without I/O. One that does not read in time loses its own messages, which are counted, and is told so before it hears
 //! anything else; nobody waits for it but the publishers that speak to this node directly, and those only for a moment.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
-use tokio::sync::mpsc;
 use weft_protocol::{
     Pattern, PeerId, Shards, Subject,
     limits::FRAME_PUBLICATIONS_MAX,
     patterns::pub_sub::{SHARDS, interest::Wanted},
 };
 
-use super::{core::Received, handle::Delivery, trie::SubjectTrie};
+use super::{
+    handle::Delivery,
+    queue::Sink,
+    received::{Received, Run},
+    trie::SubjectTrie,
+};
 
 /// Messages waiting for one subscriber; beyond it they are dropped for this one, and counted.
 pub(super) const SUBSCRIBER_QUEUE_MAX: usize = 4096;
@@ -26,29 +24,16 @@ pub(super) const SUBSCRIBER_QUEUE_MAX: usize = 4096;
 /// gets more, and beyond twice as many nobody.
 pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
-/// Where a subscriber's deliveries go.
-pub(super) type Sink = mpsc::Sender<Delivery>;
-
-/// How many a subscriber has lost and was not told of yet. Whoever tells it takes the number.
-pub(super) type Lost = Arc<AtomicU64>;
-
 struct Subscriber {
     wanted: Wanted,
     sink: Sink,
-    lost: Lost,
     /// It was waited for in vain, and is not again before it has caught up.
     is_slow: bool,
 }
 
-impl Subscriber {
-    /// Tells it what it has lost; whether there is nothing left to tell.
-    fn tell_loss(&self) -> bool {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        let told = lost == 0 || self.sink.try_send(Delivery::Dropped(lost)).is_ok();
-        if !told {
-            self.lost.fetch_add(lost, Ordering::Relaxed);
-        }
-        told
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.sink.close();
     }
 }
 
@@ -57,6 +42,13 @@ impl Subscriber {
 pub(super) struct Offered {
     pub(super) delivered: u64,
     pub(super) dropped: u64,
+}
+
+impl AddAssign for Offered {
+    fn add_assign(&mut self, more: Self) {
+        self.delivered += more.delivered;
+        self.dropped += more.dropped;
+    }
 }
 
 /// Whom a subject selects.
@@ -85,21 +77,24 @@ pub(super) struct Subscribers {
     touched: Option<Vec<u64>>,
 }
 
-/// Says of a message and a queue group whether it is this node that takes it.
+/// Who takes what in a queue group.
 pub(super) trait Takes {
-    /// Whether it does.
-    fn takes(&self, received: &Received, group: &str) -> bool;
+    /// This node.
+    fn local(&self) -> PeerId;
+
+    /// Whether it is this node that takes a message whose publisher knew of no such group: those who have members of it settle it among
+    /// themselves, by what each knows.
+    fn settles(&self, received: &Received, group: &str) -> bool;
 }
 
 impl Subscribers {
-    /// Takes a subscription in. What is counted in `lost` its reader takes when it has read everything; what comes before that tells it too.
-    pub(super) fn insert(&mut self, wanted: Wanted, sink: Sink, lost: Lost) -> u64 {
+    /// Takes a subscription in.
+    pub(super) fn insert(&mut self, wanted: Wanted, sink: Sink) -> u64 {
         self.next_id += 1;
         self.trie.insert(&wanted.pattern, self.next_id);
         let subscriber = Subscriber {
             wanted,
             sink,
-            lost,
             is_slow: false,
         };
         self.by_id.insert(self.next_id, subscriber);
@@ -145,96 +140,83 @@ impl Subscribers {
         Some(matched).filter(|matched| !matched.is_empty())
     }
 
-    /// Hands a message to those whom its subject selects.
+    /// Hands messages to those whom their subject selects.
     pub(super) fn deliver(
         &mut self,
         matched: &Matched,
-        received: &Arc<Received>,
+        run: &Arc<Run>,
         held_bytes: usize,
         who: &impl Takes,
     ) -> Offered {
         let mut offered = Offered::default();
         for id in &matched.plain {
-            self.offer(*id, Delivery::Message(Arc::clone(received)), held_bytes, &mut offered);
+            offered += self.offer(*id, run, (0, run.len()), held_bytes);
         }
         for (group, members) in &matched.groups {
-            if !who.takes(received, group) {
+            // Whom its publisher picked takes it.
+            let picked = run.attributes().is_for(group, &who.local());
+            if picked == Some(false) {
                 continue;
             }
-            let start = self.turn_for(members, received);
-            // One that has no room leaves it to another.
-            let able = (0..members.len()).map(|at| members[(start + at) % members.len()]);
-            let chosen = able
-                .clone()
-                .find(|id| self.has_room(*id))
-                .or_else(|| able.clone().next());
-            if let Some(id) = chosen {
-                self.offer(id, Delivery::Message(Arc::clone(received)), held_bytes, &mut offered);
+            if let ([only], Some(true)) = (&members[..], picked) {
+                offered += self.offer(*only, run, (0, run.len()), held_bytes);
+                continue;
+            }
+            let mine = |index: usize| picked == Some(true) || run.get(index).is_some_and(|m| who.settles(&m, group));
+            for index in (0..run.len()).filter(|index| mine(*index)) {
+                if let Some(id) = self.choose(members, run) {
+                    offered += self.offer(id, run, (index, index + 1), held_bytes);
+                }
             }
         }
         offered
     }
 
-    /// Where the members of a group are begun with: by the message's key, if the group has one, else each in turn.
-    fn turn_for(&mut self, members: &[u64], received: &Received) -> usize {
+    /// The member of a group that takes a message next: by the message's key, if the group has one, else each in turn. One that has no
+    /// room leaves it to another.
+    fn choose(&mut self, members: &[u64], run: &Run) -> Option<u64> {
         let name = members.iter().find_map(|id| self.by_id.get(id)?.wanted.key.as_deref());
-        match name.map(|name| received.publication.message.extension(name).unwrap_or_default()) {
+        let start = match name.map(|name| run.attributes().extension(name).unwrap_or_default()) {
             Some(key) => super::pick::spread(key, members.iter().map(|id| id.to_be_bytes())),
             None => {
                 self.turn = self.turn.wrapping_add(1);
                 self.turn % members.len().max(1)
             }
-        }
-    }
-
-    fn has_room(&self, id: u64) -> bool {
-        self.by_id
-            .get(&id)
-            .is_some_and(|s| s.lost.load(Ordering::Relaxed) == 0 && s.sink.capacity() > 0)
+        };
+        let mut able = (0..members.len()).map(|at| members[(start + at) % members.len()]);
+        let has_room = |id: &u64| self.by_id.get(id).is_some_and(|s| s.sink.room() > 0);
+        able.clone().find(has_room).or_else(|| able.next())
     }
 
     /// Tells those whose subjects may be among them that messages are lost.
     pub(super) fn tell_gap(&mut self, shard: u16, publisher: PeerId, first: u64, last: u64) -> Offered {
         let mut offered = Offered::default();
         let elsewhere = |p: &Pattern| matches!(p.shards(SHARDS), Shards::One(own) if own != shard % SHARDS);
-        let told: Vec<u64> = self
-            .by_id
-            .iter()
-            .filter(|(_, s)| !elsewhere(&s.wanted.pattern))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in told {
-            self.offer(id, Delivery::Gap { publisher, first, last }, 0, &mut offered);
+        for subscriber in self.by_id.values().filter(|s| !elsewhere(&s.wanted.pattern)) {
+            let weight = last - first + 1;
+            if !subscriber.sink.put(Delivery::Gap { publisher, first, last }, weight) {
+                offered.dropped += weight;
+            }
         }
         offered
     }
 
-    fn offer(&mut self, id: u64, delivery: Delivery, held_bytes: usize, offered: &mut Offered) {
-        let Some(subscriber) = self.by_id.get_mut(&id) else {
-            return;
+    fn offer(&mut self, id: u64, run: &Arc<Run>, (from, to): (usize, usize), held_bytes: usize) -> Offered {
+        let Some(subscriber) = self.by_id.get(&id) else {
+            return Offered::default();
         };
         if let Some(touched) = self.touched.as_mut().filter(|touched| touched.last() != Some(&id)) {
             touched.push(id);
         }
-        let has_room = match held_bytes {
-            0..HELD_BYTES_MAX => true,
-            _ if held_bytes < HELD_BYTES_MAX * 2 => subscriber.sink.capacity() == subscriber.sink.max_capacity(),
-            _ => false,
+        let allowed = match held_bytes {
+            0..HELD_BYTES_MAX => usize::MAX,
+            _ if held_bytes < HELD_BYTES_MAX * 2 && subscriber.sink.is_empty() => usize::MAX,
+            _ => 0,
         };
-        let (is_message, weight) = match &delivery {
-            Delivery::Gap { first, last, .. } => (false, last - first + 1),
-            _ => (true, 1),
-        };
-        // It hears of its loss before it hears anything else.
-        if !has_room || !subscriber.tell_loss() || subscriber.sink.try_send(delivery).is_err() {
-            subscriber.lost.fetch_add(weight, Ordering::Relaxed);
-            offered.dropped += weight;
-            // One that has read everything waits, and would not look.
-            if subscriber.sink.capacity() == subscriber.sink.max_capacity() {
-                subscriber.tell_loss();
-            }
-        } else if is_message {
-            offered.delivered += 1;
+        let taken = subscriber.sink.put_run(run, from, to, allowed);
+        Offered {
+            delivered: taken as u64,
+            dropped: (to - from - taken) as u64,
         }
     }
 
@@ -254,9 +236,9 @@ impl Subscribers {
             let Some(subscriber) = self.by_id.get_mut(&id) else {
                 continue;
             };
-            let capacity = subscriber.sink.capacity();
-            subscriber.is_slow &= capacity < subscriber.sink.max_capacity();
-            if capacity < FRAME_PUBLICATIONS_MAX && !subscriber.is_slow && !subscriber.sink.is_closed() {
+            subscriber.is_slow &= !subscriber.sink.is_empty();
+            let is_tight = subscriber.sink.room() < FRAME_PUBLICATIONS_MAX;
+            if is_tight && !subscriber.is_slow && !subscriber.sink.is_closed() {
                 tight.push((id, subscriber.sink.clone()));
             }
         }

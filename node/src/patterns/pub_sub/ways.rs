@@ -14,10 +14,16 @@ use std::{
 use weft_protocol::{
     PeerId, Subject,
     limits::PICKS_MAX,
-    patterns::pub_sub::{Pick, Picks, Publication},
+    patterns::pub_sub::{Attributes, Pick, Picks},
 };
 
-use super::{feeds::Feeds, hub::Hub, interest::Audience, pick};
+use super::{
+    feeds::Feeds,
+    hub::Hub,
+    interest::{Audience, Group},
+    pick,
+    publisher::OwnRun,
+};
 
 /// Subjects whose audience is remembered.
 const SUBJECTS_MAX: usize = 4096;
@@ -77,41 +83,81 @@ impl Ways {
         }
     }
 
-    /// The way of publications on one subject, which goes to all whom any of them is for.
-    pub(super) fn choose_for_all(&mut self, publications: &mut [Publication]) -> Way {
-        let mut ways = publications.iter_mut().map(|publication| self.choose(publication));
-        let first = ways.next().unwrap_or(Way::Gossip);
-        ways.fold(first, |all, way| match (&all, &way) {
-            (Way::Direct(known), Way::Direct(more)) if !Arc::ptr_eq(known, more) && known != more => {
-                let mut members = [&known[..], &more[..]].concat();
-                members.sort_unstable();
-                members.dedup();
-                Way::Direct(members.into())
-            }
-            _ => all,
-        })
+    /// The way of publications on one subject, which goes to all whom any of them is for. Notes in them who is to take them.
+    pub(super) fn choose(&mut self, run: OwnRun) -> (Vec<OwnRun>, Way) {
+        let audience = self.audience(&run.attributes.subject);
+        let (audience, is_direct) = &*audience;
+        let (runs, picked) = self.deal(run, audience);
+        if !is_direct {
+            return (runs, Way::Gossip);
+        }
+        if picked.is_empty() {
+            return (runs, Way::Direct(Arc::clone(&audience.plain)));
+        }
+        let local = self.hub.mesh.local_peer();
+        let mut members: Vec<PeerId> = audience.plain.iter().copied().chain(picked).collect();
+        members.retain(|peer| *peer != local);
+        members.sort_unstable();
+        members.dedup();
+        (runs, Way::Direct(members.into()))
     }
 
-    /// The way of a publication. Notes in it who is to take it.
-    fn choose(&mut self, publication: &mut Publication) -> Way {
-        let Ok(subject) = publication.subject() else {
-            return Way::Gossip;
+    /// Deals publications out to the members of each queue group, in stretches of about the same length. All who got any.
+    fn deal(&mut self, mut run: OwnRun, audience: &Audience) -> (Vec<OwnRun>, Vec<PeerId>) {
+        let (local, peers) = (self.hub.mesh.local_peer(), self.hub.mesh.peers());
+        let is_there = |peer: &PeerId| *peer == local || peers.contains(peer);
+        let there = |group: &Group| {
+            let there: Vec<PeerId> = group.members.iter().copied().filter(is_there).collect();
+            if there.is_empty() { group.members.clone() } else { there }
         };
-        let audience = self.audience(subject);
-        let (audience, is_direct) = &*audience;
-        let picked = self.pick(publication, audience);
-        match (is_direct, picked) {
-            (false, _) => Way::Gossip,
-            (true, None) => Way::Direct(Arc::clone(&audience.plain)),
-            (true, Some(picked)) => {
-                let local = self.hub.mesh.local_peer();
-                let mut members: Vec<PeerId> = audience.plain.iter().copied().chain(picked).collect();
-                members.retain(|peer| *peer != local);
-                members.sort_unstable();
-                members.dedup();
-                Way::Direct(members.into())
+        let groups = audience.groups.iter().take(PICKS_MAX);
+        let groups: Vec<_> = groups
+            .map(|(name, group)| (name, group.key.as_deref(), there(group)))
+            .collect();
+        let hands = groups.iter().filter(|(_, key, _)| key.is_none());
+        let hands = hands.map(|(_, _, there)| there.len()).max().unwrap_or(1);
+        let each = run.data.len().div_ceil(hands.max(1)).max(1);
+        let (mut runs, mut picked) = (Vec::with_capacity(1), Vec::new());
+        loop {
+            let rest = run.data.split_off(each.min(run.data.len()));
+            if !groups.is_empty() {
+                let picks = self.pick(&groups, &run.attributes);
+                picked.extend(picks.iter().map(|(_, member)| *member));
+                let picks = picks
+                    .into_iter()
+                    .filter_map(|(group, member)| Pick::new(group, &member));
+                run.attributes.picks = Some(Picks(picks.collect()));
             }
+            if rest.is_empty() {
+                runs.push(run);
+                return (runs, picked);
+            }
+            let attributes = run.attributes.clone();
+            runs.push(std::mem::replace(&mut run, OwnRun { attributes, data: rest }));
         }
+    }
+
+    /// A member of each group: by the group's key, or the next in turn.
+    fn pick(
+        &mut self,
+        groups: &[(&String, Option<&str>, Vec<PeerId>)],
+        attributes: &Attributes,
+    ) -> Vec<(String, PeerId)> {
+        let mut picks = Vec::with_capacity(groups.len());
+        for (name, key, there) in groups {
+            let place = match key {
+                Some(key) => {
+                    let key = attributes.extension(key).unwrap_or_default();
+                    pick::spread(key, there.iter().map(|peer| peer.to_bytes()))
+                }
+                None => {
+                    self.turn = self.turn.wrapping_add(1);
+                    self.turn % there.len().max(1)
+                }
+            };
+            picks.extend(there.get(place).map(|member| ((*name).clone(), *member)));
+        }
+        picks
     }
 
     fn audience(&mut self, subject: &Subject) -> Arc<(Audience, bool)> {
@@ -142,37 +188,6 @@ impl Ways {
         };
         self.last = Some((subject.clone(), Arc::clone(&audience)));
         audience
-    }
-
-    /// Picks a member of each group. `None`: there is no group.
-    fn pick(&mut self, publication: &mut Publication, audience: &Audience) -> Option<Vec<PeerId>> {
-        if audience.groups.is_empty() {
-            return None;
-        }
-        let (mut picks, mut picked) = (Vec::new(), Vec::new());
-        for (name, group) in audience.groups.iter().take(PICKS_MAX) {
-            let (local, peers) = (self.hub.mesh.local_peer(), self.hub.mesh.peers());
-            let is_there = |peer: &PeerId| *peer == local || peers.contains(peer);
-            let mut there: Vec<PeerId> = group.members.iter().copied().filter(is_there).collect();
-            if there.is_empty() {
-                there.clone_from(&group.members);
-            }
-            let place = match &group.key {
-                Some(key) => {
-                    let key = publication.message.extension(key).unwrap_or_default();
-                    pick::spread(key, there.iter().map(|peer| peer.to_bytes()))
-                }
-                None => {
-                    self.turn = self.turn.wrapping_add(1);
-                    self.turn % there.len().max(1)
-                }
-            };
-            let Some(member) = there.get(place) else { continue };
-            picks.extend(Pick::new(name.clone(), member));
-            picked.push(*member);
-        }
-        publication.picks = Some(Picks(picks));
-        Some(picked)
     }
 
     /// Notes the way that a publication under a first token is about to go. Whether the one before went another way.

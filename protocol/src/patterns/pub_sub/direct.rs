@@ -7,7 +7,7 @@
 use minicbor::{Decode, Encode};
 
 use super::{DIRECT, SHARDS};
-use crate::codec::Wire;
+use crate::codec::{Wire, frame};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{DIRECT_ITEM_BYTES_MAX, FRAME_BYTES_MAX};
 
@@ -40,6 +40,25 @@ pub enum DirectItem {
         #[n(3)]
         last_seq: u64,
     },
+}
+
+impl DirectItem {
+    /// What of the encoding of a [`DirectItem::Frame`] comes before the frame, with the length of the whole in front, as it travels: so a
+    /// frame that goes to many, or stays, need not be copied.
+    pub fn head_of_frame(ordinal: u64, frame_bytes: usize) -> Vec<u8> {
+        let mut item = minicbor::Encoder::new(Vec::with_capacity(16));
+        let written = item
+            .array(2)
+            .and_then(|item| item.u32(0))
+            .and_then(|item| item.array(2))
+            .and_then(|item| item.u64(ordinal))
+            .and_then(|item| item.bytes_len(frame_bytes as u64));
+        written.expect("invariant: writing to a Vec does not fail");
+        let item = item.into_writer();
+        let mut head = frame::prefix(item.len() + frame_bytes);
+        head.extend_from_slice(&item);
+        head
+    }
 }
 
 impl Wire for DirectItem {

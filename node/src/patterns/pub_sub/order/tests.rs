@@ -13,8 +13,18 @@ fn line(epoch: u64) -> Line {
     Line::new(&peer(1), epoch, 0).unwrap()
 }
 
+impl<T> Items for Vec<T> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.drain(..count);
+    }
+}
+
 /// A frame whose items are their own numbers.
-fn frame(line: Line, first_seq: u64, count: u64, before_ms: u64) -> Arrived<u64> {
+fn frame(line: Line, first_seq: u64, count: u64, before_ms: u64) -> Arrived<Vec<u64>> {
     Arrived {
         line,
         first_seq,
@@ -26,7 +36,7 @@ fn frame(line: Line, first_seq: u64, count: u64, before_ms: u64) -> Arrived<u64>
 }
 
 struct Follower {
-    orders: Orders<u64>,
+    orders: Orders<Vec<u64>>,
     now: Instant,
     /// What was handed on, with gaps as ranges.
     got: Vec<Result<u64, (u64, u64)>>,
@@ -41,7 +51,7 @@ impl Follower {
         }
     }
 
-    fn note(&mut self, steps: Vec<Step<u64>>) {
+    fn note(&mut self, steps: Vec<Step<Vec<u64>>>) {
         for step in steps {
             match step {
                 Step::Run { first_seq, items, .. } => {
@@ -59,7 +69,7 @@ impl Follower {
         self.take_frame(frame(line, first, count, 0))
     }
 
-    fn take_frame(&mut self, frame: Arrived<u64>) -> Freshness {
+    fn take_frame(&mut self, frame: Arrived<Vec<u64>>) -> Freshness {
         let mut steps = Vec::new();
         let freshness = self.orders.take(frame, self.now, &mut steps);
         self.note(steps);

@@ -70,7 +70,7 @@ pub(super) async fn next(subscription: &mut Subscription) -> u32 {
     let Delivery::Message(received) = delivery else {
         panic!("{delivery:?}")
     };
-    u32::from_be_bytes(received.publication.message.data[..].try_into().unwrap())
+    u32::from_be_bytes(received.data().try_into().unwrap())
 }
 
 /// The first message, which may not be the very first one: that was perhaps made before the reader's time.
@@ -190,7 +190,7 @@ async fn one_member_of_a_group_gets_each_message_and_a_key_stays_with_it() {
     eventually("each is taken by somebody", || {
         for (place, member) in members.iter_mut().enumerate() {
             while let Some(Delivery::Message(received)) = member.try_next() {
-                let n = u32::from_be_bytes(received.publication.message.data[..].try_into().unwrap());
+                let n = u32::from_be_bytes(received.data().try_into().unwrap());
                 assert_eq!(*places.entry(n % 40).or_insert(place), place, "a key moved");
                 got.push(n);
             }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use weft_protocol::{
-    Message, Subject,
+    Subject,
     patterns::pub_sub::{
-        DIRECT, Line, Publication, SHARDS,
+        DIRECT, Frame, Line, SHARDS,
         repair::{PastFrame, RepairReply},
     },
 };
@@ -14,6 +14,7 @@ use super::{
     super::{
         order,
         past::{self, PAST_MESSAGES_MAX, Recollection},
+        window::ReplayWindow,
         *,
     },
     direct::{begin, handle, mesh, next, publish, until_direct},
@@ -28,9 +29,7 @@ async fn recall(handle: &PubSubHandle, pattern: &str, past: Past) -> Vec<u32> {
     let mut subscription = handle.subscribe_with(pattern.parse().unwrap(), past).await;
     let mut numbers = Vec::new();
     while let Some(Delivery::Message(received)) = subscription.try_next() {
-        numbers.push(u32::from_be_bytes(
-            received.publication.message.data[..].try_into().unwrap(),
-        ));
+        numbers.push(u32::from_be_bytes(received.data().try_into().unwrap()));
     }
     numbers
 }
@@ -179,28 +178,25 @@ async fn what_nobody_signed_is_not_believed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_comes_again_is_left_out_and_what_comes_too_late_is_named() {
-    let (line, _) = super::a_line();
-    let window = core::ReplayWindow::default();
+    let (line, peer) = super::a_line();
+    let window = ReplayWindow::default();
     let received = |sequence: u64| {
-        let mut message = Message::new("", "", "");
-        message.subject = Some(subject("a"));
-        message.time_ms = Some(1000 + sequence);
-        let publication = Publication::new(message, Vec::new());
-        let numbered = core::Numbered {
-            number: sequence,
-            sequence,
-            publication,
-        };
-        window.receive(numbered, &line, line.publisher(), "mesh://m/n")
+        let mut one = super::run("a", &[b"x"]);
+        one.attributes.to_mut().time_ms = Some(1000 + sequence);
+        let kept = super::kept(&line, &peer, sequence, vec![one]);
+        let stretches = received::stretches(Frame::read(&kept.data).unwrap(), &kept.data);
+        let stretch = stretches.into_iter().next().unwrap();
+        let run = received::Run::new(window.source(&kept, None), stretch, sequence);
+        run.get(0).unwrap()
     };
-    let of = |sequences: &[u64]| -> Vec<Arc<core::Received>> { sequences.iter().map(|s| received(*s)).collect() };
+    let of = |sequences: &[u64]| -> Vec<Received> { sequences.iter().map(|s| received(*s)).collect() };
     let mut recent = Recollection::of(of(&[3, 5, 4]), Past::Within(Duration::from_millis(6)), 1010, 77);
     let told: Vec<_> = std::iter::from_fn(|| recent.next()).collect();
     assert_eq!(told.len(), 2, "made 5 and 6 ms before now");
     let mut past = Recollection::of(of(&[3, 5, 4, 7]), Past::Last(2), 1000, 77);
     let told: Vec<(u64, u64)> = std::iter::from_fn(|| past.next())
         .map(|delivery| match delivery {
-            Delivery::Message(received) => (received.sequence, received.number),
+            Delivery::Message(received) => (received.sequence(), received.number()),
             loss => panic!("{loss:?}"),
         })
         .collect();

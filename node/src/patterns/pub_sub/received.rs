@@ -1,0 +1,259 @@
+//! Messages as subscribers get them: the data stay in the frame that brought them, what they have in common is there once.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use weft_protocol::{
+    MeshId, PeerId, Subject,
+    patterns::pub_sub::{Attributes, Frame, Line, MESSAGE_KIND, message_id},
+};
+
+use super::cache::Kept;
+
+/// What a run costs besides its frame, and each of its messages.
+const RUN_BYTES: usize = 256;
+const MESSAGE_BYTES: usize = 32;
+
+/// Bytes that subscribers hold. Counted down when the last one lets go.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A frame of which subscribers have messages: all of it stays as long as any of them does.
+#[derive(Debug)]
+pub(super) struct Source {
+    kept: Arc<Kept>,
+    publisher: PeerId,
+    from: PeerId,
+    mesh: Option<MeshId>,
+    _held: Held,
+}
+
+impl Source {
+    /// Of a frame. `all` counts what subscribers hold.
+    pub(super) fn new(kept: Arc<Kept>, mesh: Option<MeshId>, all: &Arc<AtomicUsize>) -> Arc<Self> {
+        let messages = usize::try_from(kept.last_seq.saturating_sub(kept.first_seq()) + 1).unwrap_or(0);
+        let bytes = kept.data.len() + RUN_BYTES + messages * MESSAGE_BYTES;
+        all.fetch_add(bytes, Ordering::Relaxed);
+        let all = Arc::clone(all);
+        Arc::new(Source {
+            publisher: kept.line().publisher(),
+            from: kept.from(),
+            kept,
+            mesh,
+            _held: Held { bytes, all },
+        })
+    }
+}
+
+/// Publications of a frame in a row that have everything in common but their data.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) attributes: Attributes,
+    /// Where in the frame the data of each are.
+    data: Vec<Range<u32>>,
+    /// The place in the frame of the first one.
+    first_index: u32,
+}
+
+impl Stretch {
+    pub(super) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    pub(super) fn first_index(&self) -> u32 {
+        self.first_index
+    }
+
+    /// Leaves out the first ones.
+    pub(super) fn skip(&mut self, count: usize) {
+        self.data.drain(..count);
+        self.first_index += count as u32;
+    }
+
+    /// Leaves out all but the first ones.
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.data.truncate(count);
+    }
+}
+
+/// What is in a frame that was read in `bytes`.
+pub(super) fn stretches(frame: Frame<'_>, bytes: &[u8]) -> Vec<Stretch> {
+    let base = bytes.as_ptr().addr();
+    let place = |data: &[u8]| {
+        // What is empty may be anywhere. A frame is far shorter than 4 GiB.
+        let start = if data.is_empty() {
+            0
+        } else {
+            data.as_ptr().addr() - base
+        };
+        start as u32..(start + data.len()) as u32
+    };
+    let mut first_index = 0;
+    let of_run = |run: weft_protocol::patterns::pub_sub::Run<'_>| {
+        let data: Vec<Range<u32>> = run.data.iter().map(|data| place(data)).collect();
+        let stretch = Stretch {
+            attributes: run.attributes.into_owned(),
+            data,
+            first_index,
+        };
+        first_index += stretch.len() as u32;
+        stretch
+    };
+    frame.runs.into_iter().map(of_run).collect()
+}
+
+/// Messages in a row, with their common attributes and their numbers.
+#[derive(Debug)]
+pub(super) struct Run {
+    source: Arc<Source>,
+    stretch: Stretch,
+    /// This node's number of the first one.
+    first_number: u64,
+}
+
+impl Run {
+    pub(super) fn new(source: Arc<Source>, stretch: Stretch, first_number: u64) -> Arc<Self> {
+        Arc::new(Run {
+            source,
+            stretch,
+            first_number,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.stretch.len()
+    }
+
+    pub(super) fn attributes(&self) -> &Attributes {
+        &self.stretch.attributes
+    }
+
+    /// One of its messages.
+    pub(super) fn get(self: &Arc<Self>, index: usize) -> Option<Received> {
+        (index < self.len()).then(|| Received {
+            number: self.first_number + index as u64,
+            index: index as u32,
+            run: Arc::clone(self),
+        })
+    }
+
+    /// All of them.
+    pub(super) fn messages(self: &Arc<Self>) -> impl Iterator<Item = Received> {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+}
+
+/// A message as it was received, numbered by this node. To clone one costs little; as long as there is one, the frame that brought
+/// it stays in memory.
+#[derive(Debug, Clone)]
+pub struct Received {
+    run: Arc<Run>,
+    index: u32,
+    number: u64,
+}
+
+impl Received {
+    /// Rises by one with each message this node took in. What a subscription is told of before has the number after which it began.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The same with another number.
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Received { number, ..self }
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> PeerId {
+        self.run.source.publisher
+    }
+
+    /// The neighbour that handed it to this node; this node itself, if it published it.
+    pub fn from(&self) -> PeerId {
+        self.run.source.from
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        self.run.source.kept.line()
+    }
+
+    /// Its number among those of its publisher's run and its subject's shard; rises by one with each.
+    pub fn sequence(&self) -> u64 {
+        let index = self.run.stretch.first_index + self.index;
+        self.run.source.kept.first_seq() + u64::from(index)
+    }
+
+    /// What it says.
+    pub fn data(&self) -> &[u8] {
+        let place = self.run.stretch.data.get(self.index as usize);
+        let range = place.map_or(0..0, |place| place.start as usize..place.end as usize);
+        self.run.source.kept.data.get(range).unwrap_or_default()
+    }
+
+    /// What it is about, when it was made, of which type its data are, and its extensions.
+    pub fn attributes(&self) -> &Attributes {
+        &self.run.stretch.attributes
+    }
+
+    /// The subject it was published on.
+    pub fn subject(&self) -> &Subject {
+        &self.attributes().subject
+    }
+
+    /// Its id: unique among those of its publisher.
+    pub fn id(&self) -> String {
+        message_id(self.line(), self.sequence())
+    }
+
+    /// Where it comes from, a URI reference.
+    pub fn source(&self) -> String {
+        match self.run.source.mesh {
+            Some(mesh) => format!("mesh://{mesh}/{}", self.publisher()),
+            None => format!("mesh:///{}", self.publisher()),
+        }
+    }
+
+    /// What kind of event it is (`type` in CloudEvents).
+    pub fn kind(&self) -> &'static str {
+        MESSAGE_KIND
+    }
+}
+
+/// A message from nowhere.
+#[cfg(test)]
+pub(crate) fn received(attributes: Attributes, data: &[u8]) -> Received {
+    use super::cache::Facts;
+    let shard = attributes.subject.shard(weft_protocol::patterns::pub_sub::SHARDS);
+    let publisher = libp2p::identity::Keypair::generate_ed25519().public().to_peer_id();
+    let run = weft_protocol::patterns::pub_sub::Run {
+        attributes: std::borrow::Cow::Owned(attributes),
+        data: vec![data],
+    };
+    let frame = Frame {
+        epoch: 5,
+        shard,
+        first_seq: 7,
+        before_ms: 0,
+        runs: vec![run],
+    };
+    let bytes = frame.to_bytes();
+    let frame = Frame::read(&bytes).unwrap();
+    let (facts, mut stretches) = (Facts::of(&frame), stretches(frame, &bytes));
+    let kept = Kept::new(Line::new(&publisher, 5, shard).unwrap(), &facts, Arc::new(bytes.into()));
+    let source = Source::new(Arc::new(kept), None, &Arc::default());
+    Run::new(source, stretches.remove(0), 1).get(0).unwrap()
+}
