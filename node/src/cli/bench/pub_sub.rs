@@ -1,6 +1,7 @@
 //! `weft bench pubsub`, `fanout` and `latency`.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,6 +25,8 @@ use crate::{
 /// Messages that are handed in together when speed is measured, and their bytes.
 const TOGETHER_MAX: usize = 4096;
 const TOGETHER_BYTES_MAX: usize = 4 << 20;
+/// So often, before the first of them has gone out.
+const AHEAD_MAX: usize = 4;
 /// Subscribers that get what is published directly; more get it by gossip.
 const DIRECT_MAX: usize = 16;
 /// What a message begins with when its way is timed.
@@ -258,12 +261,20 @@ impl Mesh {
         let total = Arc::new(AtomicUsize::new(usize::MAX));
         let expected = Arc::clone(&total);
         let publishing = tokio::spawn(async move {
-            let mut messages = 0;
+            let data = vec![Bytes::from(vec![7; size]); together];
+            let (mut messages, mut on_their_way) = (0, VecDeque::with_capacity(AHEAD_MAX));
             while started.elapsed() < duration {
-                let data = vec![Bytes::copy_from_slice(&vec![7; size]); together];
-                let queued = publisher.enqueue_all(&subject, data, PublishOptions::default()).await?;
-                queued.receipt().await?;
+                let queued = publisher.enqueue_all(&subject, data.clone(), PublishOptions::default());
+                on_their_way.push_back(queued.await?);
                 messages += together;
+                if on_their_way.len() == AHEAD_MAX
+                    && let Some(first) = on_their_way.pop_front()
+                {
+                    first.receipt().await?;
+                }
+            }
+            for queued in on_their_way {
+                queued.receipt().await?;
             }
             // Whatever becomes of the last one, everybody hears of it when the number is known.
             total.store(messages + 1, Ordering::Release);
@@ -276,13 +287,18 @@ impl Mesh {
                 let expected = Arc::clone(&expected);
                 tokio::spawn(async move {
                     let (mut got, mut lost) = (0_u64, 0);
-                    while got + lost < expected.load(Ordering::Acquire) as u64 {
-                        let delivery = next(&mut subscription, duration + PATIENCE).await?;
-                        match missed(&delivery) {
-                            0 => got += 1,
-                            missed => lost += missed,
+                    let all = async {
+                        while got + lost < expected.load(Ordering::Acquire) as u64 {
+                            let delivery = subscription.next().await.ok_or_else(missing)?;
+                            match missed(&delivery) {
+                                0 => got += 1,
+                                missed => lost += missed,
+                            }
                         }
-                    }
+                        Ok::<_, NodeError>(())
+                    };
+                    let all = tokio::time::timeout(duration + PATIENCE, all).await;
+                    all.map_err(|_| silent(PATIENCE))??;
                     Ok((subscription, got, lost))
                 })
             })
@@ -350,9 +366,14 @@ impl Mesh {
 }
 
 async fn next(subscription: &mut Subscription, within: Duration) -> Result<Delivery, CliError> {
-    let silent = || CliError::Timeout(format!("no message came in {} s", within.as_secs()));
     let delivery = tokio::time::timeout(within, subscription.next()).await;
-    delivery.map_err(|_| silent())?.ok_or_else(silent)
+    delivery
+        .map_err(|_| silent(within))?
+        .ok_or_else(|| silent(within))
+}
+
+fn silent(within: Duration) -> CliError {
+    CliError::Timeout(format!("messages did not come in {} s", within.as_secs()))
 }
 
 fn data(delivery: &Delivery) -> &[u8] {

@@ -178,6 +178,8 @@ impl Sink {
 impl Reader {
     /// The next delivery; `None` when nothing more comes. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Delivery> {
+        // One that never has to wait lets others run all the same.
+        tokio::task::coop::consume_budget().await;
         loop {
             if let Some(delivery) = self.try_next() {
                 return Some(delivery);
