@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, TryStreamExt as _};
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use weft_protocol::{Wire as _, codec::frame, direct::LaneFrame};
@@ -29,7 +29,6 @@ use super::{
     scales::Weight,
     streams::MeshStream,
 };
-use crate::tasks::Tasks;
 
 /// Requests of one lane that wait for answers; the next waits at the sender.
 pub(crate) const IN_FLIGHT_MAX: usize = super::behaviour::DIRECT_IN_FLIGHT_MAX;
@@ -266,42 +265,45 @@ async fn read_answers(reader: &mut (impl AsyncRead + Unpin), waiting: &Waiting) 
 }
 
 /// Answers on a lane that a peer has opened, until it ends.
-pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, tasks: Tasks, stream: MeshStream) -> Result<(), FrameError> {
+pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, stream: MeshStream) -> Result<(), FrameError> {
     let Some(_place) = door.lane_place(peer) else {
         tracing::debug!(%peer, "no place for another lane");
         return Ok(());
     };
     let (reader, writer) = stream.split();
-    let mut reader = Lean::new(reader);
     let (replies, ready) = mpsc::channel(QUEUE_MAX);
-    let reading = async {
-        let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        let bytes = Arc::new(Semaphore::new(SERVED_BYTES_MAX));
-        while let Some(LaneFrame { id, body }) = frames::read(&mut reader).await? {
-            let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
-            let (Ok(place), Ok(weight)) = (
-                Arc::clone(&places).acquire_owned().await,
-                Arc::clone(&bytes).acquire_many_owned(size).await,
-            ) else {
-                break;
-            };
-            let (door, replies) = (door.clone(), replies.clone());
-            tasks.spawn("request", async move {
-                let reply = door.serve_request(peer, body).await;
-                drop(weight);
-                let frame = LaneFrame { id, body: reply.bytes };
-                // The place is held until the answer is on its way, its weight until it is written.
-                let _ = replies.send(Box::new((frame, reply.weight))).await;
-                drop(place);
-            });
+    let reader = (Lean::new(reader), Arc::new(Semaphore::new(SERVED_BYTES_MAX)));
+    let requests = futures::stream::try_unfold(reader, next_request);
+    // All in this task: what takes long is done in tasks of the patterns.
+    let serving = requests.map_ok(|(id, body, weight)| {
+        let (door, replies) = (door.clone(), replies.clone());
+        async move {
+            let reply = door.serve_request(peer, body).await;
+            drop(weight);
+            let frame = LaneFrame { id, body: reply.bytes };
+            // The place is held until the answer is on its way, its weight until it is written.
+            let _ = replies.send(Box::new((frame, reply.weight))).await;
+            Ok(())
         }
-        Ok(())
-    };
+    });
+    let reading = serving.try_buffer_unordered(IN_FLIGHT_MAX).try_collect::<()>();
     tokio::select! {
         biased;
         ended = reading => ended,
         ended = write_answers(writer, ready) => ended,
     }
+}
+
+/// The next request, once there is room for its bytes.
+async fn next_request<R: AsyncRead + Unpin>(
+    (mut reader, bytes): (Lean<R>, Arc<Semaphore>),
+) -> Result<Option<((u64, Vec<u8>, OwnedSemaphorePermit), (Lean<R>, Arc<Semaphore>))>, FrameError> {
+    let Some(LaneFrame { id, body }) = frames::read(&mut reader).await? else {
+        return Ok(None);
+    };
+    let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let weight = Arc::clone(&bytes).acquire_many_owned(size).await.ok();
+    Ok(weight.map(|weight| ((id, body, weight), (reader, bytes))))
 }
 
 async fn write_answers(

@@ -367,9 +367,7 @@ impl Mesh {
 
 async fn next(subscription: &mut Subscription, within: Duration) -> Result<Delivery, CliError> {
     let delivery = tokio::time::timeout(within, subscription.next()).await;
-    delivery
-        .map_err(|_| silent(within))?
-        .ok_or_else(|| silent(within))
+    delivery.map_err(|_| silent(within))?.ok_or_else(|| silent(within))
 }
 
 fn silent(within: Duration) -> CliError {

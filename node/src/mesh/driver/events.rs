@@ -163,9 +163,9 @@ impl Driver {
                         }
                     });
                 } else if protocol == LANE_PROTOCOL {
-                    let (door, tasks) = (self.door.clone(), self.tasks.clone());
+                    let door = self.door.clone();
                     self.tasks.spawn("lane-answer", async move {
-                        if let Err(error) = lanes::answer(door, peer, tasks, stream).await {
+                        if let Err(error) = lanes::answer(door, peer, stream).await {
                             tracing::debug!(%peer, %error, "a lane of a peer broke");
                         }
                     });
