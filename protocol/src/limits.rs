@@ -91,6 +91,8 @@ pub const GROUP_BYTES_MAX: usize = 64;
 pub const PICKS_MAX: usize = 32;
 /// Frames handed over in one answer.
 pub const ORIGINALS_MAX: usize = 256;
+/// What a node says of a traced message.
+pub const HOP_BYTES_MAX: usize = 512;
 /// A question for lost publications, or its answer: at least one of the largest frames.
 pub const REPAIR_BYTES_MAX: usize = FRAME_BYTES_MAX + 512;
 /// A whole call or answer, with its headers and hello.

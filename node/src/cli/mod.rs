@@ -52,6 +52,7 @@ mod service;
 mod sim;
 mod status;
 mod subscribe;
+mod trace;
 mod view;
 
 #[cfg(test)]
@@ -132,6 +133,7 @@ enum Command {
     Receipt(receipt::ReceiptArgs),
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
+    Trace(trace::TraceArgs),
     Batch(batch::BatchArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -223,6 +225,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Receipt(args) => receipt::execute(session, args).await,
         Command::Bench(args) => Box::pin(bench::execute(session, args)).await,
         Command::Pub(args) => publish::execute(session, args).await,
+        Command::Trace(args) => trace::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Batch(args) => batch::execute(session, args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,

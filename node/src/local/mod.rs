@@ -92,6 +92,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(routes::routes())
         .merge(request_response::routes::routes())
         .merge(pub_sub::routes::routes())
+        .merge(pub_sub::traces::routes())
         .merge(batching::routes::routes())
 }
 

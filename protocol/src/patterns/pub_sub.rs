@@ -9,6 +9,7 @@
 //! What few members want goes to them without gossip, see [`direct`]: the same frames, on lines of their own.
 
 pub mod direct;
+pub mod hop;
 pub mod interest;
 pub mod repair;
 #[cfg(test)]

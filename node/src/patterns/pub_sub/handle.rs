@@ -4,11 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use tokio::time::Instant;
 use weft_protocol::{
     Pattern, PeerId, Subject, Verb,
     limits::PUBLISH_BODY_BYTES_MAX,
     patterns::pub_sub::{
         Attributes, DIRECT,
+        hop::{TRACE, Trace},
         interest::{Wanted, check_group},
         message_id,
     },
@@ -17,6 +19,7 @@ use weft_protocol::{
 pub use super::received::Received;
 use super::{
     feeds::Feeds,
+    hops::Traced,
     hub::Hub,
     past::{self, Past, Recollection},
     publisher::{Outbox, Sending, Sent},
@@ -26,6 +29,7 @@ use super::{
 use crate::{
     error::{ErrorKind, Kind},
     mesh::MeshError,
+    platform::random,
     telemetry::trace,
 };
 
@@ -277,6 +281,35 @@ impl PubSubHandle {
     /// those that have not confirmed it yet, for so long at most.
     pub async fn report(&self, subject: &Subject, receipt: &Receipt, within: Duration) -> Report {
         report::report(&self.hub, &self.feeds, subject, &receipt.trail, within).await
+    }
+
+    /// Publishes a message, and gathers what the nodes that it comes by say of it, for so long at most. With `is_only` it is for nobody's
+    /// subscribers: only its way is of interest.
+    ///
+    /// # Errors
+    /// As [`PubSubHandle::publish`].
+    pub async fn trace(
+        &self,
+        subject: &Subject,
+        data: impl Into<Bytes>,
+        mut options: PublishOptions,
+        (is_only, within): (bool, Duration),
+    ) -> Result<Traced, PublishError> {
+        let until = Instant::now() + within;
+        let nonce = random(&*self.hub.entropy);
+        options
+            .extensions
+            .push((TRACE.to_owned(), Trace { nonce, is_only }.value()));
+        let mut waiting = self.hub.hops.wait_for(nonce)?;
+        let receipt = self.publish(subject, data, options).await?;
+        let members = receipt
+            .trail
+            .direct
+            .as_ref()
+            .map(|(members, _)| members.iter().copied());
+        let expected = members.map(|members| members.chain([self.local_peer()]).collect());
+        let hops = waiting.collect(expected, until).await;
+        Ok(Traced { receipt, hops })
     }
 
     /// Subscribes. With `resume`, a [`PubSubHandle::cursor`] of before, what came since is delivered first, as far as the

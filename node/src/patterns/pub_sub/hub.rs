@@ -17,6 +17,7 @@ use weft_protocol::{
     CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
     patterns::pub_sub::{
         Attributes, DIRECT, Frame, Line, SHARDS,
+        hop::Trace,
         interest::{Interest, Wanted},
         repair::{Digest, Head},
     },
@@ -26,6 +27,7 @@ use super::{
     cache::{Bytes, Facts, FrameCache, Kept},
     digest::Digests,
     handle::{Delivery, Subscription},
+    hops::Hops,
     interest::{Audience, Interests},
     order::{Arrived, Freshness, Items, Orders, Step, Want},
     pick,
@@ -128,6 +130,7 @@ pub(super) struct Hub {
     pub(super) repaired: Counter,
     gaps: Counter,
     pub(super) dropped: Dropped,
+    pub(super) hops: Hops,
 }
 
 impl std::fmt::Debug for Hub {
@@ -147,6 +150,7 @@ pub(super) struct HubParts {
     pub(super) epoch: u64,
     pub(super) orders: Orders<Parts>,
     pub(super) differing: mpsc::Sender<PeerId>,
+    pub(super) hops: Hops,
 }
 
 impl Hub {
@@ -159,6 +163,7 @@ impl Hub {
             epoch,
             orders,
             differing,
+            hops,
         } = parts;
         let digests = Digests::new(clock.now_unix_ms());
         let state = State {
@@ -189,6 +194,7 @@ impl Hub {
             repaired: subsystem.counter("repaired", "Frames that gossip did not bring and that were fetched"),
             gaps: subsystem.counter("gaps", "Messages of other nodes that could not be had any more"),
             dropped,
+            hops,
         })
     }
 
@@ -359,8 +365,8 @@ impl Hub {
         let kept = Kept::new(line, &Facts::of(frame), data);
         let is_wanted = {
             let mut state = self.lock();
-            let mut subjects = frame.runs.iter().map(|run| &run.attributes.subject);
-            subjects.any(|subject| state.subscribers.matched(subject).is_some())
+            let mut runs = frame.runs.iter().map(|run| &run.attributes);
+            runs.any(|a| state.subscribers.matched(&a.subject).is_some() || Trace::of(a).is_some())
         };
         match Parts::own(kept) {
             Some(parts) if is_wanted => self.deliver(&mut self.lock(), parts),
@@ -520,6 +526,13 @@ impl Hub {
                 self.dropped.add("publication", "denied", stretch.len() as u64);
                 continue;
             }
+            if let Some(trace) = Trace::of(&stretch.attributes) {
+                let source = state.window.source(&parts.kept, self.mesh_id());
+                self.note_hop(state, trace, Run::new(source, stretch.clone(), 0));
+                if trace.is_only {
+                    continue;
+                }
+            }
             let count = stretch.len() as u32;
             let first_number = state.window.note(&parts.kept, stretch.first_index(), count);
             let Some(matched) = state.subscribers.matched(&stretch.attributes.subject) else {
@@ -531,6 +544,14 @@ impl Hub {
             offered += state.subscribers.deliver(&matched, &run, held_bytes, self);
         }
         self.count(offered);
+    }
+
+    /// A traced message was taken in. Who traces more than one at once is told of the first.
+    fn note_hop(&self, state: &mut State, trace: Trace, run: Arc<Run>) {
+        let Some(received) = run.get(0) else { return };
+        let matched = state.subscribers.matched(received.subject());
+        let subscriptions = matched.map_or(0, |matched| matched.len());
+        self.hops.note(trace, received, subscriptions);
     }
 
     fn count(&self, offered: Offered) {

@@ -17,12 +17,13 @@
 //! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
 //! them, `received` a message as it gets it, `window` the last ones for who comes back; `order` says what is new, next, missing; `cache`
 //! keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers those who
-//! fetch; `past` is for subscribers that come late; `positions` is what outlives the process.
+//! fetch; `past` is for subscribers that come late; `hops` says which way a message went; `positions` is what outlives the process.
 
 mod cache;
 mod digest;
 mod feeds;
 mod handle;
+mod hops;
 mod hub;
 mod interest;
 mod late;
@@ -41,6 +42,7 @@ pub mod routes;
 mod subscribers;
 #[cfg(test)]
 mod tests;
+pub mod traces;
 pub mod trie;
 mod ways;
 mod window;
@@ -48,6 +50,7 @@ mod window;
 use std::sync::Arc;
 
 pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
+pub use hops::{HopRecord, Traced};
 pub use past::{PAST_MAX, Past};
 #[cfg(test)]
 pub(crate) use received::received;
@@ -80,6 +83,7 @@ impl Pattern for PubSub {
         } = context;
         let begun = positions::begin(&keyspace, clock.now_unix_ms()).await?;
         let (differing, differ) = mpsc::channel(repair::DIFFERING_MAX);
+        let (hops, to_tell) = hops::Hops::new(metrics.dropped().clone());
         let parts = hub::HubParts {
             mesh,
             clock,
@@ -88,6 +92,7 @@ impl Pattern for PubSub {
             epoch: begun.epoch,
             orders: begun.orders,
             differing,
+            hops,
         };
         let hub = Arc::new(hub::Hub::new(parts, &metrics));
         hub.mesh.attach_note(PATTERN_ID, &hub);
@@ -98,6 +103,7 @@ impl Pattern for PubSub {
             "pub-sub-publisher",
             publisher::run(Arc::clone(&hub), Arc::clone(&feeds), outgoing),
         );
+        tasks.spawn_vital("pub-sub-hops", hops::tell(Arc::clone(&hub), to_tell, tasks.child()));
         tasks.spawn_vital("pub-sub-interest", interest::announce(Arc::clone(&hub)));
         tasks.spawn_vital("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
         repair::Repair::start(Arc::clone(&hub), doors, differ, begun.was_away, &tasks);

@@ -18,6 +18,7 @@ use weft_protocol::{
     limits::ORIGINALS_MAX,
     patterns::pub_sub::{
         DIRECT, Frame, Line, Run, SHARDS,
+        hop::Trace,
         repair::{Original, PastFrame, PastPlace, RepairReply, RepairRequest},
         topic,
     },
@@ -347,7 +348,8 @@ impl Hub {
         });
         let matching = stretches.into_iter().filter(|stretch| {
             let attributes = &stretch.attributes;
-            pattern.matches(&attributes.subject) && is_welcome(attributes)
+            let is_only_traced = Trace::of(attributes).is_some_and(|trace| trace.is_only);
+            pattern.matches(&attributes.subject) && !is_only_traced && is_welcome(attributes)
         });
         let matching: Vec<Stretch> = matching.collect();
         let source = self.lock().window.source(&Arc::new(kept), self.mesh_id());

@@ -60,7 +60,7 @@ impl Source {
 }
 
 /// Publications of a frame in a row that have everything in common but their data.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Stretch {
     pub(super) attributes: Attributes,
     /// Where in the frame the data of each are.

@@ -387,6 +387,16 @@ impl Repair {
                     request.answer(past::answer(&hub, &pattern, since_ms, before).to_bytes());
                 });
             }
+            Ok(RepairRequest::Hop { hop }) => {
+                if self.hub.hops.heard(self.hub.mesh.local_peer(), request.peer, hop) {
+                    request.answer(RepairReply::Noted.to_bytes());
+                } else {
+                    request.refuse(
+                        Refusal::Malformed,
+                        "it is no hop of a message of this node, or not the asker's word",
+                    );
+                }
+            }
             Ok(RepairRequest::Await { line, seq }) => {
                 let hub = Arc::clone(&self.hub);
                 self.tasks.spawn("pub-sub-await", async move {

@@ -59,6 +59,11 @@ pub(super) struct Matched {
 }
 
 impl Matched {
+    /// How many subscriptions.
+    pub(super) fn len(&self) -> usize {
+        self.plain.len() + self.groups.values().map(Vec::len).sum::<usize>()
+    }
+
     fn is_empty(&self) -> bool {
         self.plain.is_empty() && self.groups.is_empty()
     }

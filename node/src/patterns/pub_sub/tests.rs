@@ -1,4 +1,5 @@
 mod direct;
+mod hops;
 mod past;
 
 use std::borrow::Cow;

@@ -6,11 +6,12 @@
 use minicbor::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 
-use super::{DIRECT, Line, SHARDS};
+use super::{DIRECT, Line, SHARDS, hop::Hop};
 use crate::Pattern;
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{FRAME_BYTES_MAX, HEADS_MAX, NOTE_BYTES_MAX, ORIGINALS_MAX, REPAIR_BYTES_MAX};
+use crate::signed::Signed;
 
 /// How far a line is known to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -116,6 +117,13 @@ pub enum RepairRequest {
         #[n(2)]
         before: Option<PastPlace>,
     },
+    /// A traced message of yours came by. Answered with `Noted`.
+    #[n(4)]
+    Hop {
+        /// What the asker says of it.
+        #[n(0)]
+        hop: Signed<Hop>,
+    },
 }
 
 impl Wire for RepairRequest {
@@ -137,7 +145,7 @@ impl Wire for RepairRequest {
                 before: Some(before),
                 ..
             } if *since_ms > before.made_ms => Err(DecodeError::invalid(Self::WHAT, "it asks for nothing")),
-            Self::Past { .. } => Ok(()),
+            Self::Past { .. } | Self::Hop { .. } => Ok(()),
         }
     }
 }
@@ -233,6 +241,9 @@ pub enum RepairReply {
         #[n(1)]
         more: bool,
     },
+    /// It was taken note of.
+    #[n(3)]
+    Noted,
 }
 
 impl Wire for RepairReply {
@@ -244,6 +255,7 @@ impl Wire for RepairReply {
             Self::Heads { heads } => heads.iter().try_for_each(|head| check_line(&head.line)),
             Self::Originals { originals } => originals.iter().try_for_each(Original::check),
             Self::Past { frames, .. } => frames.iter().try_for_each(PastFrame::check),
+            Self::Noted => Ok(()),
         }
     }
 }

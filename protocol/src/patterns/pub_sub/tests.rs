@@ -2,6 +2,7 @@ use super::*;
 use crate::codec::Wire as _;
 use crate::limits::CAPABILITIES_MAX;
 use crate::patterns::pub_sub::direct::DirectItem;
+use crate::patterns::pub_sub::hop::{TRACE, Trace};
 use crate::patterns::pub_sub::repair::{Original, PastFrame, PastPlace, RepairReply, RepairRequest};
 use crate::testing::{mesh, public};
 
@@ -202,4 +203,22 @@ fn topics_are_apart_by_mesh_and_shard() {
     let topics: std::collections::BTreeSet<String> = (0..SHARDS).map(|shard| topic(&mesh(), shard)).collect();
     assert_eq!(topics.len(), usize::from(SHARDS));
     assert!(topics.iter().all(|topic| topic.contains(&mesh().short())));
+}
+
+#[test]
+fn a_message_says_that_it_is_traced() {
+    let trace = |value: &str| {
+        let mut attributes = Attributes::new("orders.eu".parse().unwrap());
+        attributes.set_extension(TRACE, value);
+        Trace::of(&attributes)
+    };
+    let digits = "00112233445566778899aabbccddeeff";
+    for (value, is_only) in [(digits.to_owned(), false), (format!("{digits}-only"), true)] {
+        let read = trace(&value).unwrap();
+        assert_eq!((read.is_only, read.value()), (is_only, value));
+    }
+    for wrong in ["", "-only", "0011", "00112233445566778899AABBCCDDEEFF", "yes"] {
+        assert_eq!(trace(wrong), None, "{wrong}");
+    }
+    assert_eq!(Trace::of(&Attributes::new("a".parse().unwrap())), None);
 }

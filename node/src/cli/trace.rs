@@ -1,0 +1,177 @@
+//! `weft trace`: which way a message goes.
+
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::Args;
+use http::{HeaderValue, Method};
+use serde_json::Value;
+
+use super::{CliError, Session, client::Call, input, output::escape, parse, publish::media_type, view};
+
+/// Publish a message and show which nodes it comes by
+///
+/// Every node that takes it in says so, with its signature: from whom it came, when, and for how many subscriptions it is. With --trace-only
+/// it is handed to no subscriber.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft trace orders.eu.created '{\"id\":1}'
+  weft trace orders.eu.created --trace-only          nobody's subscribers get it
+  weft trace alarms.fire --wait 10s --json           an object a node, with its signature
+
+Times are those of each node's own calendar.")]
+pub(crate) struct TraceArgs {
+    /// Subject, for example orders.eu.created
+    #[arg(value_name = "SUBJECT")]
+    subject: String,
+    /// The message; none is an empty one
+    #[arg(value_name = "DATA")]
+    data: Option<OsString>,
+    /// Read the message from a file, `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Hand it to no subscriber
+    #[arg(long)]
+    trace_only: bool,
+    /// How long nodes have to say that it came by. What goes directly is over as soon as all have
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse::duration_positive)]
+    wait: Duration,
+}
+
+/// Publishes, waits and draws.
+pub(crate) async fn execute(session: &Session, args: TraceArgs) -> Result<(), CliError> {
+    let client = session.client()?;
+    let body = match (&args.data, &args.file) {
+        (None, None) => bytes::Bytes::new(),
+        _ => input::body(args.data, args.file.as_deref()).await?,
+    };
+    let media = if body.is_empty() {
+        HeaderValue::from_static("application/octet-stream")
+    } else {
+        media_type(&body)
+    };
+    let (subject, within_ms) = (parse::percent(&args.subject), args.wait.as_millis());
+    let path = format!("/v1/traces/{subject}?only={}&within_ms={within_ms}", args.trace_only);
+    let traced = client
+        .send(Call::new(Method::POST, path).body(body, media))
+        .await?
+        .json()?;
+    let hops = view::list(&traced, "hops");
+    if session.out.json {
+        return hops.iter().try_for_each(|hop| session.out.json_line(hop));
+    }
+    for line in tree(hops) {
+        session.out.line(&line)?;
+    }
+    let way = if view::flag(&traced, "direct") {
+        "directly"
+    } else {
+        "by gossip"
+    };
+    let (id, subject) = (view::text(&traced, "id"), escape(&args.subject));
+    let subscriptions: f64 = hops.iter().filter_map(|hop| view::number(hop, "subscriptions")).sum();
+    let handed = if args.trace_only {
+        "which got nothing"
+    } else {
+        "which get it"
+    };
+    session.out.say(&format!(
+        "{} on {subject} went {way} and came by {} nodes with {subscriptions} subscriptions to it, {handed}",
+        escape(&id),
+        hops.len()
+    ));
+    Ok(())
+}
+
+/// The nodes below those from which they have it.
+fn tree(hops: &[Value]) -> Vec<String> {
+    let known: BTreeSet<String> = hops.iter().map(|hop| view::text(hop, "node")).collect();
+    let is_root = |hop: &&Value| {
+        let from = view::text(hop, "from");
+        from == view::text(hop, "node") || !known.contains(&from)
+    };
+    let (mut lines, mut drawn) = (Vec::new(), BTreeSet::new());
+    for root in hops.iter().filter(is_root) {
+        draw(root, hops, ("", ""), &mut lines, &mut drawn);
+    }
+    // Those who name each other in a circle have no root.
+    for hop in hops {
+        draw(hop, hops, ("", ""), &mut lines, &mut drawn);
+    }
+    lines
+}
+
+fn draw(
+    hop: &Value,
+    hops: &[Value],
+    (first, rest): (&str, &str),
+    lines: &mut Vec<String>,
+    drawn: &mut BTreeSet<String>,
+) {
+    let node = view::text(hop, "node");
+    if !drawn.insert(node.clone()) {
+        return;
+    }
+    let name = view::text(hop, "name");
+    let name = if name.is_empty() {
+        view::short_id(&node)
+    } else {
+        format!("{name} ({})", view::short_id(&node))
+    };
+    let after = view::number(hop, "after_ms").unwrap_or_default();
+    lines.push(format!(
+        "{first}{}  {}  {after:+} ms  {} subscriptions",
+        escape(&name),
+        escape(&view::text(hop, "way")),
+        view::text(hop, "subscriptions"),
+    ));
+    let from_here = |other: &&Value| view::text(other, "from") == node && view::text(other, "node") != node;
+    let below: Vec<&Value> = hops.iter().filter(from_here).collect();
+    for (index, next) in below.iter().enumerate() {
+        let (branch, stem) = if index + 1 == below.len() {
+            ("└─ ", "   ")
+        } else {
+            ("├─ ", "│  ")
+        };
+        draw(
+            next,
+            hops,
+            (&format!("{rest}{branch}"), &format!("{rest}{stem}")),
+            lines,
+            drawn,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn hop(node: &str, from: &str, way: &str) -> Value {
+        json!({ "node": node, "name": node, "from": from, "way": way, "after_ms": 1, "subscriptions": 2 })
+    }
+
+    #[test]
+    fn nodes_stand_below_those_from_whom_they_have_it() {
+        let hops = [
+            hop("a", "a", "published"),
+            hop("b", "a", "gossip"),
+            hop("c", "b", "gossip"),
+            hop("d", "a", "gossip"),
+            hop("e", "gone", "gossip"),
+            hop("f", "g", "gossip"),
+            hop("g", "f", "gossip"),
+        ];
+        let tree = tree(&hops);
+        assert_eq!(tree.len(), 7, "{tree:#?}");
+        assert!(
+            tree[0].starts_with("a ") && tree[1].starts_with("├─ b") && tree[2].starts_with("│  └─ c"),
+            "{tree:#?}"
+        );
+        assert!(
+            tree[3].starts_with("└─ d") && tree[4].starts_with("e ") && tree[5].starts_with("f "),
+            "{tree:#?}"
+        );
+    }
+}
