@@ -23,6 +23,7 @@ use super::{
   tail -f access.log | weft pub logs.web --lines       every line a message
   weft pub test.tick hello --count 10
   weft pub alarms.fire now --report=5s                 who has it, and who has not
+  weft pub prices.gold 71.20 --expires 10s             of no use to who would get it later
 
 The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
 pub(crate) struct PublishArgs {
@@ -47,6 +48,9 @@ pub(crate) struct PublishArgs {
     /// Wait for those who want it to confirm it, and say who did; exit code 5 if somebody did not. Without a time, 2 s
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = parse::duration_positive)]
     report: Option<Duration>,
+    /// Nobody is handed it later than this
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    expires: Option<Duration>,
     /// How many times
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -82,8 +86,10 @@ async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result
 async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
     let media = args.content_type.clone().unwrap_or_else(|| media_type(&body));
     let mut path = format!("/v1/messages/{}", parse::percent(&args.subject));
-    if let Some(within) = args.report {
-        path.push_str(&format!("?report_ms={}", within.as_millis()));
+    let asked = [("report_ms", args.report), ("expires_ms", args.expires)];
+    let asked = asked.into_iter().filter_map(|(name, time)| Some((name, time?)));
+    for ((name, time), mark) in asked.zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
+        path.push_str(&format!("{mark}{name}={}", time.as_millis()));
     }
     let mut call = Call::new(Method::POST, path).body(body, media);
     for header in &args.headers {

@@ -60,8 +60,8 @@ pub(super) fn block<'a>(status: &str, pairs: impl IntoIterator<Item = (&'a str, 
 /// What a client's message is in the mesh. `is_plain`: queue groups are not to be served by it.
 pub(super) fn to_mesh(block: &[u8], reply: Option<&str>, is_plain: bool) -> PublishOptions {
     let mut options = PublishOptions {
-        content_type: None,
         extensions: vec![(DOOR.to_owned(), if is_plain { "plain" } else { "all" }.to_owned())],
+        ..PublishOptions::default()
     };
     if let Some(reply) = reply {
         options.extensions.push((REPLY.to_owned(), reply.to_owned()));

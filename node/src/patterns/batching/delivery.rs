@@ -90,6 +90,7 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                     ("batchqueue".to_owned(), queue.name.clone()),
                     ("batchcount".to_owned(), records.len().to_string()),
                 ],
+                ..PublishOptions::default()
             };
             match outlets.messages.publish(subject, body, options).await {
                 Ok(_) => Outcome::Delivered,
@@ -203,6 +204,7 @@ pub(super) async fn announce_dead(queue: &Queue, outlets: &Outlets, dead: &Dead)
     let options = PublishOptions {
         content_type: dead.record.content_type.clone(),
         extensions,
+        ..PublishOptions::default()
     };
     if let Err(error) = outlets
         .messages

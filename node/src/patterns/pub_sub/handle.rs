@@ -28,10 +28,15 @@ use super::{
 };
 use crate::{
     error::{ErrorKind, Kind},
+    local::rfc3339,
     mesh::MeshError,
+    patterns::cloud_event::{EXPIRY, parse_time},
     platform::random,
     telemetry::trace,
 };
+
+/// The last millisecond of the year 9999, after which times have no common form.
+const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// Why a message could not be published.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -75,6 +80,9 @@ pub struct PublishOptions {
     pub content_type: Option<String>,
     /// CloudEvents extensions: lower-case letters and digits.
     pub extensions: Vec<(String, String)>,
+    /// How long it is of use: who would be handed it later, by the calendar of its node, is not. The extension `expirytime` says the same
+    /// as a time.
+    pub expires_in: Option<Duration>,
 }
 
 /// What is known once a message is on its way.
@@ -151,6 +159,18 @@ pub struct Subscription {
 impl Subscription {
     /// The next delivery; `None` when the node is stopping. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
+        loop {
+            let delivery = self.next_of_any_age().await?;
+            match &delivery {
+                Delivery::Message(received) if received.is_expired(self.hub.clock.now_unix_ms()) => {
+                    self.hub.dropped.inc("message", "expired");
+                }
+                _ => return Some(delivery),
+            }
+        }
+    }
+
+    async fn next_of_any_age(&mut self) -> Option<Delivery> {
         loop {
             let Some(past) = &mut self.past else {
                 return self.reader.next().await;
@@ -254,10 +274,21 @@ impl PubSubHandle {
         let trust = self.hub.mesh.trust();
         trust.mesh().ok_or(PublishError::Closed)?;
         let mut attributes = Attributes::new(subject.clone());
-        attributes.time_ms = Some(self.hub.clock.now_unix_ms());
+        let now_ms = self.hub.clock.now_unix_ms();
+        attributes.time_ms = Some(now_ms);
         attributes.datacontenttype = options.content_type;
         for (name, value) in options.extensions {
             attributes.set_extension(&name, value);
+        }
+        if let Some(within) = options.expires_in {
+            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            attributes.set_extension(EXPIRY, rfc3339(now_ms.saturating_add(within_ms).min(LATEST_MS)));
+        }
+        let expiry = attributes.extension(EXPIRY);
+        if let Some(wrong) = expiry.filter(|text| parse_time(text).is_none()) {
+            return Err(PublishError::Invalid(format!(
+                "{EXPIRY} {wrong:?} is no time as in 2026-01-31T12:00:00Z"
+            )));
         }
         if let Some(traceparent) = trace::traceparent() {
             attributes.set_extension("traceparent", traceparent);

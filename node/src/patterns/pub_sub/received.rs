@@ -14,6 +14,7 @@ use weft_protocol::{
 };
 
 use super::cache::Kept;
+use crate::patterns::cloud_event::{EXPIRY, parse_time};
 
 /// What a run costs besides its frame, and each of its messages.
 const RUN_BYTES: usize = 256;
@@ -67,6 +68,8 @@ pub(super) struct Stretch {
     data: Vec<Range<u32>>,
     /// The place in the frame of the first one.
     first_index: u32,
+    /// From when on they are of no use to anybody, Unix milliseconds by their publisher's calendar.
+    expires_ms: Option<u64>,
 }
 
 impl Stretch {
@@ -105,8 +108,10 @@ pub(super) fn stretches(frame: Frame<'_>, bytes: &[u8]) -> Vec<Stretch> {
     let mut first_index = 0;
     let of_run = |run: weft_protocol::patterns::pub_sub::Run<'_>| {
         let data: Vec<Range<u32>> = run.data.iter().map(|data| place(data)).collect();
+        let attributes = run.attributes.into_owned();
         let stretch = Stretch {
-            attributes: run.attributes.into_owned(),
+            expires_ms: attributes.extension(EXPIRY).and_then(parse_time),
+            attributes,
             data,
             first_index,
         };
@@ -207,6 +212,14 @@ impl Received {
     /// What it is about, when it was made, of which type its data are, and its extensions.
     pub fn attributes(&self) -> &Attributes {
         &self.run.stretch.attributes
+    }
+
+    /// Whether it is of no use to anybody any more, as its publisher said: see [`PublishOptions::expires_in`](super::PublishOptions).
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.run
+            .stretch
+            .expires_ms
+            .is_some_and(|expires_ms| expires_ms <= now_ms)
     }
 
     /// The subject it was published on.

@@ -109,6 +109,8 @@ impl From<Report> for Reported {
 struct PublishQuery {
     /// Wait so many milliseconds at most for those who want it to confirm it, and say who did.
     report_ms: Option<u64>,
+    /// Nobody is handed it later than so many milliseconds from now.
+    expires_ms: Option<u64>,
 }
 
 /// Publish a message
@@ -121,7 +123,10 @@ async fn publish(
     Body(body): Body,
 ) -> Result<Json<Published>, Problem> {
     let subject: Subject = subject.parse().map_err(NodeError::from)?;
-    let mut options = PublishOptions::default();
+    let mut options = PublishOptions {
+        expires_in: query.expires_ms.map(Duration::from_millis),
+        ..PublishOptions::default()
+    };
     for (name, value) in &headers {
         let Ok(text) = value.to_str() else { continue };
         if name == header::CONTENT_TYPE {
@@ -338,6 +343,7 @@ enum Op {
         data: Option<Value>,
         data_base64: Option<String>,
         datacontenttype: Option<String>,
+        expires_ms: Option<u64>,
     },
 }
 
@@ -423,6 +429,7 @@ async fn perform(
             data,
             data_base64,
             datacontenttype,
+            expires_ms,
         } => {
             let subject: Subject = subject.parse()?;
             let (data, json_type) = match (data, data_base64) {
@@ -440,7 +447,8 @@ async fn perform(
             };
             let options = PublishOptions {
                 content_type: datacontenttype.or(json_type),
-                extensions: Vec::new(),
+                expires_in: expires_ms.map(Duration::from_millis),
+                ..PublishOptions::default()
             };
             let receipt = app.messages.publish(&subject, data, options).await?;
             Ok(

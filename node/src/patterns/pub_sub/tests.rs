@@ -437,3 +437,56 @@ async fn everybody_knows_who_wants_what() {
     until(vec![]).await;
     drop((a, b));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_expired_is_handed_to_nobody() {
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let (handle, subject) = (a.handle::<PubSub>().unwrap(), "prices.gold".parse().unwrap());
+    let mut wanted = handle.subscribe("prices.>".parse().unwrap(), None);
+    let within = |expires_in: Option<std::time::Duration>| PublishOptions {
+        expires_in,
+        ..PublishOptions::default()
+    };
+    let at = |time: &str| PublishOptions {
+        extensions: vec![("expirytime".to_owned(), time.to_owned())],
+        ..PublishOptions::default()
+    };
+    let hour = std::time::Duration::from_secs(3600);
+    for (n, options) in [
+        (1, within(None)),
+        (2, within(Some(std::time::Duration::ZERO))),
+        (3, within(Some(hour))),
+        (4, at("2020-01-01T00:00:00Z")),
+        (5, at("2200-01-01T00:00:00+02:00")),
+        (6, within(Some(std::time::Duration::MAX))),
+    ] {
+        handle.publish(&subject, vec![n], options).await.unwrap();
+    }
+    let wrong = handle.publish(&subject, vec![7], at("tomorrow")).await;
+    assert!(
+        matches!(&wrong, Err(PublishError::Invalid(why)) if why.contains("tomorrow")),
+        "{wrong:?}"
+    );
+    for n in [1, 3, 5, 6] {
+        let delivery = next(&mut wanted).await;
+        assert_eq!(data(&delivery), [n]);
+        if n == 3 {
+            let Delivery::Message(received) = delivery else {
+                panic!()
+            };
+            let expires = received.attributes().extension("expirytime").unwrap();
+            assert!(expires.ends_with('Z') && expires.len() == 24, "{expires}");
+        }
+    }
+    // Nor to who comes later.
+    let mut late = handle.subscribe_with("prices.>".parse().unwrap(), Past::Last(10)).await;
+    for n in [1, 3, 5, 6] {
+        assert_eq!(data(&next(&mut late).await), [n]);
+    }
+}
