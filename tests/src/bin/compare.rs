@@ -1,8 +1,9 @@
 //! Weft's figures beside those of nats-server and of plain TCP, in one run on one machine.
 //!
 //! `tests/bench/compare` builds what is needed and runs this. Weft's figures between nodes are those of `weft bench --json`; the rest is spoken with
-//! plain sockets and blocks made before, so that the server is measured and not the client. `WEFT_BIN` and `NATS_SERVER` name the binaries; without
-//! a nats-server (the Debian package has one) its column is empty. A busy machine slows both, so look at the ratio: rounds take turns,
+//! plain sockets and blocks made before, so that the server is measured and not the client, or by NATS's own client, async-nats, which does for an
+//! application what a node's handle does. `WEFT_BIN` and `NATS_SERVER` name the binaries; without
+//! a nats-server (the Debian package has one) its column is empty. Words choose among the figures: `tests/bench/compare call clients`. A busy machine slows both, so look at the ratio: rounds take turns,
 //! and each figure is the better of its rounds.
 
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -13,9 +14,15 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 3;
@@ -26,6 +33,8 @@ const ROUND_MESSAGES_MAX: usize = 2_000_000;
 const FOR: Duration = Duration::from_secs(2);
 /// Bytes that are written at once.
 const BLOCK_BYTES: usize = 64 << 10;
+/// Messages that a NATS client may be ahead of its reader.
+const AHEAD_MAX: usize = 50_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -42,6 +51,11 @@ impl Drop for Server {
 }
 
 impl Server {
+    async fn client(&self) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().subscription_capacity(AHEAD_MAX * 2);
+        options.connect(format!("127.0.0.1:{}", self.port)).await.unwrap()
+    }
+
     fn start(mut command: Command, home: tempfile::TempDir, port: u16) -> Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
@@ -195,6 +209,77 @@ fn ask(stream: &mut TcpStream, question: &[u8], answer_len: usize, in_flight: us
     answered as f64 / started.elapsed().as_secs_f64()
 }
 
+/// Messages a second from one NATS client through a server to another.
+fn publish_by_clients(server: &Server, bytes: usize) -> f64 {
+    in_runtime(async {
+        let (publisher, reader) = (server.client().await, server.client().await);
+        let mut wanted = reader.subscribe("bench.clients").await.unwrap();
+        reader.flush().await.unwrap();
+        let payload = Bytes::from(vec![b'x'; bytes]);
+        let messages = (ROUND_BYTES / bytes).min(ROUND_MESSAGES_MAX);
+        let started = Instant::now();
+        let read = Arc::new(AtomicUsize::new(0));
+        let publishing = async {
+            for sent in 0..messages {
+                // What the reader is too slow for, client and server drop, and it would be waited for in vain.
+                while sent - read.load(Ordering::Relaxed) > AHEAD_MAX {
+                    tokio::task::yield_now().await;
+                }
+                publisher.publish("bench.clients", payload.clone()).await.unwrap();
+            }
+            publisher.flush().await.unwrap();
+        };
+        let reading = tokio::spawn({
+            let read = Arc::clone(&read);
+            async move {
+                for _ in 0..messages {
+                    wanted.next().await.unwrap();
+                    read.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let (_, read) = tokio::join!(publishing, reading);
+        read.unwrap();
+        messages as f64 / started.elapsed().as_secs_f64()
+    })
+}
+
+/// Requests a second of one NATS client that another answers, so many under way at once.
+fn request_by_clients(server: &Server, in_flight: usize, bytes: usize) -> f64 {
+    in_runtime(async {
+        let (asker, answerer) = (server.client().await, server.client().await);
+        let mut questions = answerer.subscribe("ask.clients").await.unwrap();
+        answerer.flush().await.unwrap();
+        let answering = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let to = question.reply.unwrap();
+                answerer.publish(to, question.payload).await.unwrap();
+            }
+        });
+        let payload = Bytes::from(vec![b'x'; bytes]);
+        let started = Instant::now();
+        let asking = (0..in_flight).map(|_| {
+            let (asker, payload) = (asker.clone(), payload.clone());
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while started.elapsed() < FOR {
+                    asker.request("ask.clients", payload.clone()).await.unwrap();
+                    answered += 1;
+                }
+                answered
+            })
+        });
+        let answered = futures::future::join_all(asking).await;
+        let per_second = answered.into_iter().map(Result::unwrap).sum::<u64>() as f64 / started.elapsed().as_secs_f64();
+        answering.abort();
+        per_second
+    })
+}
+
+fn in_runtime<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
 /// The least that a call could cost: bytes there and back on one connection.
 fn tcp_echo(in_flight: usize, bytes: usize) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -227,7 +312,8 @@ struct Figure<'a> {
 }
 
 fn main() {
-    let as_json = std::env::args().any(|argument| argument == "--json");
+    let (flags, words): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a.starts_with("--"));
+    let as_json = flags.iter().any(|flag| flag == "--json");
     let (door, nats) = (Server::weft(), Server::nats_server());
     let between = |args: &'static [&'static str], figure: &'static str| Box::new(move || bench(args, figure));
     let published = |subscribers, bytes| {
@@ -238,7 +324,15 @@ fn main() {
         let nats = nats.as_ref();
         Box::new(move || nats.map(|nats| request(nats, in_flight, bytes)))
     };
-    let (nats_server, tcp, rate) = ("nats-server", "TCP echo", "deliveries_per_s");
+    let published_by_clients = |bytes| {
+        let nats = nats.as_ref();
+        Box::new(move || nats.map(|nats| publish_by_clients(nats, bytes)))
+    };
+    let asked_by_clients = |in_flight, bytes| {
+        let nats = nats.as_ref();
+        Box::new(move || nats.map(|nats| request_by_clients(nats, in_flight, bytes)))
+    };
+    let (nats_server, clients, tcp, rate) = ("nats-server", "NATS clients", "TCP echo", "deliveries_per_s");
     let figure = |name, beside, ours, theirs| Figure {
         name,
         beside,
@@ -283,6 +377,24 @@ fn main() {
             asked(64, 64),
         ),
         figure(
+            "between nodes: publish 64 B, 1 to 1",
+            clients,
+            between(&["pubsub", "--size", "64"], rate),
+            published_by_clients(64),
+        ),
+        figure(
+            "between nodes: call 64 B, 1 at a time",
+            clients,
+            between(&["call", "--in-flight", "1"], "calls_per_s"),
+            asked_by_clients(1, 64),
+        ),
+        figure(
+            "between nodes: call 64 B, 64 at a time",
+            clients,
+            between(&["call", "--in-flight", "64"], "calls_per_s"),
+            asked_by_clients(64, 64),
+        ),
+        figure(
             "between nodes: call 64 B, 1 at a time",
             tcp,
             between(&["call", "--in-flight", "1"], "calls_per_s"),
@@ -325,7 +437,11 @@ fn main() {
             "figure", "weft /s", "other /s", "", "ratio"
         );
     }
-    for figure in figures {
+    let is_asked = |figure: &Figure<'_>| {
+        let about = format!("{} {}", figure.name, figure.beside);
+        words.iter().all(|word| about.contains(word))
+    };
+    for figure in figures.into_iter().filter(is_asked) {
         let (mut ours, mut theirs) = (0.0_f64, None::<f64>);
         for _ in 0..ROUNDS {
             ours = ours.max((figure.ours)());
