@@ -68,18 +68,25 @@ pub(crate) async fn execute(session: &Session, args: TraceArgs) -> Result<(), Cl
         "by gossip"
     };
     let (id, subject) = (view::text(&traced, "id"), escape(&args.subject));
-    let subscriptions: f64 = hops.iter().filter_map(|hop| view::number(hop, "subscriptions")).sum();
+    let subscriptions = hops.iter().filter_map(|hop| view::number(hop, "subscriptions")).sum();
+    let subscriptions = counted(subscriptions, "subscription");
     let handed = if args.trace_only {
-        "which got nothing"
+        format!("it is for {subscriptions}, and was handed to none")
     } else {
-        "which get it"
+        format!("handed to {subscriptions}")
     };
+    let nodes = counted(hops.len() as f64, "node");
     session.out.say(&format!(
-        "{} on {subject} went {way} and came by {} nodes with {subscriptions} subscriptions to it, {handed}",
-        escape(&id),
-        hops.len()
+        "{} on {subject} went {way} and came by {nodes}; {handed}",
+        escape(&id)
     ));
     Ok(())
+}
+
+/// `1 node`, `3 nodes`.
+fn counted(count: f64, what: &str) -> String {
+    let plural = if count == 1.0 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// The nodes below those from which they have it.
@@ -119,10 +126,10 @@ fn draw(
     };
     let after = view::number(hop, "after_ms").unwrap_or_default();
     lines.push(format!(
-        "{first}{}  {}  {after:+} ms  {} subscriptions",
+        "{first}{}  {}  {after:+} ms  {}",
         escape(&name),
         escape(&view::text(hop, "way")),
-        view::text(hop, "subscriptions"),
+        counted(view::number(hop, "subscriptions").unwrap_or_default(), "subscription"),
     ));
     let from_here = |other: &&Value| view::text(other, "from") == node && view::text(other, "node") != node;
     let below: Vec<&Value> = hops.iter().filter(from_here).collect();

@@ -8,7 +8,10 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
 #![allow(clippy::unwrap_used, reason = "a benchmark stops where something is wrong")]
-#![allow(clippy::disallowed_methods, reason = "its tasks are a NATS application's, not a node's")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "its tasks are a NATS application's, not a node's"
+)]
 
 use std::{
     io::{Read as _, Write as _},

@@ -132,6 +132,56 @@ fn who_subscribes_late_is_told_what_a_dead_publisher_said() {
 }
 
 #[test]
+fn a_message_says_which_way_it_went_and_expires() {
+    let mesh = Mesh::of(3);
+    let wanted = mesh[1].subscribe(&["orders.>", "--raw"]);
+    until("it goes to the one that wants it, and both say so", || {
+        let hops = mesh[0].run(&["trace", "orders.eu", "traced", "--json"]).json_lines();
+        let said: Vec<_> = hops
+            .iter()
+            .map(|hop| (hop["way"].as_str(), hop["subscriptions"].as_u64()))
+            .collect();
+        (said == [(Some("published"), Some(0)), (Some("direct"), Some(1))]).then_some(())
+    });
+    let only = mesh[0].run(&["trace", "orders.eu", "hidden", "--trace-only"]);
+    assert!(only.ok().contains("└─ "), "{}", only.ok());
+    assert!(
+        only.stderr.contains("for 1 subscription, and was handed to none"),
+        "{}",
+        only.stderr
+    );
+    let gossiped = mesh[0].run(&["trace", "news.eu", "--wait", "3s"]).ok();
+    assert!(
+        gossiped.contains("gossip") && gossiped.contains("published"),
+        "{gossiped}"
+    );
+    mesh[0].run(&["pub", "orders.eu", "late", "--expires", "1ms"]).ok();
+    mesh[0].run(&["pub", "orders.eu", "in time", "--expires", "1h"]).ok();
+    let lines = until("what is in time arrives", || {
+        let lines = wanted.lines().join("\n");
+        lines.contains("in time").then_some(lines)
+    });
+    assert!(lines.contains("traced") && !lines.contains("hidden"), "{lines}");
+    // A millisecond may be enough to arrive, but not for who comes later.
+    let past = [
+        "sub",
+        "orders.>",
+        "--last-n",
+        "9",
+        "--count",
+        "2",
+        "--timeout",
+        "10s",
+        "--raw",
+    ];
+    let past = mesh[1].run(&past).ok();
+    assert!(!past.contains("late") && !past.contains("hidden"), "{past}");
+    mesh[0]
+        .run(&["pub", "orders.eu", "x", "-H", "expirytime:tomorrow"])
+        .fails_saying(2, &["tomorrow", "2026-01-31T12:00:00Z"]);
+}
+
+#[test]
 fn a_service_that_goes_away_is_not_called_any_more() {
     let mut mesh = Mesh::of(3);
     let first = mesh[0].serve("greet", &["--exec", "echo first"]);
