@@ -38,7 +38,7 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// How long a publisher waits for room in the queue.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of publications after which a frame is closed.
-const FRAME_BYTES_SOFT: usize = 64 << 10;
+pub(super) const FRAME_BYTES_SOFT: usize = 64 << 10;
 /// What a publication costs in a frame besides its data, and in the queue.
 const PUBLICATION_BYTES: usize = 5;
 const QUEUED_BYTES: usize = 64;
@@ -81,6 +81,12 @@ pub(super) struct Outgoing {
 }
 
 impl OwnRun {
+    /// About what it takes in a frame.
+    fn bytes(&self) -> usize {
+        let data = self.data.iter().map(|data| data.len() + PUBLICATION_BYTES);
+        self.attributes.bytes() + data.sum::<usize>()
+    }
+
     fn borrowed(&self) -> Run<'_> {
         Run {
             attributes: Cow::Borrowed(&self.attributes),
@@ -271,6 +277,8 @@ impl Publisher {
             for run in std::mem::take(&mut out.runs) {
                 (out.runs, out.way) = self.ways.choose(run);
             }
+            // Who takes it in queue groups was added.
+            out.bytes = out.runs.iter().map(OwnRun::bytes).sum();
             self.waiting.push_back(out);
         }
         while let Some((shard, way)) = self.waiting.front().map(|first| (first.shard, first.way.clone())) {

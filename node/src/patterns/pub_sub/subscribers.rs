@@ -77,7 +77,7 @@ pub(super) struct Subscribers {
     /// What the last subject selected: the next message is often on the same.
     last: Option<(Subject, Arc<Matched>)>,
     next_id: u64,
-    turn: usize,
+    turn: u64,
     /// Those that were offered something, while somebody is going to ask.
     touched: Option<Vec<u64>>,
 }
@@ -177,16 +177,23 @@ impl Subscribers {
         offered
     }
 
-    /// The member of a group that takes a message next: by the message's key, if the group has one, else each in turn. One that has no
+    /// Whose turn it is, of any group. Numbers in a row would always meet the same member where groups take turns with each other; these do
+    /// not (Knuth's MMIX generator, its upper half).
+    fn next_turn(&mut self) -> usize {
+        self.turn = self
+            .turn
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.turn >> 32) as usize
+    }
+
+    /// The member of a group that takes a message next: by the message's key, if the group has one, else by lot. One that has no
     /// room leaves it to another.
     fn choose(&mut self, members: &[u64], run: &Run) -> Option<u64> {
         let name = members.iter().find_map(|id| self.by_id.get(id)?.wanted.key.as_deref());
         let start = match name.map(|name| run.attributes().extension(name).unwrap_or_default()) {
             Some(key) => super::pick::spread(key, members.iter().map(|id| id.to_be_bytes())),
-            None => {
-                self.turn = self.turn.wrapping_add(1);
-                self.turn % members.len().max(1)
-            }
+            None => self.next_turn() % members.len().max(1),
         };
         let mut able = (0..members.len()).map(|at| members[(start + at) % members.len()]);
         let has_room = |id: &u64| self.by_id.get(id).is_some_and(|s| s.sink.room() > 0);

@@ -8,7 +8,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use weft_protocol::{
@@ -22,9 +25,12 @@ use super::{
     hub::Hub,
     interest::{Audience, Group},
     pick,
-    publisher::OwnRun,
+    publisher::{FRAME_BYTES_SOFT, OwnRun},
 };
+use crate::platform::random;
 
+/// What a pick takes besides the name of its group.
+const PICK_BYTES: usize = 40;
 /// Subjects whose audience is remembered.
 const SUBJECTS_MAX: usize = 4096;
 /// First tokens whose last way is remembered.
@@ -45,18 +51,26 @@ impl Way {
     }
 }
 
+/// Who wants a subject.
+struct Known {
+    audience: Audience,
+    is_direct: bool,
+    /// The turn of the members of its groups. Of each subject its own: with one for all, those that take turns with each other in what is
+    /// published would always meet the same member.
+    turn: AtomicUsize,
+}
+
 /// See the module.
 pub(super) struct Ways {
     hub: Arc<Hub>,
     feeds: Arc<Feeds>,
     /// What follows is true of this version of what is known.
     version: (u64, u64, u64),
-    audiences: HashMap<Subject, Arc<(Audience, bool)>>,
+    audiences: HashMap<Subject, Arc<Known>>,
     /// The last subject, and who wants it: the next one is often the same.
-    last: Option<(Subject, Arc<(Audience, bool)>)>,
+    last: Option<(Subject, Arc<Known>)>,
     /// Whether the last publication under a first token went directly.
     tokens: BTreeMap<String, bool>,
-    turn: usize,
 }
 
 impl Ways {
@@ -68,7 +82,6 @@ impl Ways {
             audiences: HashMap::new(),
             last: None,
             tokens: BTreeMap::new(),
-            turn: 0,
         }
     }
 
@@ -85,10 +98,10 @@ impl Ways {
 
     /// The way of publications on one subject, which goes to all whom any of them is for. Notes in them who is to take them.
     pub(super) fn choose(&mut self, run: OwnRun) -> (Vec<OwnRun>, Way) {
-        let audience = self.audience(&run.attributes.subject);
-        let (audience, is_direct) = &*audience;
-        let (runs, picked) = self.deal(run, audience);
-        if !is_direct {
+        let known = self.audience(&run.attributes.subject);
+        let audience = &known.audience;
+        let (runs, picked) = self.deal(run, &known);
+        if !known.is_direct {
             return (runs, Way::Gossip);
         }
         if picked.is_empty() {
@@ -103,25 +116,29 @@ impl Ways {
     }
 
     /// Deals publications out to the members of each queue group, in stretches of about the same length. All who got any.
-    fn deal(&mut self, mut run: OwnRun, audience: &Audience) -> (Vec<OwnRun>, Vec<PeerId>) {
+    fn deal(&self, mut run: OwnRun, known: &Known) -> (Vec<OwnRun>, Vec<PeerId>) {
         let (local, peers) = (self.hub.mesh.local_peer(), self.hub.mesh.peers());
         let is_there = |peer: &PeerId| *peer == local || peers.contains(peer);
         let there = |group: &Group| {
             let there: Vec<PeerId> = group.members.iter().copied().filter(is_there).collect();
             if there.is_empty() { group.members.clone() } else { there }
         };
-        let groups = audience.groups.iter().take(PICKS_MAX);
+        let groups = known.audience.groups.iter().take(PICKS_MAX);
         let groups: Vec<_> = groups
             .map(|(name, group)| (name, group.key.as_deref(), there(group)))
             .collect();
         let hands = groups.iter().filter(|(_, key, _)| key.is_none());
         let hands = hands.map(|(_, _, there)| there.len()).max().unwrap_or(1);
-        let each = run.data.len().div_ceil(hands.max(1)).max(1);
+        // Each stretch says its attributes again: together no more than a frame's worth of them.
+        let picks_bytes = groups.iter().map(|(name, ..)| name.len() + PICK_BYTES).sum::<usize>();
+        let most = FRAME_BYTES_SOFT / (run.attributes.bytes() + picks_bytes);
+        let each = run.data.len().div_ceil(hands.min(most).max(1)).max(1);
         let (mut runs, mut picked) = (Vec::with_capacity(1), Vec::new());
         loop {
             let rest = run.data.split_off(each.min(run.data.len()));
             if !groups.is_empty() {
-                let picks = self.pick(&groups, &run.attributes);
+                let turn = known.turn.fetch_add(1, Ordering::Relaxed);
+                let picks = pick_of_each(&groups, &run.attributes, turn);
                 picked.extend(picks.iter().map(|(_, member)| *member));
                 let picks = picks
                     .into_iter()
@@ -137,30 +154,7 @@ impl Ways {
         }
     }
 
-    /// A member of each group: by the group's key, or the next in turn.
-    fn pick(
-        &mut self,
-        groups: &[(&String, Option<&str>, Vec<PeerId>)],
-        attributes: &Attributes,
-    ) -> Vec<(String, PeerId)> {
-        let mut picks = Vec::with_capacity(groups.len());
-        for (name, key, there) in groups {
-            let place = match key {
-                Some(key) => {
-                    let key = attributes.extension(key).unwrap_or_default();
-                    pick::spread(key, there.iter().map(|peer| peer.to_bytes()))
-                }
-                None => {
-                    self.turn = self.turn.wrapping_add(1);
-                    self.turn % there.len().max(1)
-                }
-            };
-            picks.extend(there.get(place).map(|member| ((*name).clone(), *member)));
-        }
-        picks
-    }
-
-    fn audience(&mut self, subject: &Subject) -> Arc<(Audience, bool)> {
+    fn audience(&mut self, subject: &Subject) -> Arc<Known> {
         if let Some((last, audience)) = &self.last
             && last == subject
         {
@@ -178,7 +172,12 @@ impl Ways {
                     // Gossip asks nobody who wants it.
                     audience.plain = Arc::default();
                 }
-                let audience = Arc::new((audience, is_direct));
+                let turn = u32::from_be_bytes(random(&*self.hub.entropy)) as usize;
+                let audience = Arc::new(Known {
+                    audience,
+                    is_direct,
+                    turn: AtomicUsize::new(turn),
+                });
                 if self.audiences.len() >= SUBJECTS_MAX {
                     self.audiences.clear();
                 }
@@ -206,6 +205,25 @@ impl Ways {
 
     /// The members that anything under the first token of a subject goes to.
     pub(super) fn near(&mut self, subject: &Subject) -> Vec<PeerId> {
-        self.audience(subject).0.near.clone()
+        self.audience(subject).audience.near.clone()
     }
+}
+
+/// A member of each group: by the group's key, or whose turn it is.
+fn pick_of_each(
+    groups: &[(&String, Option<&str>, Vec<PeerId>)],
+    attributes: &Attributes,
+    turn: usize,
+) -> Vec<(String, PeerId)> {
+    let pick = |(name, key, there): &(&String, Option<&str>, Vec<PeerId>)| {
+        let place = match key {
+            Some(key) => {
+                let key = attributes.extension(key).unwrap_or_default();
+                pick::spread(key, there.iter().map(|peer| peer.to_bytes()))
+            }
+            None => turn % there.len().max(1),
+        };
+        there.get(place).map(|member| ((*name).clone(), *member))
+    };
+    groups.iter().filter_map(pick).collect()
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use weft_protocol::{Pattern, PeerId, Subject};
+use bytes::Bytes;
+use weft_protocol::{Pattern, PeerId, Subject, limits};
 
 use super::super::*;
 use crate::{
@@ -289,4 +290,55 @@ async fn what_very_many_want_goes_by_gossip_in_the_order_in_which_it_was_said() 
             last = following;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_handed_in_together_is_dealt_out_in_a_group() {
+    let nodes = mesh(3).await;
+    let publisher = handle(&nodes[0]);
+    let pattern = || -> Pattern { "jobs.>".parse().unwrap() };
+    let group = |node: &Node, name: &str| handle(node).subscribe_in_group(pattern(), name, None).unwrap();
+    let mut members = [group(&nodes[1], "workers"), group(&nodes[2], "workers")];
+    // As many groups as a publication has picks for, with the longest names.
+    let names = (0..limits::PICKS_MAX - 1).map(|n| format!("{n:0>width$}", width = limits::GROUP_BYTES_MAX));
+    let others: Vec<_> = names
+        .flat_map(|name| [group(&nodes[1], &name), group(&nodes[2], &name)])
+        .collect();
+    let subject: Subject = "jobs.new".parse().unwrap();
+    let are_known = || {
+        let last = format!("{:0>width$}", limits::PICKS_MAX - 2, width = limits::GROUP_BYTES_MAX);
+        ["workers", &last]
+            .iter()
+            .all(|name| publisher.group_members(&subject, name).len() == 2)
+    };
+    eventually("all members are known", are_known).await;
+    let first = until_direct(&publisher, &subject).await;
+    let all: Vec<Bytes> = (first..first + 1000).map(|n| n.to_be_bytes().to_vec().into()).collect();
+    let queued = publisher
+        .enqueue_all(&subject, all, PublishOptions::default())
+        .await
+        .unwrap();
+    assert!(queued.receipt().await.unwrap().is_direct);
+    let mut got = [Vec::new(), Vec::new()];
+    eventually("each is taken by somebody", || {
+        for (member, got) in members.iter_mut().zip(&mut got) {
+            while let Some(Delivery::Message(received)) = member.try_next() {
+                got.push(u32::from_be_bytes(received.data().try_into().unwrap()));
+            }
+            got.retain(|n| *n >= first);
+        }
+        got.iter().map(Vec::len).sum::<usize>() >= 1000
+    })
+    .await;
+    for got in &got {
+        assert!(
+            got.is_sorted() && (400..=600).contains(&got.len()),
+            "{} of 1000",
+            got.len()
+        );
+    }
+    let mut both = got.concat();
+    both.sort_unstable();
+    assert_eq!(both, (first..first + 1000).collect::<Vec<u32>>(), "each once");
+    drop(others);
 }
