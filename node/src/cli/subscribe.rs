@@ -29,6 +29,7 @@ use super::{
   weft sub 'jobs.>' --group workers         share them with the other members of the group
   weft sub 'jobs.>' --group workers --by-key customer
   weft sub 'sensors.>' --last               first the last message on each subject
+  weft sub 'sensors.>' --every 1s           at most one message a second of each subject
   weft sub 'orders.>' --since 5m            first what was published in the last five minutes
 
 What was published before is told by this node and the members it is connected to: as far as they still have it, which is ten minutes
@@ -54,6 +55,9 @@ pub(crate) struct SubscribeArgs {
     /// First the messages that were published in this time before now
     #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive, conflicts_with = "group")]
     since: Option<Duration>,
+    /// At most one message of each subject in this time; the others of it are left out
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive, conflicts_with = "group")]
+    every: Option<Duration>,
     /// End after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -113,6 +117,9 @@ async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", parse::percent(value)));
         }
+    }
+    if let Some(every) = args.every {
+        path.push_str(&format!("&every_ms={}", parse::millis(every)));
     }
     let first = format!("{path}{}", before(args));
     let mut backoff = Backoff::new();

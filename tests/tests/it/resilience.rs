@@ -162,6 +162,21 @@ fn a_message_says_which_way_it_went_and_expires() {
         lines.contains("in time").then_some(lines)
     });
     assert!(lines.contains("traced") && !lines.contains("hidden"), "{lines}");
+    let seldom = mesh[1].subscribe(&["ticks.>", "--raw", "--every", "1h"]);
+    for n in 0..5 {
+        for subject in ["ticks.a", "ticks.b"] {
+            mesh[0].run(&["pub", subject, &format!("{subject} {n}")]).ok();
+        }
+    }
+    mesh[0].run(&["pub", "ticks.end", "end"]).ok();
+    let lines = until("each subject has said something", || {
+        let lines = seldom.lines();
+        lines.iter().any(|line| line == "end").then_some(lines)
+    });
+    assert_eq!(lines, ["ticks.a 0", "ticks.b 0", "end"]);
+    mesh[1]
+        .run(&["sub", "ticks.>", "--every", "1s", "--group", "g"])
+        .fails(2);
     // A millisecond may be enough to arrive, but not for who comes later.
     let past = [
         "sub",

@@ -21,6 +21,7 @@ use super::{
     feeds::Feeds,
     hops::Traced,
     hub::Hub,
+    pace::Pace,
     past::{self, Past, Recollection},
     publisher::{Outbox, Sending, Sent},
     queue::Reader,
@@ -154,23 +155,38 @@ pub struct Subscription {
     pub(super) hub: Arc<Hub>,
     /// Of one that wanted what was before.
     pub(super) past: Option<Box<Recollection>>,
+    /// Of one that wants at most so much.
+    pub(super) pace: Option<Box<Pace>>,
 }
 
 impl Subscription {
+    /// From now on at most one message of each subject in so long a time; the others of that time are left out, and counted in the metrics.
+    /// The first one comes at once.
+    pub fn at_most_every(mut self, pause: Duration) -> Self {
+        self.pace = Some(Box::new(Pace::new(pause)));
+        self
+    }
+
     /// The next delivery; `None` when the node is stopping. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         loop {
-            let delivery = self.next_of_any_age().await?;
-            match &delivery {
-                Delivery::Message(received) if received.is_expired(self.hub.clock.now_unix_ms()) => {
-                    self.hub.dropped.inc("message", "expired");
-                }
-                _ => return Some(delivery),
-            }
+            let delivery = self.next_of_all().await?;
+            let Delivery::Message(received) = &delivery else {
+                return Some(delivery);
+            };
+            let pace = self.pace.as_mut();
+            let left_out = if received.is_expired(self.hub.clock.now_unix_ms()) {
+                "expired"
+            } else if pace.is_some_and(|pace| !pace.lets_through(received.subject(), Instant::now())) {
+                "rate"
+            } else {
+                return Some(delivery);
+            };
+            self.hub.dropped.inc("message", left_out);
         }
     }
 
-    async fn next_of_any_age(&mut self) -> Option<Delivery> {
+    async fn next_of_all(&mut self) -> Option<Delivery> {
         loop {
             let Some(past) = &mut self.past else {
                 return self.reader.next().await;

@@ -245,6 +245,7 @@ impl Hub {
             reader,
             hub: Arc::clone(self),
             past: None,
+            pace: None,
         }
     }
 
@@ -363,15 +364,17 @@ impl Hub {
         let Some(line) = self.own_line(frame.shard) else { return };
         self.published.inc_by(frame.len() as u64);
         let kept = Kept::new(line, &Facts::of(frame), data);
-        let is_wanted = {
-            let mut state = self.lock();
-            let mut runs = frame.runs.iter().map(|run| &run.attributes);
-            runs.any(|a| state.subscribers.matched(&a.subject).is_some() || Trace::of(a).is_some())
-        };
-        match Parts::own(kept) {
-            Some(parts) if is_wanted => self.deliver(&mut self.lock(), parts),
-            Some(parts) => drop(self.lock().window.note(&parts.kept, 0, frame.len() as u32)),
-            None => {}
+        let mut state = self.lock();
+        let mut runs = frame.runs.iter().map(|run| &run.attributes);
+        let is_wanted = runs.any(|a| state.subscribers.matched(&a.subject).is_some() || Trace::of(a).is_some());
+        if !is_wanted {
+            // Under the same lock: who comes back at this moment finds it among what came meanwhile.
+            state.window.note(&Arc::new(kept), 0, frame.len() as u32);
+            return;
+        }
+        drop(state);
+        if let Some(parts) = Parts::own(kept) {
+            self.deliver(&mut self.lock(), parts);
         }
     }
 

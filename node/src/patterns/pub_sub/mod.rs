@@ -17,7 +17,7 @@
 //! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
 //! them, `received` a message as it gets it, `window` the last ones for who comes back; `order` says what is new, next, missing; `cache`
 //! keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers those who
-//! fetch; `past` is for subscribers that come late; `hops` says which way a message went; `positions` is what outlives the process.
+//! fetch; `past` is for subscribers that come late, `pace` for those that want less; `hops` says which way a message went; `positions` is what outlives the process.
 
 mod cache;
 mod digest;
@@ -28,6 +28,7 @@ mod hub;
 mod interest;
 mod late;
 mod order;
+mod pace;
 mod past;
 mod pick;
 mod positions;

@@ -178,6 +178,8 @@ struct SubscribeQuery {
     last_n: Option<usize>,
     /// First the messages that were published in the last so many milliseconds.
     past_ms: Option<u64>,
+    /// At most one message of each subject in so many milliseconds.
+    every_ms: Option<u64>,
 }
 
 /// What of before a subscription wants.
@@ -216,6 +218,7 @@ struct Asked<'a> {
     group: Option<&'a str>,
     key: Option<&'a str>,
     past: Option<Past>,
+    every_ms: Option<u64>,
     resume: Option<&'a str>,
 }
 
@@ -225,18 +228,26 @@ async fn subscription(app: &App, asked: Asked<'_>) -> Result<Subscription, NodeE
         group,
         key,
         past,
+        every_ms,
         resume,
     } = asked;
-    match (group, key, past) {
+    let subscription = match (group, key, past) {
         (Some(_), _, Some(_)) => Err(NodeError::invalid(
             "the members of a group get each message once: there is no past for one of them",
+        )),
+        (Some(_), ..) if every_ms.is_some() => Err(NodeError::invalid(
+            "the members of a group get each message once: none of them can leave any out",
         )),
         (Some(group), key, None) => Ok(app.messages.subscribe_in_group(pattern, group, key)?),
         (None, Some(_), _) => Err(NodeError::invalid("a key is of use only with a group")),
         // Who comes back has been told of before.
         (None, None, Some(past)) if resume.is_none() => Ok(app.messages.subscribe_with(pattern, past).await),
         (None, None, _) => Ok(app.messages.subscribe(pattern, resume)),
-    }
+    }?;
+    Ok(match every_ms {
+        Some(every_ms) => subscription.at_most_every(Duration::from_millis(every_ms)),
+        None => subscription,
+    })
 }
 
 /// Subscribe: server-sent events, each message a CloudEvent; `Last-Event-ID` resumes
@@ -254,6 +265,7 @@ async fn subscribe(
         group: query.group.as_deref(),
         key: query.key.as_deref(),
         past: past_of(query.last, query.last_n, query.past_ms)?,
+        every_ms: query.every_ms,
         resume,
     };
     let subscription = subscription(&app, asked).await?;
@@ -334,6 +346,7 @@ enum Op {
         last: bool,
         last_n: Option<usize>,
         past_ms: Option<u64>,
+        every_ms: Option<u64>,
     },
     Unsubscribe {
         subject: String,
@@ -396,12 +409,14 @@ async fn perform(
             last,
             last_n,
             past_ms,
+            every_ms,
         } => {
             let asked = Asked {
                 pattern: subject.parse()?,
                 group: group.as_deref(),
                 key: key.as_deref(),
                 past: past_of(last, last_n, past_ms)?,
+                every_ms,
                 resume: None,
             };
             check_room(&app.messages)?;
