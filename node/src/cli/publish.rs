@@ -27,24 +27,11 @@ use super::{
 
 The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
 pub(crate) struct PublishArgs {
-    /// Subject, for example orders.eu.created
-    #[arg(value_name = "SUBJECT")]
-    subject: String,
-    /// The message; without it and without --file, standard input is the message unless it is a terminal
-    #[arg(value_name = "DATA")]
-    data: Option<OsString>,
-    /// Read the message from a file, `-` is standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    message: MessageArgs,
     /// Publish every line of the input as a message of its own
     #[arg(long, conflicts_with = "data")]
     lines: bool,
-    /// Media type of the data
-    #[arg(long, value_name = "TYPE")]
-    content_type: Option<HeaderValue>,
-    /// Extension attribute of the message; may be given several times
-    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
-    headers: Vec<parse::Header>,
     /// Wait for those who want it to confirm it, and say who did; exit code 5 if somebody did not. Without a time, 2 s
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = parse::duration_positive)]
     report: Option<Duration>,
@@ -56,46 +43,78 @@ pub(crate) struct PublishArgs {
     count: u64,
 }
 
+/// A message to publish.
+#[derive(Debug, Args)]
+pub(crate) struct MessageArgs {
+    /// Subject, for example orders.eu.created
+    #[arg(value_name = "SUBJECT")]
+    pub(crate) subject: String,
+    /// The message; without it and without --file, standard input is the message unless it is a terminal
+    #[arg(value_name = "DATA")]
+    data: Option<OsString>,
+    /// Read the message from a file, `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Media type of the data
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<HeaderValue>,
+    /// Extension attribute of the message; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = parse::header)]
+    headers: Vec<parse::Header>,
+}
+
+impl MessageArgs {
+    /// Its data.
+    pub(crate) async fn body(&self) -> Result<Bytes, CliError> {
+        input::body(self.data.clone(), self.file.as_deref()).await
+    }
+
+    /// The request that hands it in.
+    pub(crate) fn request(&self, path: String, body: Bytes) -> Call {
+        let media = self.content_type.clone().unwrap_or_else(|| media_type(&body));
+        let call = Call::new(Method::POST, path).body(body, media);
+        let headers = self.headers.iter();
+        headers.fold(call, |call, header| {
+            call.header(header.name.clone(), header.value.clone())
+        })
+    }
+}
+
 /// Publishes and says to how many peers.
 pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), CliError> {
     let client = session.client()?;
     if args.lines {
         return lines(session, &client, &args).await;
     }
-    let body = input::body(args.data.clone(), args.file.as_deref()).await?;
+    let body = args.message.body().await?;
     let mut last = Value::Null;
     for _ in 0..args.count {
         last = publish(session, &client, &args, body.clone()).await?;
     }
-    told(session, &args.subject, args.count, &last);
+    told(session, &args.message.subject, args.count, &last);
     reported(session, &last)
 }
 
 async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result<(), CliError> {
     let fail = |error| CliError::io("cannot read the lines", error);
-    let mut reader = input::lines(args.file.as_deref()).await?;
+    let mut reader = input::lines(args.message.file.as_deref()).await?;
     let (mut count, mut last) = (0, Value::Null);
     while let Some(line) = input::next_line(&mut reader).await.map_err(fail)? {
         last = publish(session, client, args, line).await?;
         count += 1;
     }
-    told(session, &args.subject, count, &last);
+    told(session, &args.message.subject, count, &last);
     reported(session, &last)
 }
 
 async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
-    let media = args.content_type.clone().unwrap_or_else(|| media_type(&body));
-    let mut path = format!("/v1/messages/{}", parse::percent(&args.subject));
+    let mut path = format!("/v1/messages/{}", parse::percent(&args.message.subject));
     let asked = [("report_ms", args.report), ("expires_ms", args.expires)];
     let asked = asked.into_iter().filter_map(|(name, time)| Some((name, time?)));
     for ((name, time), mark) in asked.zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
         path.push_str(&format!("{mark}{name}={}", time.as_millis()));
     }
-    let mut call = Call::new(Method::POST, path).body(body, media);
-    for header in &args.headers {
-        call = call.header(header.name.clone(), header.value.clone());
-    }
-    let receipt = client.send(call).await?.json()?;
+    let receipt = client.send(args.message.request(path, body)).await?.json()?;
     if session.out.json {
         session.out.json_line(&receipt)?;
     }

@@ -1,12 +1,11 @@
 //! `weft trace`: which way a message goes.
 
-use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
-use http::{HeaderValue, Method};
 use serde_json::Value;
 
-use super::{CliError, Session, client::Call, input, output::escape, parse, publish::media_type, view};
+use super::{CliError, Session, output::escape, parse, publish::MessageArgs, view};
 
 /// Publish a message and show which nodes it comes by
 ///
@@ -15,20 +14,14 @@ use super::{CliError, Session, client::Call, input, output::escape, parse, publi
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft trace orders.eu.created '{\"id\":1}'
-  weft trace orders.eu.created --trace-only          nobody's subscribers get it
+  weft trace orders.eu.created x --trace-only        nobody's subscribers get it
+  weft trace jobs.new x -H customer:7                to which member of a group the key leads
   weft trace alarms.fire --wait 10s --json           an object a node, with its signature
 
 Times are those of each node's own calendar.")]
 pub(crate) struct TraceArgs {
-    /// Subject, for example orders.eu.created
-    #[arg(value_name = "SUBJECT")]
-    subject: String,
-    /// The message; none is an empty one
-    #[arg(value_name = "DATA")]
-    data: Option<OsString>,
-    /// Read the message from a file, `-` is standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with = "data", value_hint = clap::ValueHint::FilePath)]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    message: MessageArgs,
     /// Hand it to no subscriber
     #[arg(long)]
     trace_only: bool,
@@ -40,21 +33,10 @@ pub(crate) struct TraceArgs {
 /// Publishes, waits and draws.
 pub(crate) async fn execute(session: &Session, args: TraceArgs) -> Result<(), CliError> {
     let client = session.client()?;
-    let body = match (&args.data, &args.file) {
-        (None, None) => bytes::Bytes::new(),
-        _ => input::body(args.data, args.file.as_deref()).await?,
-    };
-    let media = if body.is_empty() {
-        HeaderValue::from_static("application/octet-stream")
-    } else {
-        media_type(&body)
-    };
-    let (subject, within_ms) = (parse::percent(&args.subject), args.wait.as_millis());
+    let body = args.message.body().await?;
+    let (subject, within_ms) = (parse::percent(&args.message.subject), args.wait.as_millis());
     let path = format!("/v1/traces/{subject}?only={}&within_ms={within_ms}", args.trace_only);
-    let traced = client
-        .send(Call::new(Method::POST, path).body(body, media))
-        .await?
-        .json()?;
+    let traced = client.send(args.message.request(path, body)).await?.json()?;
     let hops = view::list(&traced, "hops");
     if session.out.json {
         return hops.iter().try_for_each(|hop| session.out.json_line(hop));
@@ -67,17 +49,17 @@ pub(crate) async fn execute(session: &Session, args: TraceArgs) -> Result<(), Cl
     } else {
         "by gossip"
     };
-    let (id, subject) = (view::text(&traced, "id"), escape(&args.subject));
+    let (id, subject) = (view::text(&traced, "id"), escape(&args.message.subject));
     let subscriptions = hops.iter().filter_map(|hop| view::number(hop, "subscriptions")).sum();
     let subscriptions = counted(subscriptions, "subscription");
-    let handed = if args.trace_only {
-        format!("it is for {subscriptions}, and was handed to none")
+    let but = if args.trace_only {
+        ", and was handed to none"
     } else {
-        format!("handed to {subscriptions}")
+        ""
     };
     let nodes = counted(hops.len() as f64, "node");
     session.out.say(&format!(
-        "{} on {subject} went {way} and came by {nodes}; {handed}",
+        "{} on {subject} went {way} and came by {nodes}; it is for {subscriptions}{but}",
         escape(&id)
     ));
     Ok(())

@@ -288,6 +288,9 @@ fn the_document_describes_all_routes() {
         "/v1/stream/calls/{call}",
         "/v1/messages",
         "/v1/messages/{subject}",
+        "/v1/traces/{subject}",
+        "/v1/batches",
+        "/v1/batches/{queue}",
         "/v1/socket",
         "/v1/doctor",
         "/v1/config",
@@ -334,6 +337,51 @@ fn errors_are_problem_documents() {
         (node.request("POST", "/v1/messages/orders.*").body(b"x"), 400, "invalid"),
         (node.request("GET", "/v1/messages"), 400, "invalid"),
         (node.request("GET", "/v1/messages?subject=a..b"), 400, "invalid"),
+        (
+            node.request("GET", "/v1/messages?subject=a&every_ms=-1"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("GET", "/v1/messages?subject=a&every_ms=9&group=g"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("POST", "/v1/messages/a?expires_ms=soon").body(b"x"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("POST", "/v1/messages/a")
+                .header("weft-header-expirytime", "tomorrow")
+                .body(b"x"),
+            400,
+            "invalid",
+        ),
+        (node.request("POST", "/v1/traces/a.*").body(b"x"), 400, "invalid"),
+        (
+            node.request("POST", "/v1/traces/a?only=perhaps").body(b"x"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("POST", "/v1/traces/a?within_ms=60001").body(b"x"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("POST", "/v1/traces/a")
+                .header("weft-header-Odd_Name", "x")
+                .body(b"x"),
+            400,
+            "invalid",
+        ),
+        (
+            node.request("POST", "/v1/traces/a").body(&vec![0; 1 << 20]),
+            400,
+            "invalid",
+        ),
         (
             node.request("POST", "/v1/ping")
                 .header("content-type", "application/json")

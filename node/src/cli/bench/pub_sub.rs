@@ -298,7 +298,7 @@ impl Mesh {
                         Ok::<_, NodeError>(())
                     };
                     let all = tokio::time::timeout(duration + PATIENCE, all).await;
-                    all.map_err(|_| silent(PATIENCE))??;
+                    all.map_err(|_| silent(duration + PATIENCE))??;
                     Ok((subscription, got, lost))
                 })
             })

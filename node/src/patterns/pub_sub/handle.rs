@@ -161,7 +161,7 @@ pub struct Subscription {
 
 impl Subscription {
     /// From now on at most one message of each subject in so long a time; the others of that time are left out, and counted in the metrics.
-    /// The first one comes at once.
+    /// The first one comes at once. What was before the subscription comes whole.
     pub fn at_most_every(mut self, pause: Duration) -> Self {
         self.pace = Some(Box::new(Pace::new(pause)));
         self
@@ -170,11 +170,11 @@ impl Subscription {
     /// The next delivery; `None` when the node is stopping. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         loop {
-            let delivery = self.next_of_all().await?;
+            let (delivery, is_past) = self.next_of_all().await?;
             let Delivery::Message(received) = &delivery else {
                 return Some(delivery);
             };
-            let pace = self.pace.as_mut();
+            let pace = self.pace.as_mut().filter(|_| !is_past);
             let left_out = if received.is_expired(self.hub.clock.now_unix_ms()) {
                 "expired"
             } else if pace.is_some_and(|pace| !pace.lets_through(received.subject(), Instant::now())) {
@@ -186,24 +186,22 @@ impl Subscription {
         }
     }
 
-    async fn next_of_all(&mut self) -> Option<Delivery> {
+    /// The next delivery, and whether it was published before the subscription.
+    async fn next_of_all(&mut self) -> Option<(Delivery, bool)> {
         loop {
-            let Some(past) = &mut self.past else {
-                return self.reader.next().await;
-            };
-            if let Some(before) = past.next() {
-                return Some(before);
+            if let Some(before) = self.past.as_mut().and_then(|past| past.next()) {
+                return Some((before, true));
             }
             let delivery = self.reader.next().await?;
             let Some(past) = &mut self.past else {
-                return Some(delivery);
+                return Some((delivery, false));
             };
             let passed = past.pass(delivery);
             if past.is_over() {
                 self.past = None;
             }
-            if passed.is_some() {
-                return passed;
+            if let Some(delivery) = passed {
+                return Some((delivery, false));
             }
         }
     }

@@ -80,6 +80,7 @@ pub struct Traced {
 struct Told {
     trace: Trace,
     received: Received,
+    received_at_ms: u64,
     subscriptions: usize,
 }
 
@@ -135,11 +136,12 @@ impl Hops {
         (hops, ToTell(told))
     }
 
-    /// This node took a traced message in.
-    pub(super) fn note(&self, trace: Trace, received: Received, subscriptions: usize) {
+    /// This node took a traced message in, at this time, for so many subscriptions.
+    pub(super) fn note(&self, trace: Trace, received: Received, received_at_ms: u64, subscriptions: usize) {
         let told = Told {
             trace,
             received,
+            received_at_ms,
             subscriptions,
         };
         if self.to_tell.try_send(Box::new(told)).is_err() {
@@ -204,7 +206,7 @@ fn sign(hub: &Hub, told: &Told) -> Option<(PeerId, Signed<Hop>)> {
         seq: received.sequence(),
         subject: received.subject().clone(),
         from: PublicKey::from_peer_id(&from)?,
-        received_at_ms: hub.clock.now_unix_ms(),
+        received_at_ms: told.received_at_ms,
         subscriptions: u32::try_from(told.subscriptions).unwrap_or(u32::MAX),
     };
     Some((received.publisher(), hub.mesh.trust().sign(&hop).ok()?))

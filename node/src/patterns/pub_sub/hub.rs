@@ -263,6 +263,11 @@ impl Hub {
         self.note_wanted();
     }
 
+    /// Nothing more comes: who reads has what waits, and then the end.
+    pub(super) fn close(&self) {
+        self.lock().subscribers.close();
+    }
+
     /// How many subscriptions of this node a subject selects.
     pub(super) fn subscribed_to(&self, subject: &Subject) -> usize {
         self.lock()
@@ -554,7 +559,7 @@ impl Hub {
         let Some(received) = run.get(0) else { return };
         let matched = state.subscribers.matched(received.subject());
         let subscriptions = matched.map_or(0, |matched| matched.len());
-        self.hops.note(trace, received, subscriptions);
+        self.hops.note(trace, received, self.clock.now_unix_ms(), subscriptions);
     }
 
     fn count(&self, offered: Offered) {

@@ -71,7 +71,7 @@ impl Past {
     /// What of all that was found is told.
     fn choose(self, messages: &mut Vec<Received>, now_ms: u64) {
         let since_ms = self.since_ms(now_ms);
-        messages.retain(|m| made_ms(m) >= since_ms);
+        messages.retain(|m| made_ms(m) >= since_ms && !m.is_expired(now_ms));
         match self {
             Past::LastOfEach => {
                 let last: BTreeMap<_, _> = messages.iter().map(|m| (m.subject().clone(), place(m))).collect();

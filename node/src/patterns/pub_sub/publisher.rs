@@ -236,8 +236,18 @@ struct Publisher {
     waiting: VecDeque<Box<Outgoing>>,
 }
 
+/// Tells subscribers that nothing more comes, when the node stops and with it the task that holds this.
+struct Closing(Arc<Hub>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Takes publications until the node stops.
 pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Box<Outgoing>>) {
+    let _closing = Closing(Arc::clone(&hub));
     let mut publisher = Publisher {
         ways: Ways::new(Arc::clone(&hub), Arc::clone(&feeds)),
         hub,

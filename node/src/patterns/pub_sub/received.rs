@@ -16,15 +16,24 @@ use weft_protocol::{
 use super::cache::Kept;
 use crate::patterns::cloud_event::{EXPIRY, parse_time};
 
-/// What a run costs besides its frame, and each of its messages.
-const RUN_BYTES: usize = 256;
-const MESSAGE_BYTES: usize = 32;
+/// What a frame costs besides its bytes, a run besides what its attributes say, and each of its messages.
+const SOURCE_BYTES: usize = 256;
+const RUN_BYTES: usize = 512;
+const MESSAGE_BYTES: usize = 8;
 
 /// Bytes that subscribers hold. Counted down when the last one lets go.
 #[derive(Debug)]
 struct Held {
     bytes: usize,
     all: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        let all = Arc::clone(all);
+        Held { bytes, all }
+    }
 }
 
 impl Drop for Held {
@@ -40,22 +49,18 @@ pub(super) struct Source {
     publisher: PeerId,
     from: PeerId,
     mesh: Option<MeshId>,
-    _held: Held,
+    held: Held,
 }
 
 impl Source {
     /// Of a frame. `all` counts what subscribers hold.
     pub(super) fn new(kept: Arc<Kept>, mesh: Option<MeshId>, all: &Arc<AtomicUsize>) -> Arc<Self> {
-        let messages = usize::try_from(kept.last_seq.saturating_sub(kept.first_seq()) + 1).unwrap_or(0);
-        let bytes = kept.data.len() + RUN_BYTES + messages * MESSAGE_BYTES;
-        all.fetch_add(bytes, Ordering::Relaxed);
-        let all = Arc::clone(all);
         Arc::new(Source {
+            held: Held::new(kept.data.len() + SOURCE_BYTES, all),
             publisher: kept.line().publisher(),
             from: kept.from(),
             kept,
             mesh,
-            _held: Held { bytes, all },
         })
     }
 }
@@ -128,11 +133,14 @@ pub(super) struct Run {
     stretch: Stretch,
     /// This node's number of the first one.
     first_number: u64,
+    _held: Held,
 }
 
 impl Run {
     pub(super) fn new(source: Arc<Source>, stretch: Stretch, first_number: u64) -> Arc<Self> {
+        let bytes = RUN_BYTES + stretch.attributes.bytes() + stretch.len() * MESSAGE_BYTES;
         Arc::new(Run {
+            _held: Held::new(bytes, &source.held.all),
             source,
             stretch,
             first_number,

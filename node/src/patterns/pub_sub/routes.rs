@@ -123,18 +123,10 @@ async fn publish(
     Body(body): Body,
 ) -> Result<Json<Published>, Problem> {
     let subject: Subject = subject.parse().map_err(NodeError::from)?;
-    let mut options = PublishOptions {
+    let options = PublishOptions {
         expires_in: query.expires_ms.map(Duration::from_millis),
-        ..PublishOptions::default()
+        ..options_of(&headers)
     };
-    for (name, value) in &headers {
-        let Ok(text) = value.to_str() else { continue };
-        if name == header::CONTENT_TYPE {
-            options.content_type = Some(text.to_owned());
-        } else if let Some(extension) = name.as_str().strip_prefix("weft-header-") {
-            options.extensions.push((extension.to_owned(), text.to_owned()));
-        }
-    }
     let span = tracing::info_span!("publish", subject = subject.as_str(), trace_id = tracing::field::Empty);
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
@@ -160,6 +152,20 @@ async fn publish(
         peers: receipt.peers,
         direct: receipt.is_direct,
     }))
+}
+
+/// What the headers of a request say of its message: the media type, and extensions in `weft-header-NAME`.
+pub(super) fn options_of(headers: &HeaderMap) -> PublishOptions {
+    let mut options = PublishOptions::default();
+    for (name, value) in headers {
+        let Ok(text) = value.to_str() else { continue };
+        if name == header::CONTENT_TYPE {
+            options.content_type = Some(text.to_owned());
+        } else if let Some(extension) = name.as_str().strip_prefix("weft-header-") {
+            options.extensions.push((extension.to_owned(), text.to_owned()));
+        }
+    }
+    options
 }
 
 /// What to subscribe to.

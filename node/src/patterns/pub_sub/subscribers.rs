@@ -80,6 +80,8 @@ pub(super) struct Subscribers {
     turn: u64,
     /// Those that were offered something, while somebody is going to ask.
     touched: Option<Vec<u64>>,
+    /// The node is stopping.
+    is_closed: bool,
 }
 
 /// Who takes what in a queue group.
@@ -96,6 +98,10 @@ impl Subscribers {
     /// Takes a subscription in.
     pub(super) fn insert(&mut self, wanted: Wanted, sink: Sink) -> u64 {
         self.next_id += 1;
+        if self.is_closed {
+            sink.close();
+            return self.next_id;
+        }
         self.trie.insert(&wanted.pattern, self.next_id);
         let subscriber = Subscriber {
             wanted,
@@ -112,6 +118,15 @@ impl Subscribers {
             self.trie.remove(&gone.wanted.pattern, id);
             self.last = None;
         }
+    }
+
+    /// Lets go of all, and takes none in any more.
+    pub(super) fn close(&mut self) {
+        *self = Subscribers {
+            next_id: self.next_id,
+            is_closed: true,
+            ..Subscribers::default()
+        };
     }
 
     pub(super) fn len(&self) -> usize {

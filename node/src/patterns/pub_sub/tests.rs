@@ -128,6 +128,29 @@ fn what_is_read_again_is_what_was_received() {
     assert_eq!(told(1, "a.*"), all[1..]);
 }
 
+/// What is said of each of many subjects takes memory of its own.
+#[test]
+fn what_subscribers_hold_is_counted_by_run() {
+    let ((line, peer), window) = (a_line(), ReplayWindow::default());
+    let subjects: Vec<String> = (0..1000).map(|n| format!("a.{n}")).collect();
+    let kept = kept(&line, &peer, 1, subjects.iter().map(|s| run(s, &[b"x"])).collect());
+    let stretches = received::stretches(Frame::read(&kept.data).unwrap(), &kept.data);
+    let source = window.source(&kept, None);
+    let runs: Vec<_> = stretches
+        .into_iter()
+        .map(|s| received::Run::new(Arc::clone(&source), s, 1))
+        .collect();
+    assert!(window.held_bytes() >= kept.data.len() + 1000 * 512);
+    let last = runs.last().unwrap().get(0);
+    drop((source, runs));
+    assert!(
+        (kept.data.len()..kept.data.len() + 2000).contains(&window.held_bytes()),
+        "the frame and one run"
+    );
+    drop(last);
+    assert_eq!(window.held_bytes(), 0);
+}
+
 #[test]
 fn a_frame_leaves_the_window_message_by_message() {
     let ((line, peer), mut window) = (a_line(), ReplayWindow::default());
@@ -489,4 +512,26 @@ async fn what_has_expired_is_handed_to_nobody() {
     for n in [1, 3, 5, 6] {
         assert_eq!(data(&next(&mut late).await), [n]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_ends_with_its_node() {
+    let a = start(
+        Node::builder().pattern(PubSub),
+        1,
+        mesh_config("a", vec![], "tcp"),
+        Some(MeshKind::Open),
+    )
+    .await;
+    let handle = a.handle::<PubSub>().unwrap();
+    let mut wanted = handle.subscribe("a".parse().unwrap(), None);
+    handle
+        .publish(&"a".parse().unwrap(), vec![1], PublishOptions::default())
+        .await
+        .unwrap();
+    a.stop().await;
+    assert_eq!(data(&next(&mut wanted).await), [1], "what waits is read");
+    assert!(tokio::time::timeout(PATIENCE, wanted.next()).await.unwrap().is_none());
+    let mut late = handle.subscribe("a".parse().unwrap(), None);
+    assert!(tokio::time::timeout(PATIENCE, late.next()).await.unwrap().is_none());
 }

@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, header},
-};
+use axum::{Json, extract::State, http::HeaderMap};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use weft_protocol::{Subject, Wire as _};
 
-use super::{HopRecord, PublishOptions, Traced};
+use super::{HopRecord, Traced, routes::options_of};
 use crate::{
     error::NodeError,
     local::{
@@ -84,11 +80,6 @@ async fn trace(
     Body(body): Body,
 ) -> Result<Json<TracedMessage>, Problem> {
     let subject: Subject = subject.parse().map_err(NodeError::from)?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let options = PublishOptions {
-        content_type: content_type.map(ToOwned::to_owned),
-        ..PublishOptions::default()
-    };
     let within = query.within_ms.map_or(WITHIN, Duration::from_millis);
     if within > WITHIN_MAX {
         let most = WITHIN_MAX.as_secs();
@@ -97,7 +88,7 @@ async fn trace(
     let trust = app.node.mesh().trust();
     let published_ms = trust.now_ms();
     let asked = (query.only, within);
-    let Traced { receipt, mut hops } = app.messages.trace(&subject, body, options, asked).await?;
+    let Traced { receipt, mut hops } = app.messages.trace(&subject, body, options_of(&headers), asked).await?;
     hops.sort_by_key(|hop| (hop.received_at_ms, hop.node != hop.from));
     let hop = |hop: HopRecord| HopMessage {
         name: trust.record(&hop.node).map(|record| record.name),

@@ -102,14 +102,16 @@ impl ReplayWindow {
         first_number
     }
 
-    /// Lets go of messages that there is no room for; of as many as need be, but of no other frame's with them.
+    /// Lets go of the oldest: of as many as are too many, or of all that are in the oldest frame, if it is bytes that are too many.
     fn drop_oldest(&mut self) {
         let Some(oldest) = self.notes.front_mut() else {
             self.messages = 0;
             return;
         };
-        let too_many = self.messages.saturating_sub(REPLAY_MESSAGES_MAX).max(1);
-        let count = oldest.count.min(u32::try_from(too_many).unwrap_or(u32::MAX));
+        let count = match u32::try_from(self.messages.saturating_sub(REPLAY_MESSAGES_MAX)) {
+            Ok(too_many @ 1..) => oldest.count.min(too_many),
+            _ => oldest.count,
+        };
         oldest.first_number += u64::from(count);
         oldest.first_index += count;
         oldest.count -= count;

@@ -137,4 +137,8 @@ async fn nobody_speaks_for_another() {
     assert_eq!(told.len(), 1, "each once");
     drop(waiting);
     assert!(hub.hops.heard(alpha, asker, hop(own, &key)), "nobody waits any more");
+    let many: Vec<_> = (0..64).map(|n| hub.hops.wait_for([n; 16]).unwrap()).collect();
+    assert!(hub.hops.wait_for([64; 16]).is_err(), "no more at once");
+    drop(many);
+    assert!(hub.hops.wait_for([64; 16]).is_ok());
 }

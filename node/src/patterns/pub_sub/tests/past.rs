@@ -133,6 +133,26 @@ async fn what_went_to_others_alone_its_publisher_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_less_is_told_all_that_was_before() {
+    let nodes = mesh(1).await;
+    let (publisher, ticks) = (handle(&nodes[0]), subject("ticks.a"));
+    for n in 0..5 {
+        publish(&publisher, &ticks, n).await;
+    }
+    let wanted = publisher
+        .subscribe_with("ticks.>".parse().unwrap(), Past::Last(5))
+        .await;
+    let mut wanted = wanted.at_most_every(Duration::from_secs(3600));
+    for n in 5..8 {
+        publish(&publisher, &ticks, n).await;
+    }
+    publish(&publisher, &subject("ticks.b"), 8).await;
+    for n in [0, 1, 2, 3, 4, 5, 8] {
+        assert_eq!(next(&mut wanted).await, n);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_signed_is_not_believed() {
     let nodes = mesh(3).await;
     let (publisher, orders) = (handle(&nodes[0]), subject("orders.eu"));
