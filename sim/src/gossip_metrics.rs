@@ -29,8 +29,9 @@ pub(crate) fn copies(metrics: &str) -> u64 {
 /// Gossip neighbours on the topic that a subject travels on.
 pub(crate) fn neighbours(metrics: &str, subject: &Subject) -> u32 {
     let topic = format!("/pub_sub/3/{}\"", subject.shard(SHARDS));
-    let of_topic = values(metrics, NEIGHBOURS).find(|(labels, _)| labels.contains(&topic));
-    of_topic.map_or(0, |(_, value)| u32::try_from(value).unwrap_or(u32::MAX))
+    // A value for those that know partial messages and one for those that do not, in no fixed order.
+    let of_topic = values(metrics, NEIGHBOURS).filter(|(labels, _)| labels.contains(&topic));
+    u32::try_from(of_topic.map(|(_, value)| value).sum::<u64>()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -45,10 +46,15 @@ mod tests {
         let mesh = MeshId::from_root(&SecretKey::from_bytes(&[7; 32]).public());
         let (own, shard) = (subject.shard(SHARDS), subject.shard(SHARDS) ^ 1);
         let line = |family: &str, shard, value: u64| format!("{family}hash=\"{}\"}} {value}\n", topic(&mesh, shard));
+        let neighbours_line = |partial: bool, value: u64| {
+            let topic = topic(&mesh, own);
+            format!("{NEIGHBOURS}supports_partial=\"{partial}\",topic_hash=\"{topic}\"}} {value}\n")
+        };
         let text = [
             "# HELP gossipsub_mesh_peer_counts Number of peers\n".to_owned(),
             line(NEIGHBOURS, shard, 3),
-            line(NEIGHBOURS, own, 6),
+            neighbours_line(true, 0),
+            neighbours_line(false, 6),
             line(RECEIVED, own, 90),
             line(RECEIVED, shard, 10),
             line(NEW, own, 40),
