@@ -527,6 +527,7 @@ fn nats_samples() -> Vec<Sample> {
             NatsInterests {
                 list: vec![interest],
                 more: true,
+                address: Some("door.example:4222".into()),
             },
         ),
     ]

@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, fmt::Display, time::Duration};
 
 use tracing_subscriber::EnvFilter;
-use weft_protocol::{DecodeError, Multiaddr, limits::PUBLISH_BODY_BYTES_MAX, name::check_name};
+use weft_protocol::{
+    DecodeError, Multiaddr, limits::PUBLISH_BODY_BYTES_MAX, name::check_name, patterns::nats::check_address,
+};
 
 use super::{
     Config, ConfigError,
-    value::{ByteSize, format_duration, shorten},
+    value::{ByteSize, Toggle, format_duration, shorten},
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -240,6 +242,7 @@ impl Check<'_> {
             ("nats.credentials", &nats.credentials),
             ("nats.tls_certificate", &nats.tls_certificate),
             ("nats.tls_key", &nats.tls_key),
+            ("nats.tls_client_authorities", &nats.tls_client_authorities),
         ] {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 self.wrong(key, "must be an absolute path".into());
@@ -247,6 +250,18 @@ impl Check<'_> {
         }
         if nats.tls_certificate.is_some() != nats.tls_key.is_some() {
             self.wrong("nats.tls_key", "must be set together with nats.tls_certificate".into());
+        }
+        if let Some(Err(error)) = nats.advertise.as_deref().map(check_address) {
+            self.wrong("nats.advertise", format!("{error}"));
+        }
+        if nats.tls_certificate.is_none() {
+            let reason = || "does nothing without nats.tls_certificate".into();
+            if nats.tls_client_authorities.is_some() {
+                self.wrong("nats.tls_client_authorities", reason());
+            }
+            if nats.tls_first != Toggle::Off {
+                self.wrong("nats.tls_first", reason());
+            }
         }
         self.count("nats.connections_max", nats.connections_max, (1, 65_536));
         self.count("nats.subscriptions_max", nats.subscriptions_max, (1, 10_000_000));

@@ -147,10 +147,19 @@ section! {
         /// File with the credentials clients need, lines of `token SECRET`, `user NAME PASSWORD` or `nkey PUBLIC_KEY`. Not set: on a
         /// loopback address every program of this machine may come in; on another the node does not start.
         Restart credentials: Option<PathBuf> = None;
+        /// Where clients of other doors may come when theirs goes, HOST:PORT. Set on several nodes, their clients hear of all
+        /// these addresses and change by themselves; with the credentials they have, so each must be as trusted as the first. Not set: the
+        /// door is nobody's second choice, and its clients hear of no other.
+        Restart advertise: Option<String> = None;
         /// Certificate chain for TLS, a PEM file; together with tls_key.
         Restart tls_certificate: Option<PathBuf> = None;
         /// Private key for TLS, a PEM file.
         Restart tls_key: Option<PathBuf> = None;
+        /// Authorities whose certificates clients must show, a PEM file. Not set: a client needs no certificate.
+        Restart tls_client_authorities: Option<PathBuf> = None;
+        /// Whether TLS begins before the door says a word ("on"), after its INFO as NATS clients expect ("off"), or as the client
+        /// does, which costs those that wait 50 ms ("auto").
+        Restart tls_first: Toggle = Toggle::Off;
         /// Clients at once; another one is refused.
         Restart connections_max: u32 = 1024;
         /// Subscriptions of all clients together.

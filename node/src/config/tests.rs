@@ -71,6 +71,9 @@ fn every_key_is_read_and_compared() {
                 text = match key.expects {
                     e if e == Duration::EXPECTS => "\"7s\"".into(),
                     e if e == ByteSize::EXPECTS => "1234567".into(),
+                    e if e == Toggle::EXPECTS && section.show(key.name).as_deref() == Some("\"off\"") => {
+                        "\"on\"".into()
+                    }
                     e if e == Toggle::EXPECTS => "\"off\"".into(),
                     e if e == LogFormat::EXPECTS => "\"json\"".into(),
                     _ => "\"other\"".into(),

@@ -9,7 +9,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, watch},
     time::{Instant, interval_at, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,8 @@ pub(super) struct Client {
     pub(super) id: u64,
     pub(super) from: SocketAddr,
     pub(super) info: Info,
+    /// Where else the client may go, as the mesh changes.
+    pub(super) addresses: watch::Receiver<Vec<String>>,
     pub(super) nonce: String,
     pub(super) lame: CancellationToken,
     pub(super) cut: CancellationToken,
@@ -235,6 +237,7 @@ impl Session {
         tokio::pin!(admission);
         let mut pings = interval_at(Instant::now() + settings.ping_interval, settings.ping_interval);
         let mut is_told = false;
+        let mut addresses = client.addresses.clone();
         // Room for a long payload, and since when it comes.
         let mut long: Option<(OwnedSemaphorePermit, Instant)> = None;
         loop {
@@ -245,7 +248,14 @@ impl Session {
                 () = client.cut.cancelled() => return Ending::Cut,
                 () = client.lame.cancelled(), if !is_told => {
                     is_told = true;
-                    let info = Info { ldm: true, ..client.info.clone() };
+                    let elsewhere = addresses.borrow().iter().skip(1).cloned().collect();
+                    let info = Info { ldm: true, connect_urls: elsewhere, ..client.info.clone() };
+                    self.outbox.say(&info.line());
+                    continue;
+                }
+                Ok(()) = addresses.changed(), if self.is_admitted && self.connect.protocol > 0 => {
+                    let connect_urls = addresses.borrow_and_update().clone();
+                    let info = Info { connect_urls, ..client.info.clone() };
                     self.outbox.say(&info.line());
                     continue;
                 }

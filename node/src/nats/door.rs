@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use weft_protocol::{PeerId, Subject, patterns::nats::NatsItem};
@@ -48,6 +48,8 @@ const MESH_PATIENCE: Duration = Duration::from_secs(2);
 const MESH_PAUSE: Duration = Duration::from_millis(5);
 /// Messages taken from the mesh before their receivers are woken.
 const BURST: usize = 128;
+/// How often the addresses of other doors are looked for, at most.
+const ADDRESSES_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether anybody still listens.
 const LOOK: Duration = Duration::from_secs(5);
 /// Bytes of long payloads that are being received at once, by all connections.
@@ -90,6 +92,8 @@ pub(super) struct Door {
     pub(super) router: Router,
     pub(super) interests: Interests,
     pub(super) elsewhere: Elsewhere,
+    /// Where clients are told that they may go, this door first.
+    pub(super) addresses: watch::Sender<Vec<String>>,
     pub(super) replies: Replies,
     pub(super) peers: Arc<Peers>,
     pub(super) unread: Arc<Unread>,
@@ -137,6 +141,7 @@ impl Door {
             router: Router::default(),
             interests: Interests::default(),
             elsewhere: Elsewhere::new(mesh.clone()),
+            addresses: watch::Sender::default(),
             replies: Replies::new(mesh.local_peer(), Arc::clone(&entropy)),
             peers: Peers::new(mesh.clone(), tasks.clone(), metrics.dropped.clone()),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -150,6 +155,24 @@ impl Door {
             entropy,
             metrics,
         })
+    }
+
+    /// Keeps the addresses of doors as the mesh has them, if this one is among them.
+    pub(super) async fn keep_addresses(self: Arc<Self>) {
+        let own = self.settings.advertise.as_deref();
+        let mut records = self.elsewhere.watch();
+        loop {
+            let fresh = self.elsewhere.addresses(own);
+            self.addresses.send_if_modified(|known| {
+                let is_new = *known != fresh;
+                *known = fresh;
+                is_new
+            });
+            if records.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(ADDRESSES_PAUSE).await;
+        }
     }
 
     /// Takes a subscription in. What comes from the mesh after this returns reaches it.

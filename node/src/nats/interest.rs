@@ -5,7 +5,7 @@
 //! in everything.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -21,6 +21,8 @@ use crate::mesh::Mesh;
 
 /// Where clients' libraries have their inboxes.
 const INBOX: &str = "_INBOX";
+/// Addresses that clients are told of.
+const ADDRESSES_MAX: usize = 64;
 
 /// A queue group and a pattern.
 type Kind = (Option<Box<str>>, Box<str>);
@@ -68,12 +70,16 @@ impl Interests {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// What to announce: groups last in the order, first in the list, for only they need to be known exactly.
-    pub(super) fn summary(&self) -> NatsInterests {
+    /// What to announce of a door that others may know by `address`: groups last in the order, first in the list, for only they need to
+    /// be known exactly.
+    pub(super) fn summary(&self, address: Option<&str>) -> NatsInterests {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = NatsInterests::default();
+        let mut found = NatsInterests {
+            address: address.map(ToOwned::to_owned),
+            ..NatsInterests::default()
+        };
         // The frame of each: three bytes for a text, one for a pair.
-        let mut left = NATS_INTEREST_BYTES_MAX - 16;
+        let mut left = NATS_INTEREST_BYTES_MAX - 16 - address.map_or(0, str::len);
         for (group, pattern) in counts.keys().rev() {
             let cost = 8 + pattern.len() + group.as_ref().map_or(0, |g| g.len());
             let Ok(pattern) = pattern.parse() else { continue };
@@ -157,6 +163,22 @@ impl Elsewhere {
         fresh
     }
 
+    /// Where other doors can be reached by whoever is at this one, this one's `own` address first. None when this one has none.
+    pub(super) fn addresses(&self, own: Option<&str>) -> Vec<String> {
+        let Some(own) = own else {
+            return Vec::new();
+        };
+        let all = self.mesh.trust().announcements(ANNOUNCEMENT_KEY);
+        let theirs = all
+            .into_iter()
+            .filter_map(|(_, bytes)| NatsInterests::from_bytes(&bytes).ok()?.address);
+        let theirs: BTreeSet<String> = theirs.filter(|address| address != own).collect();
+        std::iter::once(own.to_owned())
+            .chain(theirs)
+            .take(ADDRESSES_MAX)
+            .collect()
+    }
+
     /// Who listens to a subject.
     pub(super) fn listeners(&self, subject: &Subject) -> Listeners {
         listeners(&self.known(), subject)
@@ -217,13 +239,13 @@ mod tests {
             sub("_INBOX.x.*", None),
         ];
         subs.iter().for_each(|s| interests.add(s));
-        let summary = interests.summary();
+        let summary = interests.summary(None);
         assert_eq!(summary.list.len(), 4);
         assert!(!summary.more && summary.list[0].group.is_some());
         let subjects: Vec<String> = interests.group_subjects().iter().map(ToString::to_string).collect();
         assert_eq!(subjects, ["greet", "greet.ann"]);
         subs.iter().for_each(|s| interests.remove(s));
-        assert!(interests.is_empty() && interests.summary() == NatsInterests::default());
+        assert!(interests.is_empty() && interests.summary(None) == NatsInterests::default());
     }
 
     #[test]
@@ -233,7 +255,7 @@ mod tests {
             let long = "x".repeat(n % 200);
             interests.add(&sub(&format!("s{n}{long}.*"), (n % 3 == 0).then_some("workers")));
         }
-        let summary = interests.summary();
+        let summary = interests.summary(None);
         assert!(summary.more);
         summary.to_checked_bytes().unwrap();
     }
@@ -245,7 +267,11 @@ mod tests {
             pattern: pattern.parse().unwrap(),
             group: group.map(Into::into),
         };
-        let of = |list: Vec<NatsInterest>, more| NatsInterests { list, more };
+        let of = |list: Vec<NatsInterest>, more| NatsInterests {
+            list,
+            more,
+            address: None,
+        };
         let known = [
             (
                 a,

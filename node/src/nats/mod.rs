@@ -26,6 +26,7 @@ mod replies;
 mod router;
 mod server;
 mod services;
+mod tls;
 mod words;
 
 use std::{
@@ -47,7 +48,7 @@ use self::{
     metrics::NatsMetrics,
 };
 use crate::{
-    config::NatsConfig,
+    config::{NatsConfig, Toggle},
     context::Context,
     error::NodeError,
     mesh::{InboundRequest, Mesh, PatternDoors},
@@ -83,8 +84,23 @@ pub struct Settings {
     pub grace: Duration,
     /// The file with the credentials.
     pub credentials: Option<PathBuf>,
-    /// Certificate and key files.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Where clients of other doors may come; without it they are not told of this door, nor its clients of others.
+    pub advertise: Option<String>,
+    /// How connections are encrypted; not at all without.
+    pub tls: Option<TlsSettings>,
+}
+
+/// TLS at the door; the files are PEM.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// The door's chain, its own certificate first.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// Authorities of whom a client must have a certificate.
+    pub client_authorities: Option<PathBuf>,
+    /// Whether the door waits for the client's handshake before it says INFO; `Auto`: for [`tls::WAIT_FOR_HELLO`].
+    pub first: Toggle,
 }
 
 impl Settings {
@@ -102,7 +118,17 @@ impl Settings {
             ping_interval: config.ping_interval,
             grace: config.lame_duck,
             credentials: config.credentials.clone(),
-            tls: config.tls_certificate.clone().zip(config.tls_key.clone()),
+            advertise: config.advertise.clone(),
+            tls: config
+                .tls_certificate
+                .clone()
+                .zip(config.tls_key.clone())
+                .map(|(certificate, key)| TlsSettings {
+                    certificate,
+                    key,
+                    client_authorities: config.tls_client_authorities.clone(),
+                    first: config.tls_first,
+                }),
         }
     }
 }

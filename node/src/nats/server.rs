@@ -12,28 +12,27 @@ use std::{
     time::Duration,
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{self, Client},
     door::Door,
     services,
+    tls::Tls,
     words::{Info, SPOKEN_VERSION},
 };
 use crate::{error::NodeError, platform};
 
 /// The pause after the system had no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to read the first words.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Newcomers that are being told that there is no room; more are just closed.
 const REFUSALS_MAX: usize = 32;
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -57,7 +56,7 @@ impl std::fmt::Debug for NatsServer {
 struct Shared {
     door: Arc<Door>,
     info: Info,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     room: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     next_id: AtomicU64,
@@ -70,10 +69,7 @@ struct Shared {
 impl NatsServer {
     /// Binds and accepts.
     pub(super) async fn start(address: SocketAddr, door: Arc<Door>) -> Result<Self, NodeError> {
-        let tls = match &door.settings.tls {
-            Some((certificate, key)) => Some(acceptor(certificate, key)?),
-            None => None,
-        };
+        let tls = door.settings.tls.as_ref().map(Tls::load).transpose()?;
         let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => NodeError::conflict(format!(
                 "the address {address} of the NATS door is in use by another program"
@@ -100,6 +96,8 @@ impl NatsServer {
             client_ip: String::new(),
             auth_required: door.credentials.is_some(),
             tls_required: tls.is_some(),
+            tls_verify: tls.as_ref().is_some_and(|tls| tls.verifies_clients),
+            connect_urls: Vec::new(),
             nonce: None,
             ldm: false,
         };
@@ -116,6 +114,9 @@ impl NatsServer {
         let tasks = shared.door.tasks.clone();
         tasks.spawn("nats-accept", accept(listener, Arc::clone(&shared)));
         tasks.spawn("nats-interest", services::keep_told(Arc::clone(&shared.door)));
+        if shared.door.settings.advertise.is_some() {
+            tasks.spawn("nats-addresses", Arc::clone(&shared.door).keep_addresses());
+        }
         Ok(NatsServer { address, shared })
     }
 
@@ -159,25 +160,6 @@ impl NatsServer {
         self.shared.cut.cancel();
         let _ = timeout(CUT_TIMEOUT, empty()).await;
     }
-}
-
-/// TLS as its files say.
-fn acceptor(certificate: &std::path::Path, key: &std::path::Path) -> Result<TlsAcceptor, NodeError> {
-    let wrong = |path: &std::path::Path, error: &dyn std::fmt::Display| {
-        NodeError::invalid(format!("{}: {error}", path.display()))
-            .with_hint("nats.tls_certificate and nats.tls_key are PEM files: the chain, its own certificate first, and the private key")
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|e| wrong(certificate, &e))?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, &e))?;
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(certificate, &e))?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(|e| wrong(certificate, &e))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -237,6 +219,8 @@ async fn greet(shared: &Shared, mut stream: TcpStream, from: SocketAddr) -> io::
     let mut info = shared.info.clone();
     info.client_id = id;
     info.client_ip = from.ip().to_string();
+    let addresses = shared.door.addresses.subscribe();
+    info.connect_urls.clone_from(&addresses.borrow());
     let nonce: [u8; 11] = platform::random(&*shared.door.entropy);
     let nonce = data_encoding::BASE64URL_NOPAD.encode(&nonce);
     if shared
@@ -247,28 +231,45 @@ async fn greet(shared: &Shared, mut stream: TcpStream, from: SocketAddr) -> io::
     {
         info.nonce = Some(nonce.clone());
     }
-    timeout(HANDSHAKE_TIMEOUT, stream.write_all(info.line().as_bytes())).await??;
+    let words = info.line();
     let client = Client {
         door: Arc::clone(&shared.door),
         id,
         from,
         info,
+        addresses,
         nonce,
         lame: shared.lame.clone(),
         cut: shared.cut.child_token(),
     };
     match &shared.tls {
-        Some(acceptor) => {
-            let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+        Some(tls) if tls.comes_first(&stream).await => {
+            let mut stream = tls.accept(stream).await?;
+            say(&mut stream, &words).await?;
             let (reader, writer) = tokio::io::split(stream);
             connection::run(client, reader, writer).await;
         }
+        Some(tls) => {
+            say(&mut stream, &words).await?;
+            let (reader, writer) = tokio::io::split(tls.accept(stream).await?);
+            connection::run(client, reader, writer).await;
+        }
         None => {
+            say(&mut stream, &words).await?;
             let (reader, writer) = stream.into_split();
             connection::run(client, reader, writer).await;
         }
     }
     Ok(())
+}
+
+/// The first words.
+async fn say(stream: &mut (impl AsyncWrite + Unpin), words: &str) -> io::Result<()> {
+    let write = async {
+        stream.write_all(words.as_bytes()).await?;
+        stream.flush().await
+    };
+    timeout(GREETING_TIMEOUT, write).await?
 }
 
 fn refuse(shared: &Arc<Shared>, mut stream: TcpStream) {

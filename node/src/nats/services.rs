@@ -190,7 +190,7 @@ pub(super) async fn keep_told(door: Arc<Door>) {
     let mut told = NatsInterests::default();
     let mut offered: BTreeMap<Subject, tokio_util::sync::DropGuard> = BTreeMap::new();
     loop {
-        let summary = door.interests.summary();
+        let summary = door.interests.summary(door.settings.advertise.as_deref());
         if told != summary {
             if door.mesh.announce(ANNOUNCEMENT_KEY, summary.to_bytes()).await.is_err() {
                 return;

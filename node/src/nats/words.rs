@@ -24,6 +24,11 @@ pub(super) struct Info {
     pub(super) auth_required: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) tls_required: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) tls_verify: bool,
+    /// Where a client may go when this door is gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) connect_urls: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nonce: Option<String>,
     /// Lame duck: the client had better go elsewhere.

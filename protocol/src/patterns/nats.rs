@@ -11,8 +11,8 @@ use minicbor::{Decode, Encode};
 use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::{
-    CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, NAME_BYTES_MAX, NATS_INTEREST_BYTES_MAX, NATS_INTERESTS_MAX, NATS_ITEMS_MAX,
-    SUBJECT_BYTES_MAX,
+    CALL_BYTES_MAX, DIRECT_BODY_BYTES_MAX, NAME_BYTES_MAX, NATS_ADDRESS_BYTES_MAX, NATS_INTEREST_BYTES_MAX,
+    NATS_INTERESTS_MAX, NATS_ITEMS_MAX, SUBJECT_BYTES_MAX,
 };
 use crate::subject::{Pattern, Subject};
 
@@ -158,6 +158,9 @@ pub struct NatsInterests {
     /// There are more than fit: any subject may have a plain subscription there.
     #[n(1)]
     pub more: bool,
+    /// Where clients reach the door, `HOST:PORT`, when they may go there from another.
+    #[n(2)]
+    pub address: Option<String>,
 }
 
 impl Wire for NatsInterests {
@@ -166,11 +169,34 @@ impl Wire for NatsInterests {
 
     fn check(&self) -> Result<(), DecodeError> {
         at_most("nats interests", self.list.len(), NATS_INTERESTS_MAX)?;
+        self.address.as_deref().map_or(Ok(()), check_address)?;
         self.list
             .iter()
             .filter_map(|interest| interest.group.as_deref())
             .try_for_each(check_group)
     }
+}
+
+/// Checks the address of a door: a host's name or IP address, an IPv6 one in brackets, and a port.
+pub fn check_address(address: &str) -> Result<(), DecodeError> {
+    const WHAT: &str = "address of a NATS door";
+    at_most(WHAT, address.len(), NATS_ADDRESS_BYTES_MAX)?;
+    let is_host = |host: &str| match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        }
+    };
+    let is_right = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0));
+    if !is_right {
+        return Err(DecodeError::invalid(WHAT, format!("{address:?} is not HOST:PORT")));
+    }
+    Ok(())
 }
 
 /// Checks the name of a queue group: printable, without blanks.

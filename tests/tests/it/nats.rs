@@ -305,6 +305,121 @@ async fn tls_encrypts_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_certificate_stays_out_and_tls_may_come_first() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        let path = home.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let authority = {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertifiedIssuer::self_signed(params, key).unwrap()
+    };
+    let signed = |names: &[&str], file: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let made = rcgen::CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&key, &authority)
+            .unwrap();
+        (
+            write(&format!("{file}.pem"), made.pem()),
+            write(&format!("{file}.key"), key.serialize_pem()),
+        )
+    };
+    let roots = write("authority.pem", authority.pem());
+    let (certificate, key) = signed(&["localhost"], "door");
+    let node = Node::new("alpha")
+        .arg("--nats")
+        .arg("127.0.0.1:0")
+        .env("WEFT__NATS__TLS_CERTIFICATE", certificate.to_str().unwrap())
+        .env("WEFT__NATS__TLS_KEY", key.to_str().unwrap())
+        .env("WEFT__NATS__TLS_CLIENT_AUTHORITIES", roots.to_str().unwrap())
+        .env("WEFT__NATS__TLS_FIRST", "auto")
+        .started();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let url = node.nats().replace("127.0.0.1", "localhost");
+    let known = || {
+        let (certificate, key) = signed(&["ann"], "client");
+        ConnectOptions::new()
+            .add_root_certificates(roots.clone())
+            .add_client_certificate(certificate, key)
+            .require_tls(true)
+    };
+    let stranger = ConnectOptions::new()
+        .add_root_certificates(roots.clone())
+        .require_tls(true);
+    assert!(stranger.connect(&url).await.is_err(), "it showed no certificate");
+    // INFO first, as most do, and TLS first.
+    for options in [known(), known().tls_first()] {
+        let client = options.connect(&url).await.unwrap();
+        client.flush().await.unwrap();
+        assert!(client.server_info().tls_required);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_change_to_another_door_that_may_be_told_of() {
+    let sockets: Vec<_> = (0..3)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
+    drop(sockets);
+    let door = |name: &str, port: u16| Node::new(name).arg("--nats").arg(&format!("127.0.0.1:{port}"));
+    let advertised = |port: u16| format!("127.0.0.1:{port}");
+    let mut alpha = door("alpha", ports[0])
+        .env("WEFT__NATS__ADVERTISE", &advertised(ports[0]))
+        .started();
+    let ticket = alpha.ticket(2);
+    let mut early = raw(&alpha);
+    early.write_all(b"CONNECT {\"protocol\":1}\r\nPING\r\n").unwrap();
+    read_until(&mut early, "PONG");
+    let _beta = door("beta", ports[1])
+        .env("WEFT__NATS__ADVERTISE", &advertised(ports[1]))
+        .arg("--join")
+        .arg(&ticket)
+        .started();
+    // It does not say where it is, and says of nobody else.
+    let gamma = door("gamma", ports[2]).arg("--join").arg(&ticket).started();
+    let resident = client(&gamma).await;
+    assert!(resident.server_info().connect_urls.is_empty());
+    // async-nats reads addresses when it connects, and not in an INFO that comes later.
+    let wanderer = async {
+        loop {
+            let wanderer = client(&alpha).await;
+            let told = wanderer.server_info().connect_urls;
+            if told.len() == 2 {
+                assert_eq!(told, [advertised(ports[0]), advertised(ports[1])]);
+                return wanderer;
+            }
+        }
+    };
+    // A client that was there before is told as well.
+    read_until(&mut early, &advertised(ports[1]));
+    let wanderer = timeout(PATIENCE, wanderer).await.expect("beta's door is told of");
+    let mut heard = wanderer.subscribe("news").await.unwrap();
+    alpha.stop();
+    until("it is at beta's door", || {
+        let is_connected = wanderer.connection_state() == async_nats::connection::State::Connected;
+        (is_connected && wanderer.server_info().port == ports[1]).then_some(())
+    });
+    wanderer.flush().await.unwrap();
+    let said = timeout(PATIENCE, async {
+        // Interest needs a moment to be known, and what is said before it is nobody's.
+        loop {
+            resident.publish("news", "after".into()).await.unwrap();
+            if let Ok(said) = timeout(Duration::from_millis(500), heard.next()).await {
+                return said;
+            }
+        }
+    });
+    assert_eq!(said.await.unwrap().unwrap().payload, "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_node_says_so_and_then_goes() {
     let mut node = node(&[]);
     let (events, mut seen) = tokio::sync::mpsc::channel(16);

@@ -48,8 +48,35 @@ fn interests_have_a_bound() {
     };
     let list = |len| NatsInterests {
         list: vec![interest.clone(); len],
-        more: false,
+        ..NatsInterests::default()
     };
     assert!(list(NATS_INTERESTS_MAX).to_checked_bytes().is_ok());
     assert!(list(NATS_INTERESTS_MAX + 1).to_checked_bytes().is_err());
+}
+
+#[test]
+fn the_address_of_a_door_is_a_host_and_a_port() {
+    let at = |address: &str| NatsInterests {
+        address: Some(address.into()),
+        ..NatsInterests::default()
+    };
+    for right in ["10.0.0.7:4222", "[2001:db8::7]:4222", "door-1.example:1"] {
+        assert!(at(right).to_checked_bytes().is_ok(), "{right}");
+    }
+    let long = format!("{}:4222", "a".repeat(300));
+    for wrong in [
+        "",
+        "host",
+        ":4222",
+        "host:0",
+        "host:65536",
+        "user@host:4222",
+        "::1:4222",
+        "[::1:4222",
+        "a b:1",
+        "h\r\n:1",
+        &long,
+    ] {
+        assert!(at(wrong).to_checked_bytes().is_err(), "{wrong}");
+    }
 }
