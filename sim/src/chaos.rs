@@ -43,6 +43,8 @@ pub enum Step {
     Restore(u64),
     /// A calendar jumps.
     Skew(HostId, i64),
+    /// Applications take calls and answer none; or answer again.
+    Hang(HostId, bool),
     /// A disk is full, or has room again.
     Full(HostId, bool),
     /// A disk lies about syncs, or tells the truth again.
@@ -155,6 +157,13 @@ impl Planner<'_> {
                     self.step(until_ns, Step::Full(*host, false));
                 }
                 ("disk full", until_ns)
+            }
+            FaultKind::Hang => {
+                for host in &targets {
+                    self.step(at_ns, Step::Hang(*host, true));
+                    self.step(until_ns, Step::Hang(*host, false));
+                }
+                ("hanging", until_ns)
             }
             FaultKind::Skew { by_ms } => {
                 for host in &targets {

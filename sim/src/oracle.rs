@@ -73,7 +73,7 @@ pub struct Log {
     pub impossible: u64,
 }
 
-/// When a node ran: from its start to its stop.
+/// When something was so: from its start to its end, if it ended.
 type Uptime = Vec<(u64, Option<u64>)>;
 
 /// See the module.
@@ -81,6 +81,8 @@ type Uptime = Vec<(u64, Option<u64>)>;
 pub struct Oracle {
     logs: Vec<Log>,
     up: BTreeMap<u32, Uptime>,
+    /// When applications took calls and answered none.
+    hanging: BTreeMap<u32, Uptime>,
     sent: u64,
     arrived: u64,
     /// Promises that were seen broken, in words.
@@ -113,6 +115,31 @@ impl Oracle {
         if let Some((_, until)) = self.up.entry(node).or_default().last_mut() {
             until.get_or_insert(at_ns);
         }
+    }
+
+    /// A node's applications take calls and answer none from now on, or answer again.
+    pub fn hangs(&mut self, node: u32, hangs: bool, at_ns: u64) {
+        let times = self.hanging.entry(node).or_default();
+        match times.last_mut() {
+            Some((_, until @ None)) if !hangs => *until = Some(at_ns),
+            Some((_, None)) => {}
+            _ if hangs => times.push((at_ns, None)),
+            _ => {}
+        }
+    }
+
+    /// Whether a node's applications answer no call now.
+    pub fn is_hanging(&self, node: u32) -> bool {
+        let times = self.hanging.get(&node);
+        times
+            .and_then(|times| times.last())
+            .is_some_and(|(_, until)| until.is_none())
+    }
+
+    /// Which applications answered no call, from when until when; for those that still do not, nothing.
+    pub fn hangings(&self) -> impl Iterator<Item = (u32, u64, Option<u64>)> {
+        let all = self.hanging.iter();
+        all.flat_map(|(node, times)| times.iter().map(|(from, until)| (*node, *from, *until)))
     }
 
     /// Something is about to be sent. Returns its number.

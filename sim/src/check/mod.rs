@@ -1,5 +1,6 @@
 //! What must hold at the end of a run: one file for each property, each citing the sentence it checks.
 
+mod breaker;
 mod convergence;
 mod delivery;
 mod latency;
@@ -80,6 +81,9 @@ fn judge(check: &Check, evidence: &Evidence<'_>, report: &Report) -> Verdict {
         CheckKind::DeliveryRatio { min } => delivery::ratio(evidence.oracle, publishing(), *min),
         CheckKind::NoDuplicates => delivery::no_duplicates(evidence.oracle, publishing()),
         CheckKind::Answered { min } => delivery::answered(calling(), *min),
+        CheckKind::LeftAlone { max, opens, closes } => {
+            breaker::left_alone(evidence.oracle, calling(), *max, (*opens, *closes))
+        }
         CheckKind::Latency { percentile, max } => latency::latency(evidence.oracle, logs(), *percentile, *max),
         CheckKind::NoAcknowledgedLoss => loss::none(evidence),
         CheckKind::OrderPerPublisher => order::per_publisher(evidence.oracle, publishing()),

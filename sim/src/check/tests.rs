@@ -120,3 +120,53 @@ fn what_is_not_all_does_not_look_like_it() {
     assert_eq!(percent(0.999_999), "99.999 %");
     assert_eq!(percent(1.0), "100 %");
 }
+
+/// Calls one a second to nodes 1 and 2 in turn, of which 1 hangs from 10 s to 20 s. It is called then when `calls_it` says so, and
+/// answers whenever it does not hang.
+fn hanging(calls_it: impl Fn(u64) -> bool) -> Oracle {
+    let mut oracle = Oracle::new([("orders".to_owned(), false, BTreeSet::from([1, 2]))]);
+    for second in 0..60 {
+        if second == 10 || second == 20 {
+            oracle.hangs(1, second == 10, second * S);
+        }
+        let node = if second % 2 == 0 && calls_it(second) { 1 } else { 2 };
+        let item = oracle.sending(0, 0, 1, second * S);
+        let arrival = Arrival {
+            node,
+            boot: 1,
+            at_ns: second * S + 1,
+            from: Some(0),
+        };
+        oracle.arrived(0, item, arrival, true);
+        if oracle.is_hanging(node) {
+            oracle.outcome(0, item, Outcome::Unknown);
+        } else {
+            oracle.answered(0, item, node, second * S + 2);
+        }
+    }
+    oracle
+}
+
+#[test]
+fn who_hangs_is_to_be_left_alone_and_asked_again() {
+    let left_alone = |max, closes| CheckKind::LeftAlone {
+        max,
+        opens: Duration::from_secs(4),
+        closes: Duration::from_secs(closes),
+    };
+    let empty = Report::default();
+    let good = hanging(|second| !(14..25).contains(&second));
+    assert!(passes(left_alone(0.0, 10), &good, &empty));
+    assert!(
+        !passes(left_alone(0.0, 5), &good, &empty),
+        "it was asked again after 26 s only"
+    );
+    let stubborn = hanging(|_| true);
+    assert!(!passes(left_alone(0.4, 10), &stubborn, &empty) && passes(left_alone(0.5, 10), &stubborn, &empty));
+    assert!(
+        !passes(left_alone(1.0, 30), &hanging(|second| second < 14), &empty),
+        "never asked again"
+    );
+    let nobody_hangs = Oracle::new([("orders".to_owned(), false, BTreeSet::from([1, 2]))]);
+    assert!(!passes(left_alone(1.0, 30), &nobody_hangs, &empty));
+}

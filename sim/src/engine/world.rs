@@ -310,6 +310,10 @@ impl<'a> World<'a> {
                     self.network.restore_links(degraded);
                 }
             }
+            Step::Hang(host, hangs) => {
+                let at_ns = self.network.now_ns();
+                self.ledger.oracle().hangs(host, hangs, at_ns);
+            }
             Step::Skew(host, by_ms) => self.fleet.clock(host).jump(by_ms),
             Step::Full(host, full) => self.fleet.disk(host).fill_up(full),
             Step::Lie(host, lies) => self.fleet.disk(host).lie_about_syncs(lies),

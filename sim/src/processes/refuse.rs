@@ -63,7 +63,8 @@ fn unmeasured(check: &CheckKind, mode: Mode) -> Option<Missing> {
 fn undoable(fault: &FaultKind, mode: Mode) -> Option<Missing> {
     let kind = fault.as_str();
     match fault {
-        FaultKind::Skew { .. }
+        FaultKind::Hang
+        | FaultKind::Skew { .. }
         | FaultKind::DiskFull
         | FaultKind::LostFsync
         | FaultKind::TornWrite

@@ -333,6 +333,8 @@ pub enum FaultKind {
     },
     /// Processes stand still and lose nothing, as by SIGSTOP; they go on at the end.
     Pause,
+    /// Applications take calls and answer none of them; their nodes go on.
+    Hang,
     /// Calendars jump by so many milliseconds, and back at the end.
     Skew {
         /// Ahead; negative: back.
@@ -371,6 +373,7 @@ impl FaultKind {
             Self::Islands { .. } => "islands",
             Self::Kill { .. } => "kill",
             Self::Pause => "pause",
+            Self::Hang => "hang",
             Self::Skew { .. } => "skew",
             Self::FlashCrowd => "flash-crowd",
             Self::Cut { .. } => "cut",
@@ -474,6 +477,15 @@ pub enum CheckKind {
         /// At least this share.
         min: f64,
     },
+    /// Who takes calls and answers none is asked no more, and asked again when it answers.
+    LeftAlone {
+        /// Of the calls that reach anybody, at most this share goes to those who hang, once callers know.
+        max: f64,
+        /// How long callers have to find out.
+        opens: Duration,
+        /// How long after the end one is answered again by each of them.
+        closes: Duration,
+    },
     /// From the end of the last fault (from the start, without faults) until all nodes are one mesh again.
     ConvergenceTime {
         /// At most this.
@@ -567,6 +579,7 @@ impl CheckKind {
             Self::OrderPerPublisher => "order-per-publisher",
             Self::NoDuplicates => "no-duplicates",
             Self::Answered { .. } => "answered",
+            Self::LeftAlone { .. } => "left-alone",
             Self::ConvergenceTime { .. } => "convergence-time",
             Self::MemoryBound { .. } => "memory-bound",
             Self::BytesPerNode { .. } => "bytes-per-node",

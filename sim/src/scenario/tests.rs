@@ -71,7 +71,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
             .lines()
             .next()
             .unwrap(),
-        "x.toml:5: fault.kind \"kil\" is none of churn, partition, islands, kill, pause, skew, flash-crowd, cut, degrade, disk-full, \
+        "x.toml:5: fault.kind \"kil\" is none of churn, partition, islands, kill, pause, hang, skew, flash-crowd, cut, degrade, disk-full, \
          lost-fsync, torn-write, bit-flip; did you mean kill?"
     );
     // A key of another kind of fault is none here.

@@ -23,6 +23,8 @@ pub fn serve(ledger: &Arc<Ledger>, host: HostId, running: &Running, service: Str
         let Ok(mut serving) = calls.serve(ServiceOptions::new(service, "1.0.0")).await else {
             return;
         };
+        // Calls that wait for a service that hangs, each with its own end.
+        let mut unanswered = Vec::new();
         while let Some(call) = serving.next().await {
             let key = call.headers.iter().find(|(name, _)| name == KEY);
             if let Some((workload, item)) = key.and_then(|(_, value)| parse_key(value)) {
@@ -45,6 +47,10 @@ pub fn serve(ledger: &Arc<Ledger>, host: HostId, running: &Running, service: Str
                     },
                     is_right,
                 );
+            }
+            if ledger.oracle().is_hanging(host) {
+                unanswered.push(call);
+                continue;
             }
             let body = call.body.clone();
             call.answer(Vec::new(), body);

@@ -16,12 +16,13 @@ const FAULTS_MAX: usize = 10_000;
 /// Events that faults by rate may make: more would only be a slower way of saying that nothing works.
 const EVENTS_MAX: f64 = 1_000_000.0;
 
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "churn",
     "partition",
     "islands",
     "kill",
     "pause",
+    "hang",
     "skew",
     "flash-crowd",
     "cut",
@@ -93,6 +94,7 @@ fn kind(keys: &mut Keys<'_>, word: &str, frame: &Frame, default: &Link) -> Optio
             restart: keys.opt("restart"),
         },
         "pause" => FaultKind::Pause,
+        "hang" => FaultKind::Hang,
         "skew" => FaultKind::Skew {
             by_ms: keys.need::<SignedMs>("by")?.0,
         },

@@ -162,23 +162,25 @@ pub(super) fn checks(keys: &mut Keys<'_>, frame: &Frame, workloads: &[Workload])
 }
 
 /// Kinds of check that are of a workload, and of which kind of workload.
-const OF_WORKLOAD: [(&str, Option<&str>); 6] = [
+const OF_WORKLOAD: [(&str, Option<&str>); 7] = [
     ("delivery-ratio", Some("publish")),
     ("latency", None),
     ("no-acknowledged-loss", None),
     ("order-per-publisher", Some("publish")),
     ("no-duplicates", Some("publish")),
     ("answered", Some("call")),
+    ("left-alone", Some("call")),
 ];
 
 fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check> {
-    const KINDS: [&str; 11] = [
+    const KINDS: [&str; 12] = [
         "delivery-ratio",
         "latency",
         "no-acknowledged-loss",
         "order-per-publisher",
         "no-duplicates",
         "answered",
+        "left-alone",
         "convergence-time",
         "memory-bound",
         "bytes-per-node",
@@ -278,6 +280,11 @@ fn check_kind(keys: &mut Keys<'_>, word: &str, frame: &Frame) -> Option<CheckKin
         "no-duplicates" => CheckKind::NoDuplicates,
         "answered" => CheckKind::Answered {
             min: keys.need::<Share>("min")?.0,
+        },
+        "left-alone" => CheckKind::LeftAlone {
+            max: keys.need::<Share>("max")?.0,
+            opens: keys.or("opens", Duration::from_secs(10)),
+            closes: keys.or("closes", Duration::from_secs(30)),
         },
         "convergence-time" => CheckKind::ConvergenceTime { max: keys.need("max")? },
         "memory-bound" => CheckKind::MemoryBound {
