@@ -18,7 +18,7 @@ use crate::{
     error::NodeError,
     nats::Nats,
     node::{Node, NodeOptions},
-    patterns::{batching::Batching, pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{batching::Batching, presence::Presence, pub_sub::PubSub, request_response::RequestResponse},
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
@@ -72,6 +72,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         .pattern(RequestResponse)
         .pattern(PubSub)
         .pattern(Batching)
+        .pattern(Presence)
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

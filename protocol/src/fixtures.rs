@@ -13,6 +13,7 @@ use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
+use crate::patterns::presence::{Presence, Presences, Will};
 use crate::patterns::pub_sub::{
     Attributes, Frame, Line, Pick, Picks, Run, SHARDS,
     direct::{DirectItem, DirectTaken},
@@ -528,6 +529,23 @@ fn nats_samples() -> Vec<Sample> {
                 list: vec![interest],
                 more: true,
                 address: Some("door.example:4222".into()),
+            },
+        ),
+        sample(
+            "presences",
+            Presences {
+                epoch: 5,
+                list: vec![Presence {
+                    subject: "sensors.7".parse().unwrap(),
+                    number: 3,
+                    since_ms: 1_700_000_000_000,
+                    will: Some(Will {
+                        subject: "alarms.7".parse().unwrap(),
+                        datacontenttype: Some("text/plain".into()),
+                        data: b"gone".to_vec(),
+                    }),
+                }],
+                gone: vec![2],
             },
         ),
     ]

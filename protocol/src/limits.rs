@@ -116,6 +116,10 @@ pub const SERVICES_MAX: usize = 64;
 pub const NATS_INTERESTS_MAX: usize = 256;
 /// The same in bytes.
 pub const NATS_INTEREST_BYTES_MAX: usize = 4 * 1024;
+/// What is there at one node, for presence.
+pub const PRESENCES_MAX: usize = 128;
+/// Bytes of a message that is said when something is gone.
+pub const WILL_BYTES_MAX: usize = 1024;
 /// The address of a NATS door: a host's name, a colon and a port.
 pub const NATS_ADDRESS_BYTES_MAX: usize = 253 + 6;
 /// Messages that one NATS door sends another at once.

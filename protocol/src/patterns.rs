@@ -1,5 +1,6 @@
 //! What peers agree on within each pattern.
 
 pub mod nats;
+pub mod presence;
 pub mod pub_sub;
 pub mod request_response;

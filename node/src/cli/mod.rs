@@ -44,11 +44,13 @@ mod parse;
 mod passphrase;
 mod peers;
 mod ping;
+mod presence;
 mod publish;
 mod receipt;
 pub mod run;
 mod serve;
 mod service;
+mod signals;
 mod sim;
 mod status;
 mod subscribe;
@@ -134,6 +136,7 @@ enum Command {
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
     Trace(trace::TraceArgs),
+    Presence(presence::PresenceArgs),
     Batch(batch::BatchArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -226,6 +229,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Bench(args) => Box::pin(bench::execute(session, args)).await,
         Command::Pub(args) => publish::execute(session, args).await,
         Command::Trace(args) => trace::execute(session, args).await,
+        Command::Presence(args) => Box::pin(presence::execute(session, args)).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Batch(args) => batch::execute(session, args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,

@@ -23,6 +23,7 @@ use crate::{
     node::Node,
     patterns::{
         batching::{self, Batching, BatchingHandle},
+        presence::{self, Presence, PresenceHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
     },
@@ -36,6 +37,7 @@ pub struct App {
     pub(crate) messages: PubSubHandle,
     /// A node may be built without it.
     pub(crate) batches: Option<BatchingHandle>,
+    pub(crate) presence: Option<PresenceHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -70,11 +72,13 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
         .ok_or_else(|| missing("request_response"))?;
     let messages = node.handle::<PubSub>().ok_or_else(|| missing("pub_sub"))?;
     let batches = node.handle::<Batching>();
+    let presence = node.handle::<Presence>();
     Ok(App {
         node,
         calls,
         messages,
         batches,
+        presence,
         info: Arc::new(info),
     })
 }
@@ -94,6 +98,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(pub_sub::routes::routes())
         .merge(pub_sub::traces::routes())
         .merge(batching::routes::routes())
+        .merge(presence::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

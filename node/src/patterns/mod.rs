@@ -4,5 +4,6 @@
 
 pub mod batching;
 pub(crate) mod cloud_event;
+pub mod presence;
 pub mod pub_sub;
 pub mod request_response;

@@ -8,6 +8,7 @@ mod config;
 mod identity;
 mod nats;
 mod nats_mesh;
+mod presence;
 mod pressure;
 mod quickstart;
 mod resilience;

@@ -31,7 +31,7 @@ pub(crate) struct EventStream {
 }
 
 impl EventStream {
-    pub(super) fn new(body: Incoming) -> Self {
+    pub(crate) fn new(body: Incoming) -> Self {
         Self {
             body,
             parser: Parser::default(),

@@ -6,20 +6,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use clap::Args;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
-
 use super::{
     CliError, Session,
     backoff::Backoff,
     input,
     output::{Tone, escape},
-    parse, view,
+    parse,
+    signals::Signals,
+    view,
 };
 use crate::patterns::request_response::DEFAULT_ENDPOINT;
+use clap::Args;
 use handler::Handler;
 use weft_protocol::limits::SCHEMA_BYTES_MAX;
 
@@ -103,38 +100,6 @@ enum End {
     Stopped,
     /// The node went away.
     Lost(CliError),
-}
-
-/// Requests to stop: SIGINT and SIGTERM.
-struct Signals(mpsc::Receiver<()>);
-
-impl Signals {
-    fn of_process() -> Result<Self, CliError> {
-        let fail = |error| CliError::io("cannot listen for signals", error);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
-        // The second one means more than the first; a third means nothing new.
-        let (sender, receiver) = mpsc::channel(2);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                if sender.send(()).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self(receiver))
-    }
-
-    /// The next request to stop. Cancel-safe.
-    async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending().await
-        }
-    }
 }
 
 /// Serves until it is told to stop, over as many connections to the node as that takes.

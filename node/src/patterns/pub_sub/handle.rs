@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use weft_protocol::{
     Pattern, PeerId, Subject, Verb,
     limits::PUBLISH_BODY_BYTES_MAX,
+    patterns::presence::Will,
     patterns::pub_sub::{
         Attributes, DIRECT,
         hop::{TRACE, Trace},
@@ -36,6 +37,8 @@ use crate::{
     telemetry::trace,
 };
 
+/// The extension attribute of a message that is said because who left it is gone.
+pub(crate) const IS_WILL: &str = "weftwill";
 /// The last millisecond of the year 9999, after which times have no common form.
 const LATEST_MS: u64 = 253_402_300_799_999;
 
@@ -428,6 +431,20 @@ impl PubSubHandle {
     /// Messages of other nodes that were taken in and found good.
     pub fn received(&self) -> u64 {
         self.hub.received()
+    }
+
+    /// Subscriptions of this node that a subject reaches.
+    pub(crate) fn subscribed_here(&self, subject: &Subject) -> usize {
+        self.hub.subscribed_to(subject)
+    }
+
+    /// Hands this node's subscribers, and nobody else, what a member left to be said when it is gone: of which of its runs, and its number there.
+    pub(crate) fn hand_here(&self, publisher: PeerId, place: (u64, u64), will: Will) {
+        let mut attributes = Attributes::new(will.subject);
+        attributes.time_ms = Some(self.hub.clock.now_unix_ms());
+        attributes.datacontenttype = will.datacontenttype;
+        attributes.set_extension(IS_WILL, "true");
+        self.hub.hand_here(publisher, place, attributes, &will.data);
     }
 
     /// Subscriptions that there are now.

@@ -45,6 +45,9 @@ use crate::{
 /// Subscriptions at once that the local API gives.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 
+/// Tells the runs of what is said when a member is gone from those of what it said itself. No calendar comes so far.
+const WILLS: u64 = 1 << 62;
+
 /// What is in a frame, on its way to subscribers.
 #[derive(Debug)]
 pub(super) struct Parts {
@@ -261,6 +264,46 @@ impl Hub {
     pub(super) fn unsubscribe(&self, id: u64) {
         self.lock().subscribers.remove(id);
         self.note_wanted();
+    }
+
+    /// Hands this node's subscribers, and nobody else, what a member left to be said when it is gone. It has a place of its own: a run of that
+    /// member, and a number in it.
+    pub(super) fn hand_here(
+        &self,
+        publisher: PeerId,
+        (epoch, number): (u64, u64),
+        attributes: Attributes,
+        data: &[u8],
+    ) {
+        let shard = attributes.subject.shard(SHARDS);
+        let frame = Frame {
+            epoch: WILLS | epoch,
+            shard,
+            first_seq: number.saturating_add(1),
+            before_ms: 0,
+            runs: vec![weft_protocol::patterns::pub_sub::Run {
+                attributes: std::borrow::Cow::Owned(attributes),
+                data: vec![data],
+            }],
+        };
+        let Some(line) = Line::new(&publisher, frame.epoch, shard) else {
+            return;
+        };
+        let bytes = frame.to_bytes();
+        let Ok(frame) = Frame::read(&bytes) else { return };
+        if !self.may_publish(&publisher, &frame) {
+            self.dropped.add("publication", "denied", 1);
+            return;
+        }
+        let (facts, stretches) = (Facts::of(&frame), stretches(frame, &bytes));
+        let kept = Kept::new(line, &facts, Arc::new(bytes.into()));
+        let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
+            self.mesh
+                .trust()
+                .check(&publisher, Verb::Publish, subject, tokens)
+                .allowed
+        });
+        self.deliver(&mut self.lock(), Parts::new(kept, stretches, is_welcome));
     }
 
     /// Nothing more comes: who reads has what waits, and then the end.
