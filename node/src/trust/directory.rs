@@ -25,6 +25,8 @@ pub const RECORD_TTL_MS: u64 = 12 * 3600 * 1000;
 /// Members whose records are written down, and, while fewer than twice as many are, members that were neighbours: enough to find
 /// the mesh again. The others change while a node is away, and its first neighbour has them all.
 const STORED_MAX: usize = 64;
+/// Neighbours that are asked for records at once: one may be slow.
+pub(super) const PULLS_MAX: usize = 2;
 /// Our own record is made anew after this long.
 pub const RECORD_RENEW_MS: u64 = RECORD_TTL_MS / 3;
 
@@ -254,6 +256,13 @@ impl Trust {
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// The turn to ask a neighbour for a page of records; over with what is returned. Turns are given in the order of asking, few at once: what
+    /// one neighbour has, the next need not send.
+    pub(crate) async fn turn_to_pull(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        // Never closed.
+        self.0.pulls.acquire().await.ok()
     }
 
     /// Forgets records that have run out.

@@ -125,6 +125,8 @@ struct Inner {
     /// Serialises read-decide-write sequences that end in the store.
     writing: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
+    /// Turns to ask neighbours for records.
+    pulls: tokio::sync::Semaphore,
     standing: watch::Sender<Standing>,
     revoked: watch::Sender<u64>,
     granted: watch::Sender<u64>,
@@ -212,6 +214,7 @@ impl Trust {
             state: Mutex::new(state),
             writing: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
+            pulls: tokio::sync::Semaphore::new(directory::PULLS_MAX),
             standing: watch::Sender::new(standing),
             revoked: watch::Sender::new(0),
             granted: watch::Sender::new(0),

@@ -29,10 +29,11 @@ use super::{
     handle::{Delivery, Subscription},
     hops::Hops,
     interest::{Audience, Interests},
-    order::{Arrived, Freshness, Items, Orders, Step, Want},
+    order::{Arrived, Freshness, Orders, Step, Want},
+    parts::{Parts, permitted},
     pick,
     queue::{Sink, queue},
-    received::{Received, Run, Stretch, stretches},
+    received::{Received, Run, stretches},
     subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Subscribers, Takes},
     window::ReplayWindow,
 };
@@ -47,48 +48,6 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 
 /// Tells the runs of what is said when a member is gone from those of what it said itself. No calendar comes so far.
 const WILLS: u64 = 1 << 62;
-
-/// What is in a frame, on its way to subscribers.
-#[derive(Debug)]
-pub(super) struct Parts {
-    kept: Arc<Kept>,
-    /// Each with whether its publisher may publish it here.
-    stretches: Vec<(Stretch, bool)>,
-}
-
-impl Parts {
-    fn new(kept: Kept, stretches: Vec<Stretch>, mut is_welcome: impl FnMut(&Attributes) -> bool) -> Self {
-        let judged = |stretch: Stretch| {
-            let is_welcome = is_welcome(&stretch.attributes);
-            (stretch, is_welcome)
-        };
-        Parts {
-            kept: Arc::new(kept),
-            stretches: stretches.into_iter().map(judged).collect(),
-        }
-    }
-
-    /// Of a frame of this node's own.
-    fn own(kept: Kept) -> Option<Self> {
-        let stretches = stretches(Frame::read(&kept.data).ok()?, &kept.data);
-        Some(Parts::new(kept, stretches, |_| true))
-    }
-}
-
-impl Items for Parts {
-    fn count(&self) -> usize {
-        self.stretches.iter().map(|(stretch, _)| stretch.len()).sum()
-    }
-
-    fn skip(&mut self, mut count: usize) {
-        self.stretches.retain_mut(|(stretch, _)| {
-            let skipped = count.min(stretch.len());
-            count -= skipped;
-            stretch.skip(skipped);
-            stretch.len() > 0
-        });
-    }
-}
 
 /// How far what a member hands over directly was taken in, in its present run.
 #[derive(Debug, Clone, Copy)]
@@ -715,26 +674,5 @@ impl Noted for Hub {
             // When many differ, the others say so again with their next probe.
             let _ = self.differing.try_send(*peer);
         }
-    }
-}
-
-/// A judge of publications that asks once for those in a row that have one subject and show no capability.
-pub(super) fn permitted(ask: impl Fn(&Subject, &[CapabilityToken]) -> bool) -> impl FnMut(&Attributes) -> bool {
-    let mut last: Option<(Subject, bool)> = None;
-    move |attributes| {
-        let subject = &attributes.subject;
-        if let Some((known, answer)) = &last
-            && known == subject
-            && attributes.capability.is_empty()
-        {
-            return *answer;
-        }
-        let tokens = attributes.capability.iter();
-        let tokens: Vec<CapabilityToken> = tokens.filter_map(|b| CapabilityToken::from_bytes(b).ok()).collect();
-        let answer = ask(subject, &tokens);
-        if attributes.capability.is_empty() {
-            last = Some((subject.clone(), answer));
-        }
-        answer
     }
 }

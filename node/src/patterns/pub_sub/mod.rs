@@ -14,7 +14,7 @@
 //!
 //! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
 //! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
-//! `report` says who has it; `hub` takes frames in, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
+//! `report` says who has it; `hub` takes frames in, `parts` are what is in them, judged, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
 //! them, `received` a message as it gets it, `window` the last ones for who comes back; `order` says what is new, next, missing; `cache`
 //! keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers those who
 //! fetch; `past` is for subscribers that come late, `pace` for those that want less; `hops` says which way a message went; `positions` is what outlives the process.
@@ -29,6 +29,7 @@ mod interest;
 mod late;
 mod order;
 mod pace;
+mod parts;
 mod past;
 mod pick;
 mod positions;

@@ -28,8 +28,9 @@ use weft_protocol::{
 use super::{
     cache::{CACHE_AGE, Facts, FrameCache, Kept},
     handle::Delivery,
-    hub::{Hub, permitted},
+    hub::Hub,
     order,
+    parts::permitted,
     received::{self, Received, Stretch, stretches},
     repair::{FETCH_BYTES_MAX, ask, original},
 };

@@ -8,10 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weft_protocol::patterns::pub_sub::Line;
 
-use super::{
-    hub::{Hub, Parts},
-    order::Orders,
-};
+use super::{hub::Hub, order::Orders, parts::Parts};
 use crate::{
     error::NodeError,
     store::{Batch, Keyspace},
