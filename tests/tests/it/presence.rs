@@ -74,7 +74,7 @@ fn who_leaves_without_a_word_has_its_will_said() {
     assert_eq!(will.get("weftwill"), None);
 
     // The node is killed: the others say it, as its own.
-    let _declared = declare(2, &mesh);
+    let mut declared = declare(2, &mesh);
     follows(&watch, "present sensors.7");
     let elsewhere = mesh[1].subscribe(&["alarms.*", "--json"]);
     let dead = mesh[2].id().to_owned();
@@ -96,6 +96,10 @@ fn who_leaves_without_a_word_has_its_will_said() {
     // It comes back, and the command that went on waiting with it.
     mesh[2].start();
     follows(&watch, "present sensors.7");
+    // What the node said in its run before is not believed, and nothing of it is said again.
+    declared.signal(Signal::TERM);
+    assert_eq!(declared.wait_ended(), Some(0));
+    follows(&watch, "withdrawn sensors.7");
     assert_eq!(alarms.lines().len(), 2);
 }
 

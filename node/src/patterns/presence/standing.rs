@@ -135,6 +135,11 @@ impl Standing {
         self.nodes.contains_key(peer)
     }
 
+    /// Of which of its runs a node speaks.
+    pub(super) fn epoch(&self, peer: &PeerId) -> Option<u64> {
+        self.nodes.get(peer).map(|node| node.said.epoch)
+    }
+
     /// Whether a node was found to answer; `None` if nobody asked yet.
     pub(super) fn is_alive(&self, peer: &PeerId) -> Option<bool> {
         match self.nodes.get(peer)?.known {

@@ -31,6 +31,8 @@ const DOUBT: Duration = Duration::from_secs(2);
 const DOUBTS: u32 = 2;
 /// How often a node that is not connected is asked, be it there or gone.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// One that was gone and answers again may have started anew, and its new record may be on its way: so long its old one is not believed.
+const SETTLE: Duration = Duration::from_secs(5);
 /// Probes at once.
 const PROBES_MAX: usize = 64;
 /// Changes that come together are told together.
@@ -63,6 +65,8 @@ pub(super) struct State {
     pub(super) withdrawals: BTreeMap<u64, CancellationToken>,
     standing: Standing,
     doubts: BTreeMap<PeerId, Doubt>,
+    /// Nodes that were gone and answer again: since when, and of which run their record was then.
+    returning: BTreeMap<PeerId, (Instant, Option<u64>)>,
     watchers: Vec<Watcher>,
     /// The version of the records that was read.
     version: Option<u64>,
@@ -234,10 +238,15 @@ impl Inner {
         let mut due = Vec::new();
         for peer in alive {
             state.doubts.remove(&peer);
-            let consequences = state.standing.judge(&peer, true);
-            self.follow(state, consequences);
+            if state.is_back(&peer, now) {
+                let consequences = state.standing.judge(&peer, true);
+                self.follow(state, consequences);
+            }
         }
         for (peer, is_of_concern) in missing {
+            if !state.doubts.contains_key(&peer) {
+                state.returning.remove(&peer);
+            }
             if !is_of_concern {
                 state.standing.forget(&peer);
                 state.doubts.remove(&peer);
@@ -254,7 +263,8 @@ impl Inner {
         }
         let standing = &state.standing;
         state.doubts.retain(|peer, _| standing.is_known(peer));
-        (due, !state.doubts.is_empty())
+        state.returning.retain(|peer, _| standing.is_known(peer));
+        (due, !state.doubts.is_empty() || !state.returning.is_empty())
     }
 
     /// Takes over what a probe found.
@@ -267,6 +277,14 @@ impl Inner {
         doubt.failures = if answered { 0 } else { doubt.failures.saturating_add(1) };
         let is_sure = answered || doubt.failures >= DOUBTS;
         doubt.next = Some(now + if is_sure { PROBE_EVERY } else { DOUBT });
+        if !answered {
+            state.returning.remove(&peer);
+        } else if !state.is_back(&peer, now) {
+            if let Some(doubt) = state.doubts.get_mut(&peer) {
+                doubt.next = Some(now + SETTLE);
+            }
+            return;
+        }
         if is_sure {
             let consequences = state.standing.judge(&peer, answered);
             self.follow(&mut state, consequences);
@@ -275,6 +293,21 @@ impl Inner {
 }
 
 impl State {
+    /// Whether the record of a node that answers is to be believed: one that was gone is, when it is of a new run, or after a while.
+    fn is_back(&mut self, peer: &PeerId, now: Instant) -> bool {
+        if self.standing.is_alive(peer) != Some(false) {
+            self.returning.remove(peer);
+            return true;
+        }
+        let epoch = self.standing.epoch(peer);
+        let (since, before) = *self.returning.entry(*peer).or_insert((now, epoch));
+        let is_back = epoch != before || now >= since + SETTLE;
+        if is_back {
+            self.returning.remove(peer);
+        }
+        is_back
+    }
+
     /// Hands changes to those who watch. One that does not keep up is not told of anything more.
     fn tell(&mut self, changes: &[Change]) {
         for watcher in &mut self.watchers {
