@@ -99,7 +99,7 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// Authorities of whom a client must have a certificate.
     pub client_authorities: Option<PathBuf>,
-    /// Whether the door waits for the client's handshake before it says INFO; `Auto`: for [`tls::WAIT_FOR_HELLO`].
+    /// Whether the door waits for the client's handshake before it says INFO; `Auto`: for 50 ms.
     pub first: Toggle,
 }
 

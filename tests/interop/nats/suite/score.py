@@ -6,7 +6,7 @@ reason that begins with "network:", a test that needs the Internet: it may do ei
 import re
 import sys
 
-LINE = re.compile(r"^\s*(PASS|FAIL|TIMEOUT|ABORT|SIG\w+|LEAK)\s+\[[^\]]*\]\s+(?:\([^)]*\)\s+)?async-nats::(\S+) (\S+)$")
+LINE = re.compile(r"^\s*(?:TRY \d+ )?(PASS|FAIL|TIMEOUT|ABORT|SIG\w+|LEAK)\s+\[[^\]]*\]\s+(?:\([^)]*\)\s+)?async-nats::(\S+) (\S+)$")
 
 
 def main(output, known_file, *files):
