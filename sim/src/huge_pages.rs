@@ -4,13 +4,16 @@
 //! glibc's allocator takes huge pages only where `GLIBC_TUNABLES` asks for them before a program starts, and only in its first arena (runs
 //! have a process each and one busy thread, so one is enough). Elsewhere nothing happens.
 
+use std::process::Command;
+
+const NAME: &str = "GLIBC_TUNABLES";
+const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1";
+
 /// Starts this program over, asking for huge pages, unless somebody has set the allocator's tunables. The second start goes on.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn ask_for() {
-    use std::{env, os::unix::process::CommandExt as _, process::Command};
+pub fn ask_for() {
+    use std::{env, os::unix::process::CommandExt as _};
 
-    const NAME: &str = "GLIBC_TUNABLES";
-    const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1";
     let Ok(program) = env::current_exe() else {
         return;
     };
@@ -27,4 +30,11 @@ pub(crate) fn ask_for() {
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn ask_for() {}
+pub fn ask_for() {}
+
+/// Nodes that are processes run as their users run them: what this program has set for itself is not for them.
+pub(crate) fn not_for(node: &mut Command) {
+    if std::env::var(NAME).is_ok_and(|set| set == TUNABLES) {
+        node.env_remove(NAME);
+    }
+}

@@ -15,6 +15,7 @@ pub mod export;
 pub mod fleet;
 mod gossip_metrics;
 pub mod hosts;
+pub mod huge_pages;
 pub mod network;
 pub mod oracle;
 pub mod platform;

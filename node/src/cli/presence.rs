@@ -119,10 +119,9 @@ async fn declare(session: &Session, args: DeclareArgs) -> Result<(), CliError> {
         _ => input::body(args.will.clone(), args.will_file.as_deref()).await?,
     };
     let mut path = format!("/v1/presences/{}", parse::percent(&args.subject));
-    if let Some(subject) = &args.will_subject {
+    let has_will = args.will.is_some() || args.will_file.is_some();
+    if let Some(subject) = args.will_subject.as_ref().or(has_will.then_some(&args.subject)) {
         path.push_str(&format!("?will_subject={}", parse::percent(subject)));
-    } else if args.will.is_some() || args.will_file.is_some() {
-        path.push_str(&format!("?will_subject={}", parse::percent(&args.subject)));
     }
     let mut signals = Signals::of_process()?;
     let (mut backoff, mut was_there, mut is_told) = (Backoff::new(), false, false);

@@ -43,7 +43,7 @@ const DOUBT_AFTER: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT_SUPERSEDED: Duration = Duration::from_secs(3);
 /// Catching up with a peer that knows more may take longer.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a neighbour waits for its turn to be asked for records.
+/// How long a neighbour waits for its turn to be asked for records, before it is asked all the same.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes of the directory are pushed to so many of the connected members; with as many each, all hear of them in a
 /// few steps.
@@ -301,11 +301,9 @@ async fn reconcile(
         return Ok(());
     }
     loop {
-        // What this node has is said with each question, and would lie in memory for each neighbour. Who does not get a turn is asked after
-        // the next probe, if there is still something to ask for.
-        let Ok(_turn) = timeout(TURN_TIMEOUT, trust.turn_to_pull()).await else {
-            break;
-        };
+        // What this node has is said with each question, and would lie in memory for each neighbour. A turn saves memory and is no condition:
+        // neighbours that hold theirs for long keep nobody from being asked.
+        let _turn = timeout(TURN_TIMEOUT, trust.turn_to_pull()).await;
         // Perhaps another neighbour had it meanwhile.
         if probe.members_digest == trust.records_digest() {
             break;

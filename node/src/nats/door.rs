@@ -160,7 +160,7 @@ impl Door {
     /// Keeps the addresses of doors as the mesh has them, if this one is among them.
     pub(super) async fn keep_addresses(self: Arc<Self>) {
         let own = self.settings.advertise.as_deref();
-        let mut records = self.elsewhere.watch();
+        let (mut records, mut revocations) = (self.elsewhere.watch(), self.mesh.trust().watch_revocations());
         loop {
             let fresh = self.elsewhere.addresses(own);
             self.addresses.send_if_modified(|known| {
@@ -168,7 +168,11 @@ impl Door {
                 *known = fresh;
                 is_new
             });
-            if records.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = records.changed() => changed,
+                changed = revocations.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
             tokio::time::sleep(ADDRESSES_PAUSE).await;

@@ -168,9 +168,12 @@ impl Elsewhere {
         let Some(own) = own else {
             return Vec::new();
         };
-        let all = self.mesh.trust().announcements(ANNOUNCEMENT_KEY);
-        let theirs = all
+        let trust = self.mesh.trust();
+        // Clients take their credentials along: to nobody who was shown the door.
+        let theirs = trust
+            .announcements(ANNOUNCEMENT_KEY)
             .into_iter()
+            .filter(|(peer, _)| trust.is_member(peer))
             .filter_map(|(_, bytes)| NatsInterests::from_bytes(&bytes).ok()?.address);
         let theirs: BTreeSet<String> = theirs.filter(|address| address != own).collect();
         std::iter::once(own.to_owned())

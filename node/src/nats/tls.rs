@@ -46,7 +46,11 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let mut roots = RootCertStore::empty();
-                for authority in certificates(path)?.into_iter().take(AUTHORITIES_MAX) {
+                let authorities = certificates(path)?;
+                if authorities.len() > AUTHORITIES_MAX {
+                    return Err(wrong(path, &format!("it has more than {AUTHORITIES_MAX} certificates")));
+                }
+                for authority in authorities {
                     roots.add(authority).map_err(|error| wrong(path, &error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)

@@ -19,6 +19,9 @@ pub const PATTERN_ID: &str = "presence";
 /// The key of its announcement in a node record.
 pub const ANNOUNCEMENT_KEY: &str = "presence";
 
+/// What names runs of nodes is smaller.
+pub const EPOCH_MAX: u64 = 1 << 62;
+
 /// A message that is given to subscribers when who left it is gone without a word.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Will {
@@ -53,7 +56,7 @@ pub struct Presence {
 /// All that is there at a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Presences {
-    /// The run of the node, later ones higher.
+    /// The run of the node: a random number below [`EPOCH_MAX`], because a clock may say the same after a restart.
     #[n(0)]
     pub epoch: u64,
     /// What is there, in the order of its numbers.
@@ -70,6 +73,9 @@ impl Wire for Presences {
 
     fn check(&self) -> Result<(), DecodeError> {
         at_most("presences", self.list.len(), PRESENCES_MAX)?;
+        if self.epoch >= EPOCH_MAX {
+            return Err(DecodeError::invalid(Self::WHAT, "their epoch is too large"));
+        }
         at_most("presences that went", self.gone.len(), PRESENCES_MAX)?;
         if !self.list.is_sorted_by(|a, b| a.number < b.number) {
             return Err(DecodeError::invalid(

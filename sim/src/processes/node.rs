@@ -102,6 +102,7 @@ impl Node {
             .arg("run")
             .args(&self.args)
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        crate::huge_pages::not_for(&mut command);
         self.child = Some(spawn(command, &self.folder, "log").map_err(fail)?);
         self.boot += 1;
         self.paused = false;

@@ -363,17 +363,18 @@ async fn who_has_no_certificate_stays_out_and_tls_may_come_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_change_to_another_door_that_may_be_told_of() {
-    let sockets: Vec<_> = (0..3)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+    // Known before the nodes are there, and none that the system gives to others meanwhile.
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let ports: Vec<u16> = (first..)
+        .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .take(4)
         .collect();
-    let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
-    drop(sockets);
     let door = |name: &str, port: u16| Node::new(name).arg("--nats").arg(&format!("127.0.0.1:{port}"));
     let advertised = |port: u16| format!("127.0.0.1:{port}");
     let mut alpha = door("alpha", ports[0])
         .env("WEFT__NATS__ADVERTISE", &advertised(ports[0]))
         .started();
-    let ticket = alpha.ticket(2);
+    let ticket = alpha.ticket(3);
     let mut early = raw(&alpha);
     early.write_all(b"CONNECT {\"protocol\":1}\r\nPING\r\n").unwrap();
     read_until(&mut early, "PONG");
@@ -382,24 +383,31 @@ async fn clients_change_to_another_door_that_may_be_told_of() {
         .arg("--join")
         .arg(&ticket)
         .started();
+    let delta = door("delta", ports[3])
+        .env("WEFT__NATS__ADVERTISE", &advertised(ports[3]))
+        .arg("--join")
+        .arg(&ticket)
+        .started();
     // It does not say where it is, and says of nobody else.
     let gamma = door("gamma", ports[2]).arg("--join").arg(&ticket).started();
     let resident = client(&gamma).await;
     assert!(resident.server_info().connect_urls.is_empty());
+    // Clients that were there before are told as well; of who is revoked they are told no more.
+    read_until(&mut early, &advertised(ports[3]));
+    alpha.run(&["member", "revoke", delta.id(), "--yes"]).ok();
     // async-nats reads addresses when it connects, and not in an INFO that comes later.
     let wanderer = async {
         loop {
             let wanderer = client(&alpha).await;
             let told = wanderer.server_info().connect_urls;
-            if told.len() == 2 {
+            if !told.contains(&advertised(ports[3])) {
                 assert_eq!(told, [advertised(ports[0]), advertised(ports[1])]);
                 return wanderer;
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    // A client that was there before is told as well.
-    read_until(&mut early, &advertised(ports[1]));
-    let wanderer = timeout(PATIENCE, wanderer).await.expect("beta's door is told of");
+    let wanderer = timeout(PATIENCE, wanderer).await.expect("delta's door is not told of");
     let mut heard = wanderer.subscribe("news").await.unwrap();
     alpha.stop();
     until("it is at beta's door", || {

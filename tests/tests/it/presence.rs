@@ -6,15 +6,19 @@ use weft_tests::{Background, Mesh};
 
 /// Changes as `word subject`.
 fn changes(lines: &[String]) -> Vec<String> {
-    let word = |line: &String| {
-        let change: Value = serde_json::from_str(line).unwrap();
+    let changes: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    told(&changes)
+}
+
+fn told(changes: &[Value]) -> Vec<String> {
+    let word = |change: &Value| {
         format!(
             "{} {}",
             change["change"].as_str().unwrap(),
             change["subject"].as_str().unwrap()
         )
     };
-    lines.iter().map(word).collect()
+    changes.iter().map(word).collect()
 }
 
 #[test]
@@ -101,6 +105,39 @@ fn who_leaves_without_a_word_has_its_will_said() {
     assert_eq!(declared.wait_ended(), Some(0));
     follows(&watch, "withdrawn sensors.7");
     assert_eq!(alarms.lines().len(), 2);
+}
+
+#[test]
+fn what_a_node_said_in_its_run_before_is_nobodys_news() {
+    let mut mesh = Mesh::of(3);
+    let declared = {
+        let mut declared = mesh[2].background(&["presence", "declare", "sensors.7", "--will", "gone"]);
+        declared.wait_said("sensors.7 is there");
+        declared
+    };
+    let watch = [
+        "presence",
+        "watch",
+        "sensors.*",
+        "--json",
+        "--count",
+        "1",
+        "--timeout",
+        "40s",
+    ];
+    assert_eq!(told(&mesh[0].run(&watch).json_lines()), ["present sensors.7"]);
+    // It knows the record when it comes back, and has missed that the node in it went.
+    mesh[0].stop();
+    mesh[2].kill();
+    declared.signal(Signal::KILL);
+    mesh[2].start();
+    mesh[0].start();
+    let words = mesh[0].subscribe(&["sensors.*", "--raw"]);
+    let mut declared = mesh[1].background(&["presence", "declare", "sensors.9"]);
+    declared.wait_said("sensors.9 is there");
+    assert_eq!(told(&mesh[0].run(&watch).json_lines()), ["present sensors.9"]);
+    mesh[0].run(&["pub", "sensors.9", "marker"]).ok();
+    assert_eq!(words.wait_lines(1), ["marker"]);
 }
 
 #[test]

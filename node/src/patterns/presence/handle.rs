@@ -9,10 +9,13 @@ use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     Pattern, PeerId, Subject, Wire as _,
     limits::PRESENCES_MAX,
-    patterns::presence::{Presence, Will},
+    patterns::presence::{Presence, Presences, Will},
 };
 
-use super::{standing::Change, watch::Inner};
+use super::{
+    standing::{Change, Fate},
+    watch::Inner,
+};
 use crate::{
     error::{ErrorKind, Kind},
     patterns::pub_sub::PublishOptions,
@@ -80,7 +83,7 @@ impl PresenceHandle {
             since_ms: self.inner.clock.now_unix_ms(),
             will,
         };
-        let alone = weft_protocol::patterns::presence::Presences {
+        let alone = Presences {
             epoch: state.own.epoch,
             list: vec![presence.clone()],
             gone: Vec::new(),
@@ -98,7 +101,7 @@ impl PresenceHandle {
         state.next_number += 1;
         let withdrawn = CancellationToken::new();
         state.withdrawals.insert(number, withdrawn.clone());
-        self.inner.tell_own(&mut state, &presence, true, false);
+        self.inner.tell_own(&mut state, &presence, Fate::Present);
         drop(state);
         self.inner.changed.notify_one();
         Ok(Declared {
@@ -164,12 +167,12 @@ impl Declared {
 
     /// It takes its leave: its will is not said. Dropping it does the same.
     pub fn withdraw(mut self) {
-        self.end(true);
+        self.end(Fate::Withdrawn);
     }
 
     /// It is gone without a word: this node publishes its will.
     pub async fn is_gone(mut self) {
-        self.end(false);
+        self.end(Fate::Gone);
         let Some(will) = self.presence.will.take() else {
             return;
         };
@@ -186,19 +189,19 @@ impl Declared {
         }
     }
 
-    fn end(&mut self, is_withdrawn: bool) {
+    fn end(&mut self, fate: Fate) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         let mut state = self.inner.lock();
         state.own.list.retain(|other| other.number != self.presence.number);
         state.withdrawals.remove(&self.presence.number);
-        if !is_withdrawn {
+        if fate == Fate::Gone {
             let excess = (state.own.gone.len() + 1).saturating_sub(GONE_MAX);
             state.own.gone.drain(..excess);
             state.own.gone.push(self.presence.number);
         }
-        self.inner.tell_own(&mut state, &self.presence, false, is_withdrawn);
+        self.inner.tell_own(&mut state, &self.presence, fate);
         drop(state);
         self.inner.changed.notify_one();
     }
@@ -206,7 +209,7 @@ impl Declared {
 
 impl Drop for Declared {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(Fate::Withdrawn);
     }
 }
 

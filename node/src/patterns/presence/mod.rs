@@ -22,7 +22,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use handle::{Declared, PresenceError, PresenceHandle, Present, Watching};
-pub use standing::Change;
+pub use standing::{Change, Fate};
 use weft_protocol::patterns::presence::PATTERN_ID;
 
 use crate::{context::Context, error::NodeError, pattern::Pattern, patterns::pub_sub::PubSub};
@@ -40,12 +40,13 @@ impl Pattern for Presence {
             handles,
             mesh,
             clock,
+            entropy,
             tasks,
             ..
         } = context;
         let missing = || NodeError::internal("presence comes after publish-subscribe");
         let messages = handles.get::<PubSub>().ok_or_else(missing)?;
-        let inner = Arc::new(watch::Inner::new(mesh, messages, clock, tasks.child()));
+        let inner = Arc::new(watch::Inner::new(mesh, messages, (clock, &*entropy), tasks.child()));
         tasks.spawn_vital("presence", watch::run(Arc::clone(&inner)));
         Ok(PresenceHandle::new(inner))
     }

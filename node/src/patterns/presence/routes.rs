@@ -96,24 +96,16 @@ async fn watch(State(app): State<App>, Query(asked): Query<Asked>) -> Result<imp
     let stream = futures::stream::unfold((watching, app), |(mut watching, app)| async move {
         let change = watching.next().await?;
         let event = Event::default()
-            .event(word(&change))
+            .event(change.fate.as_str())
             .data(told(&app, &change).to_string());
         Some((Ok::<_, Infallible>(event), (watching, app)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-fn word(change: &Change) -> &'static str {
-    match (change.is_present, change.is_withdrawn) {
-        (true, _) => "present",
-        (false, true) => "withdrawn",
-        (false, false) => "gone",
-    }
-}
-
 fn told(app: &App, change: &Change) -> serde_json::Value {
     let mut told = json!({
-        "change": word(change),
+        "change": change.fate.as_str(),
         "subject": change.subject.as_str(),
         "node": change.node.to_string(),
         "since": rfc3339(change.since_ms),

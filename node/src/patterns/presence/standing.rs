@@ -8,6 +8,28 @@ use weft_protocol::{
     patterns::presence::{Presence, Presences, Will},
 };
 
+/// What became of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is there.
+    Present,
+    /// It took its leave.
+    Withdrawn,
+    /// It is gone without a word.
+    Gone,
+}
+
+impl Fate {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fate::Present => "present",
+            Fate::Withdrawn => "withdrawn",
+            Fate::Gone => "gone",
+        }
+    }
+}
+
 /// Something came, or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -17,10 +39,8 @@ pub struct Change {
     pub node: PeerId,
     /// Since when it is, or was, there; by that node's calendar, unix milliseconds.
     pub since_ms: u64,
-    /// Whether it is there.
-    pub is_present: bool,
-    /// When it is not: whether it took its leave, or is just gone.
-    pub is_withdrawn: bool,
+    /// What became of it.
+    pub fate: Fate,
 }
 
 /// What is known of a node.
@@ -74,8 +94,9 @@ impl Standing {
                 match now.filter(|_| is_same_run) {
                     // What has a will left had it said by its node.
                     Some(now) => {
-                        let is_withdrawn = !now.gone.contains(&presence.number);
-                        found.changes.push(change(*peer, presence, false, is_withdrawn));
+                        let is_gone = now.gone.contains(&presence.number);
+                        let fate = if is_gone { Fate::Gone } else { Fate::Withdrawn };
+                        found.changes.push(change(*peer, presence, fate));
                     }
                     None => found.leave(*peer, node.said.epoch, presence),
                 }
@@ -135,11 +156,6 @@ impl Standing {
         self.nodes.contains_key(peer)
     }
 
-    /// Of which of its runs a node speaks.
-    pub(super) fn epoch(&self, peer: &PeerId) -> Option<u64> {
-        self.nodes.get(peer).map(|node| node.said.epoch)
-    }
-
     /// Whether a node was found to answer; `None` if nobody asked yet.
     pub(super) fn is_alive(&self, peer: &PeerId) -> Option<bool> {
         match self.nodes.get(peer)?.known {
@@ -152,12 +168,12 @@ impl Standing {
 
 impl Consequences {
     fn come(&mut self, node: PeerId, presence: &Presence) {
-        self.changes.push(change(node, presence, true, false));
+        self.changes.push(change(node, presence, Fate::Present));
     }
 
     /// It is gone without a word.
     fn leave(&mut self, node: PeerId, epoch: u64, presence: &Presence) {
-        self.changes.push(change(node, presence, false, false));
+        self.changes.push(change(node, presence, Fate::Gone));
         if let Some(will) = &presence.will {
             self.wills.push((node, epoch, presence.number, will.clone()));
         }
@@ -165,12 +181,11 @@ impl Consequences {
 }
 
 /// What those who watch are told.
-pub(super) fn change(node: PeerId, presence: &Presence, is_present: bool, is_withdrawn: bool) -> Change {
+pub(super) fn change(node: PeerId, presence: &Presence, fate: Fate) -> Change {
     Change {
         subject: presence.subject.clone(),
         node,
         since_ms: presence.since_ms,
-        is_present,
-        is_withdrawn,
+        fate,
     }
 }

@@ -47,10 +47,10 @@ fn said(epoch: u64, numbers: &[u64], gone: &[u64]) -> BTreeMap<PeerId, Presences
 
 /// `+7` came, `-7` took leave, `!7` is gone; then the wills.
 fn told(found: Consequences) -> (String, Vec<String>) {
-    let mark = |change: &Change| match (change.is_present, change.is_withdrawn) {
-        (true, _) => '+',
-        (false, true) => '-',
-        (false, false) => '!',
+    let mark = |change: &Change| match change.fate {
+        Fate::Present => '+',
+        Fate::Withdrawn => '-',
+        Fate::Gone => '!',
     };
     let number = |change: &Change| change.subject.as_str().rsplit('.').next().unwrap().to_owned();
     let changes: Vec<String> = found
@@ -131,12 +131,12 @@ fn handles(node: &Node) -> (PubSubHandle, PresenceHandle) {
     )
 }
 
-async fn change(watching: &mut Watching) -> (String, bool, bool) {
+async fn change(watching: &mut Watching) -> (String, Fate) {
     let change = tokio::time::timeout(PATIENCE, watching.next())
         .await
         .expect("a change in time");
     let change = change.expect("the watch goes on");
-    (change.subject.to_string(), change.is_present, change.is_withdrawn)
+    (change.subject.to_string(), change.fate)
 }
 
 async fn message(subscription: &mut Subscription) -> Received {
@@ -161,13 +161,13 @@ async fn a_node_that_is_gone_is_missed_and_its_will_is_said_by_the_others() {
     let first = sensor
         .declare("sensors.1".parse().unwrap(), Some(will("alarms", "one")))
         .unwrap();
-    assert_eq!(change(&mut watching).await, ("sensors.1".into(), true, false));
+    assert_eq!(change(&mut watching).await, ("sensors.1".into(), Fate::Present));
     let second = sensor
         .declare("sensors.2".parse().unwrap(), Some(will("alarms", "two")))
         .unwrap();
-    assert_eq!(change(&mut watching).await, ("sensors.2".into(), true, false));
+    assert_eq!(change(&mut watching).await, ("sensors.2".into(), Fate::Present));
     let near = other.declare("sensors.3".parse().unwrap(), None).unwrap();
-    assert_eq!(change(&mut watching).await, ("sensors.3".into(), true, false));
+    assert_eq!(change(&mut watching).await, ("sensors.3".into(), Fate::Present));
     let mut late = watcher.watch(pattern.clone());
     let mut there = vec![
         change(&mut late).await.0,
@@ -179,14 +179,14 @@ async fn a_node_that_is_gone_is_missed_and_its_will_is_said_by_the_others() {
 
     // Leave, with a word and without.
     near.withdraw();
-    assert_eq!(change(&mut watching).await, ("sensors.3".into(), false, true));
+    assert_eq!(change(&mut watching).await, ("sensors.3".into(), Fate::Withdrawn));
     first.is_gone().await;
     let alarm = message(&mut alarms).await;
     assert_eq!(
         (alarm.data(), alarm.publisher()),
         (&b"one"[..], gamma.mesh().local_peer())
     );
-    assert_eq!(change(&mut watching).await, ("sensors.1".into(), false, false));
+    assert_eq!(change(&mut watching).await, ("sensors.1".into(), Fate::Gone));
 
     // The node goes, and takes what was there along without a word.
     let gone = gamma.mesh().local_peer();
@@ -194,7 +194,7 @@ async fn a_node_that_is_gone_is_missed_and_its_will_is_said_by_the_others() {
     let alarm = message(&mut alarms).await;
     assert_eq!((alarm.data(), alarm.publisher()), (&b"two"[..], gone));
     assert_eq!(alarm.attributes().extension("weftwill"), Some("true"));
-    assert_eq!(change(&mut watching).await, ("sensors.2".into(), false, false));
+    assert_eq!(change(&mut watching).await, ("sensors.2".into(), Fate::Gone));
     assert_eq!(watcher.present(&pattern).await, []);
     drop(second);
 }

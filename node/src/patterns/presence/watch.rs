@@ -14,14 +14,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     Pattern, PeerId, Wire as _,
-    patterns::presence::{ANNOUNCEMENT_KEY, Presence, Presences},
+    patterns::presence::{ANNOUNCEMENT_KEY, EPOCH_MAX, Presence, Presences},
 };
 
 use super::{
     handle::Present,
-    standing::{Change, Consequences, Standing, change},
+    standing::{Change, Consequences, Fate, Standing, change},
 };
-use crate::{mesh::Mesh, patterns::pub_sub::PubSubHandle, platform::Clock, tasks::Tasks};
+use crate::{
+    mesh::{Mesh, PeerInfo},
+    patterns::pub_sub::PubSubHandle,
+    platform::{Clock, Entropy, random},
+    tasks::Tasks,
+};
 
 /// How long a node has to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,9 +34,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const DOUBT: Duration = Duration::from_secs(2);
 /// So often it does not answer until it counts as gone.
 const DOUBTS: u32 = 2;
+/// So often one that was not known to be there answers, [`SETTLE`] apart, until it counts as there.
+const ANSWERS: u32 = 2;
 /// How often a node that is not connected is asked, be it there or gone.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
-/// One that was gone and answers again may have started anew, and its new record may be on its way: so long its old one is not believed.
+/// One that was not known to be there may have started anew, and its new record may be on its way: so long its old one is not believed.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Probes at once.
 const PROBES_MAX: usize = 64;
@@ -46,14 +53,14 @@ pub(super) const CHANGES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 struct Doubt {
     failures: u32,
+    answers: u32,
     /// When it is asked next; not set while it is being asked.
     next: Option<Instant>,
 }
 
-#[derive(Default)]
 struct Watcher {
-    pattern: Option<Pattern>,
-    sink: Option<mpsc::Sender<Change>>,
+    pattern: Pattern,
+    sink: mpsc::Sender<Change>,
 }
 
 #[derive(Default)]
@@ -65,8 +72,6 @@ pub(super) struct State {
     pub(super) withdrawals: BTreeMap<u64, CancellationToken>,
     standing: Standing,
     doubts: BTreeMap<PeerId, Doubt>,
-    /// Nodes that were gone and answer again: since when, and of which run their record was then.
-    returning: BTreeMap<PeerId, (Instant, Option<u64>)>,
     watchers: Vec<Watcher>,
     /// The version of the records that was read.
     version: Option<u64>,
@@ -84,9 +89,14 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(mesh: Mesh, messages: PubSubHandle, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+    pub(super) fn new(
+        mesh: Mesh,
+        messages: PubSubHandle,
+        (clock, entropy): (Arc<dyn Clock>, &dyn Entropy),
+        tasks: Tasks,
+    ) -> Self {
         let own = Presences {
-            epoch: clock.now_unix_ms(),
+            epoch: u64::from_be_bytes(random(entropy)) % EPOCH_MAX,
             ..Presences::default()
         };
         Inner {
@@ -111,9 +121,8 @@ impl Inner {
     }
 
     /// Tells those who watch here of something of this node's own.
-    pub(super) fn tell_own(&self, state: &mut State, presence: &Presence, is_present: bool, is_withdrawn: bool) {
-        let told = change(self.local(), presence, is_present, is_withdrawn);
-        state.tell(&[told]);
+    pub(super) fn tell_own(&self, state: &mut State, presence: &Presence, fate: Fate) {
+        state.tell(&[change(self.local(), presence, fate)]);
     }
 
     /// Begins to watch: what is there already, then what changes.
@@ -124,11 +133,11 @@ impl Inner {
             .own
             .list
             .iter()
-            .map(|presence| change(self.local(), presence, true, false))
+            .map(|presence| change(self.local(), presence, Fate::Present))
             .collect();
         for (peer, list) in state.standing.nodes() {
             if state.standing.is_alive(peer) == Some(true) {
-                there.extend(list.iter().map(|presence| change(*peer, presence, true, false)));
+                there.extend(list.iter().map(|presence| change(*peer, presence, Fate::Present)));
             }
         }
         for told in there.into_iter().filter(|told| pattern.matches(&told.subject)) {
@@ -137,10 +146,7 @@ impl Inner {
                 return changes;
             }
         }
-        state.watchers.push(Watcher {
-            pattern: Some(pattern),
-            sink: Some(sink),
-        });
+        state.watchers.push(Watcher { pattern, sink });
         drop(state);
         self.changed.notify_one();
         changes
@@ -215,19 +221,18 @@ impl Inner {
     fn look(&self) -> (Vec<PeerId>, bool) {
         self.read_records();
         let mut state = self.lock();
-        state
-            .watchers
-            .retain(|watcher| watcher.sink.as_ref().is_some_and(|sink| !sink.is_closed()));
+        state.watchers.retain(|watcher| !watcher.sink.is_closed());
         let state = &mut *state;
-        let (mut alive, mut missing) = (Vec::new(), Vec::new());
+        let (mut alive, mut missing, mut is_waiting) = (Vec::new(), Vec::new(), false);
         for (peer, list) in state.standing.nodes().filter(|(_, list)| !list.is_empty()) {
-            if self.mesh.peers().contains(peer) {
-                alive.push(*peer);
+            if let Some(info) = self.mesh.peers().get(peer) {
+                let is_believed = state.standing.is_alive(peer) == Some(true) || self.is_settled(&info);
+                is_waiting |= !is_believed;
+                alive.push((*peer, is_believed));
                 continue;
             }
             let concerns = |presence: &Presence| {
-                let is_watched =
-                    |watcher: &Watcher| watcher.pattern.as_ref().is_some_and(|p| p.matches(&presence.subject));
+                let is_watched = |watcher: &Watcher| watcher.pattern.matches(&presence.subject);
                 let will = presence.will.as_ref();
                 state.watchers.iter().any(is_watched)
                     || will.is_some_and(|will| self.messages.subscribed_here(&will.subject) > 0)
@@ -236,25 +241,22 @@ impl Inner {
         }
         let now = Instant::now();
         let mut due = Vec::new();
-        for peer in alive {
+        for (peer, is_believed) in alive {
             state.doubts.remove(&peer);
-            if state.is_back(&peer, now) {
+            if is_believed {
                 let consequences = state.standing.judge(&peer, true);
                 self.follow(state, consequences);
             }
         }
         for (peer, is_of_concern) in missing {
-            if !state.doubts.contains_key(&peer) {
-                state.returning.remove(&peer);
-            }
             if !is_of_concern {
                 state.standing.forget(&peer);
                 state.doubts.remove(&peer);
                 continue;
             }
             let doubt = state.doubts.entry(peer).or_insert_with(|| Doubt {
-                failures: 0,
                 next: Some(now),
+                ..Doubt::default()
             });
             if doubt.next.is_some_and(|next| next <= now) && due.len() < PROBES_MAX {
                 doubt.next = None;
@@ -263,28 +265,32 @@ impl Inner {
         }
         let standing = &state.standing;
         state.doubts.retain(|peer, _| standing.is_known(peer));
-        state.returning.retain(|peer, _| standing.is_known(peer));
-        (due, !state.doubts.is_empty() || !state.returning.is_empty())
+        (due, is_waiting || !state.doubts.is_empty())
+    }
+
+    /// Whether a connected node's record is the one it has now: both had the same, or there was time enough.
+    fn is_settled(&self, info: &PeerInfo) -> bool {
+        let now_ms = self.clock.now_unix_ms();
+        let is_old = |since_ms: u64| now_ms.saturating_sub(since_ms) >= SETTLE.as_millis() as u64;
+        let mut connections = info.connections.values();
+        connections.any(|connection| connection.probed.is_some() || is_old(connection.since_ms))
     }
 
     /// Takes over what a probe found.
     fn probed(&self, peer: PeerId, answered: bool) {
         let mut state = self.lock();
         let now = Instant::now();
+        let was_alive = state.standing.is_alive(&peer) == Some(true);
         let Some(doubt) = state.doubts.get_mut(&peer) else {
             return;
         };
-        doubt.failures = if answered { 0 } else { doubt.failures.saturating_add(1) };
-        let is_sure = answered || doubt.failures >= DOUBTS;
-        doubt.next = Some(now + if is_sure { PROBE_EVERY } else { DOUBT });
-        if !answered {
-            state.returning.remove(&peer);
-        } else if !state.is_back(&peer, now) {
-            if let Some(doubt) = state.doubts.get_mut(&peer) {
-                doubt.next = Some(now + SETTLE);
-            }
-            return;
-        }
+        let (failures, answers) = (doubt.failures + 1, doubt.answers + 1);
+        (doubt.failures, doubt.answers) = if answered { (0, answers) } else { (failures, 0) };
+        let (is_sure, pause) = match answered {
+            true => (was_alive || doubt.answers >= ANSWERS, SETTLE),
+            false => (doubt.failures >= DOUBTS, DOUBT),
+        };
+        doubt.next = Some(now + if is_sure { PROBE_EVERY } else { pause });
         if is_sure {
             let consequences = state.standing.judge(&peer, answered);
             self.follow(&mut state, consequences);
@@ -293,32 +299,12 @@ impl Inner {
 }
 
 impl State {
-    /// Whether the record of a node that answers is to be believed: one that was gone is, when it is of a new run, or after a while.
-    fn is_back(&mut self, peer: &PeerId, now: Instant) -> bool {
-        if self.standing.is_alive(peer) != Some(false) {
-            self.returning.remove(peer);
-            return true;
-        }
-        let epoch = self.standing.epoch(peer);
-        let (since, before) = *self.returning.entry(*peer).or_insert((now, epoch));
-        let is_back = epoch != before || now >= since + SETTLE;
-        if is_back {
-            self.returning.remove(peer);
-        }
-        is_back
-    }
-
     /// Hands changes to those who watch. One that does not keep up is not told of anything more.
     fn tell(&mut self, changes: &[Change]) {
-        for watcher in &mut self.watchers {
-            let Some(pattern) = &watcher.pattern else { continue };
-            for told in changes.iter().filter(|told| pattern.matches(&told.subject)) {
-                let sent = watcher.sink.as_ref().map(|sink| sink.try_send(told.clone()));
-                if !matches!(sent, Some(Ok(()))) {
-                    watcher.sink = None;
-                }
-            }
-        }
+        self.watchers.retain(|watcher| {
+            let mut wanted = changes.iter().filter(|told| watcher.pattern.matches(&told.subject));
+            wanted.all(|told| watcher.sink.try_send(told.clone()).is_ok())
+        });
     }
 }
 
@@ -326,12 +312,13 @@ impl State {
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut records = inner.mesh.trust().watch_records();
     let mut peers = inner.mesh.peers().watch();
-    let mut said = Presences::default();
+    // A node on which nothing was ever declared says nothing.
+    let mut said = inner.lock().own.clone();
+    said.list.clear();
     let (found, mut finds) = mpsc::channel(PROBES_MAX);
     loop {
         let own = inner.lock().own.clone();
-        // A node on which nothing was ever declared says nothing.
-        if own != said && (said.epoch != 0 || own.list != said.list) {
+        if own != said {
             if inner.mesh.announce(ANNOUNCEMENT_KEY, own.to_bytes()).await.is_err() {
                 return;
             }

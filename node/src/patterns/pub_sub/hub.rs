@@ -1,6 +1,7 @@
 //! What the handle and the tasks share: subscribers, the order of lines, the frames kept for others.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -15,8 +16,9 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
+    patterns::presence::EPOCH_MAX,
     patterns::pub_sub::{
-        Attributes, DIRECT, Frame, Line, SHARDS,
+        self, Attributes, DIRECT, Frame, Line, SHARDS,
         hop::Trace,
         interest::{Interest, Wanted},
         repair::{Digest, Head},
@@ -45,9 +47,6 @@ use crate::{
 
 /// Subscriptions at once that the local API gives.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
-
-/// Tells the runs of what is said when a member is gone from those of what it said itself. No calendar comes so far.
-const WILLS: u64 = 1 << 62;
 
 /// How far what a member hands over directly was taken in, in its present run.
 #[derive(Debug, Clone, Copy)]
@@ -226,7 +225,7 @@ impl Hub {
     }
 
     /// Hands this node's subscribers, and nobody else, what a member left to be said when it is gone. It has a place of its own: a run of that
-    /// member, and a number in it.
+    /// member that is beyond those in which it publishes, which are times, and a number in it.
     pub(super) fn hand_here(
         &self,
         publisher: PeerId,
@@ -236,12 +235,12 @@ impl Hub {
     ) {
         let shard = attributes.subject.shard(SHARDS);
         let frame = Frame {
-            epoch: WILLS | epoch,
+            epoch: EPOCH_MAX | epoch,
             shard,
             first_seq: number.saturating_add(1),
             before_ms: 0,
-            runs: vec![weft_protocol::patterns::pub_sub::Run {
-                attributes: std::borrow::Cow::Owned(attributes),
+            runs: vec![pub_sub::Run {
+                attributes: Cow::Owned(attributes),
                 data: vec![data],
             }],
         };

@@ -42,6 +42,11 @@ fn presences_are_bounded_and_in_order() {
             .to_checked_bytes()
             .is_err()
     );
+    let late = Presences {
+        epoch: EPOCH_MAX,
+        ..Presences::default()
+    };
+    assert!(late.to_checked_bytes().is_err());
     let mut odd = presence(1, Some(1));
     odd.will.as_mut().unwrap().datacontenttype = Some("text/\u{7}".into());
     assert!(all(vec![odd]).to_checked_bytes().is_err());
