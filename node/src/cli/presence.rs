@@ -28,7 +28,7 @@ use super::{
   weft presence watch 'sensors.>' --json
 
 Ctrl-C and SIGTERM take leave: the will is not said. When the process is killed, its node says the will; when the node is gone too, every
-other node says it to its own subscribers, a few seconds later.")]
+other node says it to its own subscribers, mostly within a quarter of a minute.")]
 pub(crate) struct PresenceArgs {
     #[command(subcommand)]
     action: Action,
