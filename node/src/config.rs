@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, fmt::Write};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use section::{Effect, Key, Section};
 pub use sections::{
-    ApiConfig, LimitsConfig, MeshConfig, NatsConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig,
+    ApiConfig, BlobsConfig, LimitsConfig, MeshConfig, NatsConfig, NodeConfig, StoreConfig, TelemetryConfig, TrustConfig,
 };
 pub use source::Sources;
 pub use value::{ByteSize, LogFormat, Setting, Toggle, format_duration, parse_duration};
@@ -70,7 +70,7 @@ macro_rules! sections {
     };
 }
 
-sections! { 8:
+sections! { 9:
     /// The node itself.
     node: NodeConfig,
     /// The mesh.
@@ -79,6 +79,8 @@ sections! { 8:
     trust: TrustConfig,
     /// The embedded store.
     store: StoreConfig,
+    /// Payloads too large for a message.
+    blobs: BlobsConfig,
     /// The local API.
     api: ApiConfig,
     /// The door for NATS clients.

@@ -18,7 +18,9 @@ use crate::{
     error::NodeError,
     nats::Nats,
     node::{Node, NodeOptions},
-    patterns::{batching::Batching, presence::Presence, pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{
+        batching::Batching, blobs::Blobs, presence::Presence, pub_sub::PubSub, request_response::RequestResponse,
+    },
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
     telemetry::metrics::Metrics,
@@ -42,6 +44,7 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     // Two TLS stacks with different providers may be linked in: neither must have to guess.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    settings::prefer_small_pages();
     let dir = resolve_for_process(globals.data_dir.as_deref())?;
     let sources = settings::sources(&dir, &args);
     let config = Config::load(&sources)?;
@@ -73,6 +76,9 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         .pattern(PubSub)
         .pattern(Batching)
         .pattern(Presence)
+        .pattern(Blobs {
+            options: settings::blobs(&config),
+        })
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
+use crate::patterns::blobs::{BlobId, BlobMessage};
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::presence::{Presence, Presences, Will};
 use crate::patterns::pub_sub::{
@@ -531,6 +532,16 @@ fn nats_samples() -> Vec<Sample> {
                 address: Some("door.example:4222".into()),
             },
         ),
+        sample(
+            "blob-want",
+            BlobMessage::Want {
+                id: BlobId::from_bytes([7; 32]),
+                first_group: 3,
+                hashes: true,
+            },
+        ),
+        sample("blob-have", BlobMessage::Have { bytes: 5_000_000 }),
+        sample("blob-part", BlobMessage::Part(b"part".to_vec())),
         sample(
             "presences",
             Presences {

@@ -152,3 +152,6 @@ pub const HAVE_MAX: usize = 5000;
 
 /// How far two honest clocks may be apart, in milliseconds.
 pub const CLOCK_SKEW_MS_MAX: u64 = 120_000;
+
+/// A payload that travels apart from its message.
+pub const BLOB_BYTES_MAX: u64 = 64 << 30;

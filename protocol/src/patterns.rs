@@ -1,5 +1,6 @@
 //! What peers agree on within each pattern.
 
+pub mod blobs;
 pub mod nats;
 pub mod presence;
 pub mod pub_sub;

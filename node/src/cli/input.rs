@@ -5,6 +5,10 @@ use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStringExt,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -52,6 +56,58 @@ pub(crate) async fn stream(data: Option<OsString>, file: Option<&Path>) -> Resul
         (None, None) if io::stdin().is_terminal() => Ok(whole(Bytes::new())),
         _ => Ok(parts(tokio::io::stdin())),
     }
+}
+
+/// Data of a message.
+pub(crate) enum Source {
+    /// All of them.
+    Whole(Bytes),
+    /// More than fits into memory, perhaps.
+    Large(Large),
+}
+
+/// Data that are sent as they are read.
+pub(crate) struct Large {
+    /// They.
+    pub(crate) body: OutgoingBody,
+    /// How much has been read.
+    pub(crate) read_bytes: Arc<AtomicU64>,
+    /// How much there is, if that is known.
+    pub(crate) total_bytes: Option<u64>,
+}
+
+/// The body a command was given, as [`body`] finds it; beyond `whole_max` bytes, as it comes.
+pub(crate) async fn source(data: Option<OsString>, file: Option<&Path>, whole_max: usize) -> Result<Source, CliError> {
+    let (reader, total_bytes): (Box<dyn AsyncRead + Send + Unpin>, _) = match (data, file) {
+        (Some(data), _) => return Ok(Source::Whole(Bytes::from(data.into_vec()))),
+        (None, Some(path)) if path != Path::new("-") => {
+            let fail = |error| CliError::io(format!("cannot read {}", path.display()), error);
+            let opened = tokio::fs::File::open(path).await.map_err(fail)?;
+            let known = opened.metadata().await.map_err(fail)?;
+            (Box::new(opened), known.is_file().then_some(known.len()))
+        }
+        (None, None) if io::stdin().is_terminal() => return Ok(Source::Whole(Bytes::new())),
+        _ => (Box::new(tokio::io::stdin()), None),
+    };
+    let fail = |error| CliError::io("cannot read the data", error);
+    let (mut reader, mut head) = (reader, Vec::new());
+    let beyond = whole_max as u64 + 1;
+    (&mut reader).take(beyond).read_to_end(&mut head).await.map_err(fail)?;
+    if head.len() <= whole_max {
+        return Ok(Source::Whole(Bytes::from(head)));
+    }
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&read_bytes);
+    let rest = ReaderStream::with_capacity(std::io::Cursor::new(head).chain(reader), PART_BYTES);
+    let counting = rest.map_ok(move |part| {
+        counted.fetch_add(part.len() as u64, Ordering::Relaxed);
+        Frame::data(part)
+    });
+    Ok(Source::Large(Large {
+        body: StreamBody::new(counting).boxed_unsync(),
+        read_bytes,
+        total_bytes,
+    }))
 }
 
 /// What a reader gives, as a body.

@@ -26,6 +26,7 @@ use output::Out;
 mod backoff;
 mod batch;
 mod bench;
+mod blob;
 mod call;
 mod cap;
 mod client;
@@ -45,6 +46,7 @@ mod passphrase;
 mod peers;
 mod ping;
 mod presence;
+mod progress;
 mod publish;
 mod receipt;
 pub mod run;
@@ -137,6 +139,7 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     Trace(trace::TraceArgs),
     Presence(presence::PresenceArgs),
+    Blob(blob::BlobArgs),
     Batch(batch::BatchArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -230,6 +233,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Pub(args) => publish::execute(session, args).await,
         Command::Trace(args) => trace::execute(session, args).await,
         Command::Presence(args) => Box::pin(presence::execute(session, args)).await,
+        Command::Blob(args) => blob::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Batch(args) => batch::execute(session, args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,

@@ -1,18 +1,23 @@
 //! `weft pub`: messages to whoever subscribes.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
 use http::{HeaderValue, Method};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
+use weft_protocol::limits::PUBLISH_BODY_BYTES_MAX;
 
 use super::{
     CliError, Session,
+    blob::TICK,
     client::{Call, Client},
-    input,
+    input::{self, Source},
     output::escape,
-    parse, view,
+    parse,
+    progress::Progress,
+    view,
 };
 
 /// Publish messages
@@ -24,6 +29,7 @@ use super::{
   weft pub test.tick hello --count 10
   weft pub alarms.fire now --report=5s                 who has it, and who has not
   weft pub prices.gold 71.20 --expires 10s             of no use to who would get it later
+  weft pub cameras.7 --file film.mp4                   of any size: beyond 1008 KiB subscribers fetch the data, see `weft blob`
 
 The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
 pub(crate) struct PublishArgs {
@@ -86,7 +92,21 @@ pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), 
     if args.lines {
         return lines(session, &client, &args).await;
     }
-    let body = args.message.body().await?;
+    let message = &args.message;
+    let source = input::source(message.data.clone(), message.file.as_deref(), PUBLISH_BODY_BYTES_MAX).await?;
+    let body = match source {
+        Source::Whole(body) => body,
+        Source::Large(_) if args.count > 1 => {
+            return Err(CliError::Usage(format!(
+                "--count is for what fits into a message, which is {PUBLISH_BODY_BYTES_MAX} bytes"
+            )));
+        }
+        Source::Large(large) => {
+            let receipt = publish_large(session, &client, &args, large).await?;
+            told(session, &message.subject, 1, &receipt);
+            return reported(session, &receipt);
+        }
+    };
     let mut last = Value::Null;
     for _ in 0..args.count {
         last = publish(session, &client, &args, body.clone()).await?;
@@ -107,18 +127,71 @@ async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result
     reported(session, &last)
 }
 
+/// Publishes what is sent as it is read.
+async fn publish_large(
+    session: &Session,
+    client: &Client,
+    args: &PublishArgs,
+    large: input::Large,
+) -> Result<Value, CliError> {
+    let input::Large {
+        body,
+        read_bytes,
+        total_bytes,
+    } = large;
+    let mut progress = Progress::new(&session.out, "sent", total_bytes);
+    let mut call = args.message.request(path(args, "/v1/stream/messages"), Bytes::new());
+    if args.message.content_type.is_none() {
+        call = call.body(Bytes::new(), HeaderValue::from_static("application/octet-stream"));
+    }
+    let answering = async {
+        client
+            .stream(&call, body)
+            .await?
+            .into_body()
+            .collect()
+            .await
+            .map_err(lost)
+    };
+    let mut answering = std::pin::pin!(answering);
+    let mut tick = tokio::time::interval(TICK);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answering => break answer?.to_bytes(),
+            _ = tick.tick() => progress.show(read_bytes.load(Ordering::Relaxed)),
+        }
+    };
+    drop(progress);
+    let receipt: Value = serde_json::from_slice(&answer).map_err(|error| CliError::Protocol(error.to_string()))?;
+    if session.out.json {
+        session.out.json_line(&receipt)?;
+    }
+    Ok(receipt)
+}
+
+fn lost(error: hyper::Error) -> CliError {
+    CliError::Lost(error.to_string())
+}
+
 async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
-    let mut path = format!("/v1/messages/{}", parse::percent(&args.message.subject));
+    let receipt = client
+        .send(args.message.request(path(args, "/v1/messages"), body))
+        .await?
+        .json()?;
+    if session.out.json {
+        session.out.json_line(&receipt)?;
+    }
+    Ok(receipt)
+}
+
+fn path(args: &PublishArgs, root: &str) -> String {
+    let mut path = format!("{root}/{}", parse::percent(&args.message.subject));
     let asked = [("report_ms", args.report), ("expires_ms", args.expires)];
     let asked = asked.into_iter().filter_map(|(name, time)| Some((name, time?)));
     for ((name, time), mark) in asked.zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
         path.push_str(&format!("{mark}{name}={}", time.as_millis()));
     }
-    let receipt = client.send(args.message.request(path, body)).await?.json()?;
-    if session.out.json {
-        session.out.json_line(&receipt)?;
-    }
-    Ok(receipt)
+    path
 }
 
 /// What the data look like. A bare number or word is text: only objects and lists are taken for JSON.
@@ -185,4 +258,10 @@ fn told(session: &Session, subject: &str, count: u64, last: &Value) {
     session
         .out
         .say(&format!("published {} to {}{reach}", escape(&what), escape(subject)));
+    if let Some(dataref) = last.get("dataref").and_then(Value::as_str) {
+        session.out.say(&format!(
+            "its data stay here until they are fetched: {}",
+            escape(dataref)
+        ));
+    }
 }

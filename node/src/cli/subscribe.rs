@@ -4,16 +4,21 @@
 //! said: on standard error, or with `--json` as an object `{"gap":…}` among the messages. What was published before the subscription is
 //! shown if that is asked, as far as members still have it: for minutes.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use data_encoding::BASE64;
 use serde_json::Value;
 use tokio::time::Instant;
+use weft_protocol::patterns::blobs::{DATAREF, Reference};
 
 use super::{
     CliError, Session,
     backoff::Backoff,
+    blob,
     client::{Event, EventStream},
     output::{Tone, escape, json_text},
     parse, view,
@@ -31,9 +36,11 @@ use super::{
   weft sub 'sensors.>' --last               first the last message on each subject
   weft sub 'sensors.>' --every 1s           at most one message a second of each subject
   weft sub 'orders.>' --since 5m            first what was published in the last five minutes
+  weft sub 'cameras.*' --save films         the data of each into a file, however large they are
 
 What was published before is told by this node and the members it is connected to: as far as they still have it, which is ten minutes
 at most, and not more than 4096 messages.
+Data too large for a message are fetched with --raw and --save; otherwise the `dataref` of the message is shown, for `weft blob get`.
 What was lost and cannot be had any more is said on standard error; with --json it is an object {\"gap\":…} among the messages.
 Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]
 pub(crate) struct SubscribeArgs {
@@ -67,6 +74,9 @@ pub(crate) struct SubscribeArgs {
     /// Print the data alone, unescaped
     #[arg(long, conflicts_with = "json")]
     raw: bool,
+    /// Write the data of each message into a file of its own in this folder, and print its name
+    #[arg(long, value_name = "DIR", conflicts_with = "raw", value_hint = clap::ValueHint::DirPath)]
+    save: Option<PathBuf>,
 }
 
 /// What a subscription has seen, beyond one connection.
@@ -182,7 +192,7 @@ async fn pump(
         }
         match event.name.as_str() {
             "message" => {
-                show(session, args, &event)?;
+                show(session, args, &event).await?;
                 progress.received += 1;
                 if progress.is_done(args) {
                     return Ok(());
@@ -196,25 +206,85 @@ async fn pump(
     Ok(())
 }
 
-fn show(session: &Session, args: &SubscribeArgs, event: &Event) -> Result<(), CliError> {
+async fn show(session: &Session, args: &SubscribeArgs, event: &Event) -> Result<(), CliError> {
     let message: Value = serde_json::from_str(&event.data)
         .map_err(|error| CliError::Protocol(format!("a message is not JSON: {error}")))?;
     let out = &session.out;
+    // An application may use `dataref` for places of its own; those are none that a node can follow.
+    let reference = message.get(DATAREF).and_then(Value::as_str);
+    let reference = reference.and_then(|text| text.parse::<Reference>().ok());
+    if let Some(folder) = &args.save {
+        return save(session, folder, message, reference).await;
+    }
     if out.json {
         return out.json_line(&message);
     }
-    let data = data(&message);
     if args.raw {
-        let mut line = data;
+        if let Some(reference) = reference {
+            let (client, path, mut stdout) = (session.client()?, reference.to_string(), tokio::io::stdout());
+            let outcome = blob::copy(session, &client, &path, &mut stdout).await.map(drop);
+            return unless_missing(session, outcome).and_then(|()| out.bytes(b"\n"));
+        }
+        let mut line = data(&message);
         line.push(b'\n');
         return out.bytes(&line);
     }
     let subject = format!("[{}]", escape(&view::text(&message, "subject")));
+    let subject = out.paint(Tone::Dim, &subject);
+    if let Some(reference) = reference {
+        let size = view::bytes(reference.bytes);
+        return out.line(&format!("{subject} {size}: weft blob get '{reference}'"));
+    }
+    let data = data(&message);
     let text = match std::str::from_utf8(&data) {
         Ok(text) => escape(text).into_owned(),
         Err(_) => format!("base64:{}", BASE64.encode(&data)),
     };
-    out.line(&format!("{} {text}", out.paint(Tone::Dim, &subject)))
+    out.line(&format!("{subject} {text}"))
+}
+
+/// Data that cannot be had are said, and not the end of the subscription.
+fn unless_missing(session: &Session, outcome: Result<(), CliError>) -> Result<(), CliError> {
+    match outcome {
+        Err(error @ (CliError::Api(_) | CliError::Lost(_))) => {
+            let words = format!("the data of a message are missing: {error}");
+            session.out.say(&session.out.paint_talk(Tone::Warn, &words));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Writes the data of a message into a file.
+async fn save(
+    session: &Session,
+    folder: &Path,
+    mut message: Value,
+    reference: Option<Reference>,
+) -> Result<(), CliError> {
+    let name = format!(
+        "{}-{}",
+        view::short_id(&view::text(&message, "weftpublisher")),
+        view::text(&message, "id")
+    );
+    let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    let file = folder.join(name.chars().filter(plain).collect::<String>());
+    let fail = |error| CliError::io(format!("cannot write {}", file.display()), error);
+    tokio::fs::create_dir_all(folder).await.map_err(fail)?;
+    let saved = match reference {
+        Some(reference) => blob::save(session, &session.client()?, &reference.to_string(), &file)
+            .await
+            .map(drop),
+        None => tokio::fs::write(&file, data(&message)).await.map_err(fail),
+    };
+    if saved.is_err() {
+        return unless_missing(session, saved);
+    }
+    if session.out.json {
+        message["file"] = file.display().to_string().into();
+        return session.out.json_line(&message);
+    }
+    session.out.line(&escape(&file.display().to_string()))
 }
 
 /// The bytes that were published, from a CloudEvent in its JSON form.

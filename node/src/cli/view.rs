@@ -57,6 +57,21 @@ pub(crate) fn seconds(total: f64) -> String {
     }
 }
 
+/// `17 B`, `1.0 KiB`, `5.3 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let (mut value, mut unit) = (count as f64, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "B" {
+        return format!("{count} B");
+    }
+    format!("{value:.1} {unit}")
+}
+
 /// What tells one peer id from another: an Ed25519 id's first characters are the same for all, so they are left out.
 pub(crate) fn short_id(id: &str) -> String {
     let tail = id.strip_prefix("12D3KooW").unwrap_or(id);

@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config) -> Vec<ConfigError> {
     check.mesh_relay();
     check.trust();
     check.store();
+    check.blobs();
     check.api();
     check.api_bounds();
     check.nats();
@@ -176,6 +177,16 @@ impl Check<'_> {
         );
         let limit = ("limits.memory_budget_bytes", self.config.limits.memory_budget_bytes);
         self.at_most(("store.cache_bytes", store.cache_bytes), limit);
+    }
+
+    fn blobs(&mut self) {
+        let blobs = &self.config.blobs;
+        self.size(
+            "blobs.bytes_max",
+            blobs.bytes_max,
+            (ByteSize::mib(1), ByteSize::gib(1024 * 1024)),
+        );
+        self.duration("blobs.keep", blobs.keep, (HOUR / 6, YEAR));
     }
 
     fn api(&mut self) {

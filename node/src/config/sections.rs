@@ -108,6 +108,16 @@ section! {
 }
 
 section! {
+    /// Payloads too large for a message, which members fetch from each other.
+    "blobs" BlobsConfig {
+        /// Bytes of all of them on this node's disk; those not used for the longest time make room for new ones.
+        Restart bytes_max: ByteSize = ByteSize::gib(8);
+        /// How long one is kept after it was published, fetched or read.
+        Restart keep: Duration = Duration::from_secs(DAY);
+    }
+}
+
+section! {
     /// The local API for applications on this machine.
     "api" ApiConfig {
         /// Address of the HTTP API. When it is not set and the port is in use, a free port is taken instead.

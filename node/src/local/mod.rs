@@ -10,6 +10,7 @@ pub mod problem;
 mod routes;
 pub(crate) use routes::{resolve, rfc3339};
 pub mod server;
+pub(crate) mod streamed;
 pub mod unix;
 
 use std::{path::PathBuf, sync::Arc};
@@ -23,6 +24,7 @@ use crate::{
     node::Node,
     patterns::{
         batching::{self, Batching, BatchingHandle},
+        blobs::{self, Blobs, BlobsHandle},
         presence::{self, Presence, PresenceHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
@@ -38,6 +40,7 @@ pub struct App {
     /// A node may be built without it.
     pub(crate) batches: Option<BatchingHandle>,
     pub(crate) presence: Option<PresenceHandle>,
+    pub(crate) blobs: Option<BlobsHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -73,12 +76,14 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
     let messages = node.handle::<PubSub>().ok_or_else(|| missing("pub_sub"))?;
     let batches = node.handle::<Batching>();
     let presence = node.handle::<Presence>();
+    let blobs = node.handle::<Blobs>();
     Ok(App {
         node,
         calls,
         messages,
         batches,
         presence,
+        blobs,
         info: Arc::new(info),
     })
 }
@@ -99,6 +104,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(pub_sub::traces::routes())
         .merge(batching::routes::routes())
         .merge(presence::routes::routes())
+        .merge(blobs::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

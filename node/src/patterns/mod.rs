@@ -3,6 +3,8 @@
 //! Removing a pattern's line here, and where `crate::node` lists it, removes it completely.
 
 pub mod batching;
+pub mod blobs;
+pub mod body;
 pub(crate) mod cloud_event;
 pub mod presence;
 pub mod pub_sub;

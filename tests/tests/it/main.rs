@@ -4,6 +4,7 @@
 
 mod api;
 mod batching;
+mod blobs;
 mod config;
 mod identity;
 mod nats;

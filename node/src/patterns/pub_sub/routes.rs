@@ -21,10 +21,14 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use weft_protocol::{Pattern, PeerId, Subject, limits::PUBLISH_BODY_BYTES_MAX};
+use weft_protocol::{
+    Pattern, PeerId, Subject,
+    limits::PUBLISH_BODY_BYTES_MAX,
+    patterns::blobs::{DATAREF, Reference},
+};
 
 use super::{
-    Delivery, Outcome, PAST_MAX, Past, PubSubHandle, PublishOptions, Report, Subscription, handle::Received,
+    Delivery, Outcome, PAST_MAX, Past, PubSubHandle, PublishOptions, Receipt, Report, Subscription, handle::Received,
     hub::SUBSCRIPTIONS_MAX, past::PAST_MESSAGES_MAX,
 };
 use crate::{
@@ -34,7 +38,7 @@ use crate::{
         problem::{Body, Json, Path, Problem, Query},
         rfc3339,
     },
-    patterns::cloud_event,
+    patterns::{body::BodyReader, cloud_event},
     telemetry::trace,
 };
 
@@ -55,7 +59,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 /// What is known once a message is on its way.
 #[derive(Debug, Serialize, ToSchema)]
-struct Published {
+pub(crate) struct Published {
     id: String,
     subject: String,
     seq: u64,
@@ -63,6 +67,9 @@ struct Published {
     peers: usize,
     /// Whether it went to those that want it alone, and not by gossip.
     direct: bool,
+    /// Where its data are, if they were too large for a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataref: Option<String>,
     /// Who has it, if that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<Reported>,
@@ -106,7 +113,7 @@ impl From<Report> for Reported {
 
 /// How a message is published.
 #[derive(Debug, Deserialize, IntoParams)]
-struct PublishQuery {
+pub(crate) struct PublishQuery {
     /// Wait so many milliseconds at most for those who want it to confirm it, and say who did.
     report_ms: Option<u64>,
     /// Nobody is handed it later than so many milliseconds from now.
@@ -122,20 +129,28 @@ async fn publish(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Json<Published>, Problem> {
-    let subject: Subject = subject.parse().map_err(NodeError::from)?;
+    Ok(Json(
+        publish_body(&app, &subject, &query, &headers, BodyReader::of(body)).await?,
+    ))
+}
+
+/// Publishes what a request brings, however large it is.
+pub(crate) async fn publish_body(
+    app: &App,
+    subject: &str,
+    query: &PublishQuery,
+    headers: &HeaderMap,
+    body: BodyReader,
+) -> Result<Published, NodeError> {
+    let subject: Subject = subject.parse()?;
     let options = PublishOptions {
         expires_in: query.expires_ms.map(Duration::from_millis),
-        ..options_of(&headers)
+        ..options_of(headers)
     };
     let span = tracing::info_span!("publish", subject = subject.as_str(), trace_id = tracing::field::Empty);
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
-    let receipt = app
-        .messages
-        .publish(&subject, body, options)
-        .instrument(span)
-        .await
-        .map_err(NodeError::from)?;
+    let (receipt, reference) = publish_any(app, &subject, body, options).instrument(span).await?;
     let report = match query.report_ms {
         Some(within_ms) => {
             let within = Duration::from_millis(within_ms).min(REPORT_MAX);
@@ -144,14 +159,30 @@ async fn publish(
         }
         None => None,
     };
-    Ok(Json(Published {
+    Ok(Published {
+        dataref: reference.map(|reference| reference.to_string()),
         report,
         id: receipt.id,
         subject: subject.to_string(),
         seq: receipt.sequence,
         peers: receipt.peers,
         direct: receipt.is_direct,
-    }))
+    })
+}
+
+/// A message of any size; without blobs, of the size that fits.
+async fn publish_any(
+    app: &App,
+    subject: &Subject,
+    body: BodyReader,
+    options: PublishOptions,
+) -> Result<(Receipt, Option<Reference>), NodeError> {
+    if let Some(blobs) = &app.blobs {
+        return Ok(blobs.publish(subject, body, options).await?);
+    }
+    let data = body.collect(PUBLISH_BODY_BYTES_MAX).await;
+    let data = data.map_err(|error| NodeError::invalid(error.to_string()))?;
+    Ok((app.messages.publish(subject, data, options).await?, None))
 }
 
 /// What the headers of a request say of its message: the media type, and extensions in `weft-header-NAME`.
@@ -325,7 +356,10 @@ pub(crate) fn cloud_event(received: &Received) -> Value {
     if let Some(content_type) = content_type {
         event.insert("datacontenttype".into(), content_type.into());
     }
-    cloud_event::insert_data(&mut event, content_type, received.data());
+    // Data that are elsewhere are not empty ones.
+    if attributes.extension(DATAREF).is_none() || !received.data().is_empty() {
+        cloud_event::insert_data(&mut event, content_type, received.data());
+    }
     Value::Object(event)
 }
 
@@ -471,10 +505,14 @@ async fn perform(
                 expires_in: expires_ms.map(Duration::from_millis),
                 ..PublishOptions::default()
             };
-            let receipt = app.messages.publish(&subject, data, options).await?;
-            Ok(
-                json!({ "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers, "direct": receipt.is_direct }),
-            )
+            let (receipt, reference) = publish_any(app, &subject, BodyReader::of(data), options).await?;
+            let mut published = json!({
+                "op": "published", "id": receipt.id, "seq": receipt.sequence, "peers": receipt.peers, "direct": receipt.is_direct,
+            });
+            if let Some(reference) = reference {
+                published["dataref"] = reference.to_string().into();
+            }
+            Ok(published)
         }
     }
 }

@@ -17,7 +17,6 @@
 
 mod actor;
 mod attempts;
-mod body;
 mod catalogue;
 mod core;
 mod gather;
@@ -39,7 +38,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use body::{BodyError, BodyReader, BodyWriter, body};
+pub use super::body::{BodyError, BodyReader, BodyWriter, body};
 pub use gather::{GATHER_MAX, GatherOptions, Gathered};
 pub use handle::{Instance, RequestResponseHandle};
 use metrics::CallMetrics;

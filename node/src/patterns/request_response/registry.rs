@@ -26,7 +26,7 @@ use weft_protocol::{
 };
 
 use super::{
-    body::BodyReader,
+    super::body::BodyReader,
     memory::{Memory, Recall},
     receipts,
     serving::{IncomingCall, Reply},

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use weft_protocol::{PeerId, limits::DIRECT_BODY_BYTES_MAX, patterns::request_response::CallResponse};
 
 use super::{
-    body::{BodyError, BodyReader, BodyWriter, body},
+    super::body::{BodyError, BodyReader, BodyWriter, body},
     registry::{Offered, Registry},
 };
 use crate::error::NodeError;

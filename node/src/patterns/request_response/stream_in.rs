@@ -14,7 +14,7 @@ use weft_protocol::{
 };
 
 use super::{
-    body::{BodyError, BodyReader, BodyWriter, body},
+    super::body::{BodyError, BodyReader, BodyWriter, body},
     handle::resource,
     registry::{Registry, Served},
 };

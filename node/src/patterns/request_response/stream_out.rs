@@ -18,8 +18,8 @@ use weft_protocol::{
 };
 
 use super::{
+    super::body::{BodyError, BodyReader, BodyWriter, body},
     attempts::{Attempts, judge},
-    body::{BodyError, BodyReader, BodyWriter, body},
     core::{self, Attempt},
     handle::{Inner, RequestResponseHandle, resource, target, wanted},
     health::Ended,

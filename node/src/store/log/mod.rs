@@ -97,9 +97,10 @@ impl Log {
         let core = Arc::clone(self.core());
         core.shared.open()?;
         let (records_max, bytes_max) = (records_max.min(READ_RECORDS_MAX), bytes_max.min(READ_BYTES_MAX));
+        let buffer = Core::buffer(bytes_max);
         self.core()
             .shared
-            .blocking(move || core.read(from_seq, records_max, bytes_max))
+            .blocking(move || core.read(from_seq, records_max, bytes_max, buffer))
             .await
     }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 
 /// How much is read from the disk at once.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = (256 << 10) + 4096;
 
 /// A record of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ struct Place {
 
 /// An answer in the making.
 struct Answer {
+    /// Where the first chunk is read to.
+    buffer: Vec<u8>,
     records: Vec<Record>,
     records_max: usize,
     bytes: usize,
@@ -57,9 +59,22 @@ impl Answer {
 }
 
 impl Core {
+    /// A buffer for a read of at most so many bytes. To be made by who asks: the threads that block are many and change, and what they
+    /// allocated the allocator keeps for each.
+    pub(super) fn buffer(bytes_max: usize) -> Vec<u8> {
+        Vec::with_capacity(bytes_max.saturating_add(RECORD_HEADER_BYTES).min(CHUNK_BYTES))
+    }
+
     /// Records from `from_seq` on, within the limits, but at least one if there is one. Blocks.
-    pub(super) fn read(&self, from_seq: u64, records_max: usize, bytes_max: usize) -> Result<Vec<Record>> {
+    pub(super) fn read(
+        &self,
+        from_seq: u64,
+        records_max: usize,
+        bytes_max: usize,
+        buffer: Vec<u8>,
+    ) -> Result<Vec<Record>> {
         let mut answer = Answer {
+            buffer,
             records: Vec::new(),
             records_max,
             bytes: 0,
@@ -221,11 +236,12 @@ impl Core {
         wanted: usize,
         answer: &mut Answer,
     ) -> io::Result<usize> {
-        let mut chunk = read_chunk(file, segment, place.offset, wanted.max(RECORD_HEADER_BYTES))?;
+        let buffer = std::mem::take(&mut answer.buffer);
+        let mut chunk = read_chunk(file, segment, place.offset, wanted.max(RECORD_HEADER_BYTES), buffer)?;
         if let Some(header) = Header::parse(&chunk)
             && header.record_bytes() > chunk.len()
         {
-            chunk = read_chunk(file, segment, place.offset, header.record_bytes())?;
+            chunk = read_chunk(file, segment, place.offset, header.record_bytes(), Vec::new())?;
         }
         let (mut at, mut taken) = (0, 0);
         while place.seq < segment.next_seq {
@@ -294,9 +310,15 @@ impl Core {
     }
 }
 
-fn read_chunk(file: &dyn DiskFile, segment: &Segment, offset: u64, count: usize) -> io::Result<Bytes> {
+fn read_chunk(
+    file: &dyn DiskFile,
+    segment: &Segment,
+    offset: u64,
+    count: usize,
+    mut chunk: Vec<u8>,
+) -> io::Result<Bytes> {
     let left = usize::try_from(segment.data_end.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut chunk = vec![0; count.min(left)];
+    chunk.resize(count.min(left), 0);
     let read = file.read_at(&mut chunk, offset)?;
     chunk.truncate(read);
     Ok(Bytes::from(chunk))

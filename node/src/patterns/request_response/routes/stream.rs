@@ -14,19 +14,19 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use futures::{StreamExt as _, stream};
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::{
-    super::{BodyReader, BodyWriter, IncomingCall, body},
+    super::{BodyReader, IncomingCall},
     call::{answer_headers, answer_status, options, problem, service_headers},
 };
 use crate::{
-    error::{ErrorKind, NodeError},
+    error::NodeError,
     local::{
         App,
         problem::{Path, Problem},
+        streamed::{carry, incoming, outgoing},
     },
     telemetry::trace,
 };
@@ -64,11 +64,7 @@ async fn perform(
     let span = tracing::info_span!("call", service, endpoint, trace_id = tracing::field::Empty);
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     trace::continue_from(&span, text("traceparent"), text("tracestate"));
-    let (writer, input) = body();
-    app.node.tasks().spawn("api-body", async move {
-        // Without its end the body is seen to have broken off.
-        let _ = carry(request, writer, std::future::pending()).await;
-    });
+    let input = incoming(app.node.tasks(), request);
     let answer = app
         .calls
         .call_stream(service, endpoint, input, options)
@@ -112,47 +108,6 @@ pub(super) async fn bring(
 
 fn gone() -> NodeError {
     NodeError::not_found("there is no such call, or it is over, or this was done already")
-}
-
-/// From the client to the mesh; `failed` says that there will be no end, and why.
-async fn carry(from: Body, mut to: BodyWriter, failed: impl Future<Output = (u16, String)>) -> Result<(), NodeError> {
-    let mut parts = from.into_data_stream();
-    let mut failed = std::pin::pin!(failed);
-    let unread = || NodeError::closed("whoever was to read this has gone");
-    loop {
-        let part = tokio::select! {
-            biased;
-            (code, reason) = &mut failed => {
-                to.fail(code, &reason).await;
-                return Ok(());
-            }
-            () = to.unread() => return Err(unread()),
-            part = parts.next() => part,
-        };
-        match part {
-            Some(Ok(bytes)) => to.send(bytes).await.map_err(|_| unread())?,
-            Some(Err(error)) => {
-                return Err(NodeError::new(
-                    ErrorKind::Closed,
-                    format!("the body broke off: {error}"),
-                ));
-            }
-            None => return to.finish().await.map_err(|_| unread()),
-        }
-    }
-}
-
-/// From the mesh to the client, as a body that breaks off where the other does.
-fn outgoing(from: BodyReader) -> Body {
-    let parts = stream::unfold(Some(from), |reader| async {
-        let mut reader = reader?;
-        match reader.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
-            Ok(None) => None,
-            Err(error) => Some((Err(error), None)),
-        }
-    });
-    Body::from_stream(parts)
 }
 
 struct Pickup {
