@@ -1,9 +1,10 @@
-//! Weft's figures beside those of nats-server and of plain TCP, in one run on one machine.
+//! Weft's figures beside those of nats-server, Zenoh, gRPC and plain TCP, in one run on one machine.
 //!
 //! `tests/bench/compare` builds what is needed and runs this. Weft's figures between nodes are those of `weft bench --json`; the rest is spoken with
 //! plain sockets and blocks made before, so that the server is measured and not the client, or by NATS's own client, async-nats, which does for an
 //! application what a node's handle does. `WEFT_BIN` and `NATS_SERVER` name the binaries; without
-//! a nats-server (the Debian package has one) its column is empty. Words choose among the figures: `tests/bench/compare call clients`. A busy machine slows both, so look at the ratio: rounds take turns,
+//! a nats-server (the Debian package has one) its column is empty, and so are those of Zenoh and gRPC without `WEFT_BENCH_PEERS`, the program of
+//! `tests/bench/peers`. Words choose among the figures: `tests/bench/compare call clients`. A busy machine slows both, so look at the ratio: rounds take turns,
 //! and each figure is the better of its rounds.
 
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -307,12 +308,33 @@ fn bench(args: &[&str], figure: &str) -> f64 {
     line[figure].as_f64().unwrap()
 }
 
+/// A figure of Zenoh or gRPC.
+fn peers(args: &[&str]) -> Option<f64> {
+    let binary = std::env::var_os("WEFT_BENCH_PEERS")?;
+    let output = Command::new(binary)
+        .args(args)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{args:?} failed");
+    Some(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap())
+}
+
 /// One line of the table: how Weft's figure and the other's are got.
 struct Figure<'a> {
     name: &'a str,
     beside: &'static str,
     ours: Box<dyn Fn() -> f64 + 'a>,
     theirs: Box<dyn Fn() -> Option<f64> + 'a>,
+    /// The smaller, the better.
+    is_time: bool,
+}
+
+impl<'a> Figure<'a> {
+    /// The better of two.
+    fn better(&self, one: f64, other: f64) -> f64 {
+        if self.is_time { one.min(other) } else { one.max(other) }
+    }
 }
 
 fn main() {
@@ -342,7 +364,10 @@ fn main() {
         beside,
         ours,
         theirs,
+        is_time: false,
     };
+    let beside_peers = |args: &'static [&'static str]| Box::new(move || peers(args)) as Box<dyn Fn() -> Option<f64>>;
+    let (zenoh, grpc) = ("Zenoh", "gRPC");
     let figures = [
         figure(
             "between nodes: publish 64 B, 1 to 1",
@@ -399,6 +424,63 @@ fn main() {
             asked_by_clients(64, 64),
         ),
         figure(
+            "between nodes: publish 64 B, 1 to 1",
+            zenoh,
+            between(&["pubsub", "--size", "64"], rate),
+            beside_peers(&["zenoh", "publish", "1", "64"]),
+        ),
+        figure(
+            "between nodes: publish 64 B, 1 to 4",
+            zenoh,
+            between(&["fanout", "--subscribers", "4"], rate),
+            beside_peers(&["zenoh", "publish", "4", "64"]),
+        ),
+        figure(
+            "between nodes: publish 1 KiB, 1 to 1",
+            zenoh,
+            between(&["pubsub", "--size", "1KiB"], rate),
+            beside_peers(&["zenoh", "publish", "1", "1024"]),
+        ),
+        figure(
+            "between nodes: publish 64 KiB, 1 to 1",
+            zenoh,
+            between(&["pubsub", "--size", "64KiB"], rate),
+            beside_peers(&["zenoh", "publish", "1", "65536"]),
+        ),
+        Figure {
+            is_time: true,
+            ..figure(
+                "between nodes: half there, 10 000/s, µs",
+                zenoh,
+                between(&["latency", "--rate", "10000"], "p50_us"),
+                beside_peers(&["zenoh", "latency", "10000", "64"]),
+            )
+        },
+        figure(
+            "between nodes: call 64 B, 1 at a time",
+            zenoh,
+            between(&["call", "--in-flight", "1"], "calls_per_s"),
+            beside_peers(&["zenoh", "query", "1", "64"]),
+        ),
+        figure(
+            "between nodes: call 64 B, 64 at a time",
+            zenoh,
+            between(&["call", "--in-flight", "64"], "calls_per_s"),
+            beside_peers(&["zenoh", "query", "64", "64"]),
+        ),
+        figure(
+            "between nodes: call 64 B, 1 at a time",
+            grpc,
+            between(&["call", "--in-flight", "1"], "calls_per_s"),
+            beside_peers(&["grpc", "call", "1", "64"]),
+        ),
+        figure(
+            "between nodes: call 64 B, 64 at a time",
+            grpc,
+            between(&["call", "--in-flight", "64"], "calls_per_s"),
+            beside_peers(&["grpc", "call", "64", "64"]),
+        ),
+        figure(
             "between nodes: call 64 B, 1 at a time",
             tcp,
             between(&["call", "--in-flight", "1"], "calls_per_s"),
@@ -446,11 +528,14 @@ fn main() {
         words.iter().all(|word| about.contains(word))
     };
     for figure in figures.into_iter().filter(is_asked) {
-        let (mut ours, mut theirs) = (0.0_f64, None::<f64>);
+        let (mut ours, mut theirs) = (None::<f64>, None::<f64>);
+        let better =
+            |known: Option<f64>, new: Option<f64>| known.into_iter().chain(new).reduce(|a, b| figure.better(a, b));
         for _ in 0..ROUNDS {
-            ours = ours.max((figure.ours)());
-            theirs = theirs.into_iter().chain((figure.theirs)()).reduce(f64::max);
+            ours = better(ours, Some((figure.ours)()));
+            theirs = better(theirs, (figure.theirs)());
         }
+        let ours = ours.unwrap_or_default();
         let ratio = theirs.map(|theirs| ours / theirs);
         if as_json {
             let line = json!({ "figure": figure.name, "weft": ours, "beside": figure.beside, "other": theirs, "ratio": ratio });
