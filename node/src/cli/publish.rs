@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -19,6 +19,7 @@ use super::{
     progress::Progress,
     view,
 };
+use crate::error::ErrorKind;
 
 /// Publish messages
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ use super::{
   weft pub test.tick hello --count 10
   weft pub alarms.fire now --report=5s                 who has it, and who has not
   weft pub prices.gold 71.20 --expires 10s             of no use to who would get it later
+  weft pub alarms.fire now --priority high             before everything else that waits here
+  tail -f sensor | weft pub sensors.7 --lines --every 100ms --when-full drop
+  weft pub doors.front open --retain                   the last value, for who asks tomorrow: `weft sub 'doors.*' --last`
   weft pub cameras.7 --file film.mp4                   of any size: beyond 1008 KiB subscribers fetch the data, see `weft blob`
 
 The media type is application/json for a JSON object or list, text/plain for other text, unless --content-type says otherwise.")]
@@ -44,9 +48,41 @@ pub(crate) struct PublishArgs {
     /// Nobody is handed it later than this
     #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
     expires: Option<Duration>,
+    /// Keep it as the last value of its subject for `weft sub --last`, durably; an empty message takes it back
+    #[arg(long)]
+    retain: bool,
+    /// What leaves this node first when much waits, and what a subscriber that is too slow loses last
+    #[arg(long, value_enum, default_value_t = Urgency::Normal)]
+    priority: Urgency,
+    /// When more is published than goes out: wait, and after 5 s fail; or drop what has no room, and go on
+    #[arg(long, value_enum, default_value_t = WhenFull::Wait)]
+    when_full: WhenFull,
+    /// At most one message of a subject in this time; what comes sooner is left out
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    every: Option<Duration>,
     /// How many times
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+}
+
+/// How urgent messages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Urgency {
+    /// Before everything else
+    High,
+    /// As it comes
+    Normal,
+    /// When nothing else waits
+    Low,
+}
+
+/// What to do when there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhenFull {
+    /// Wait for it
+    Wait,
+    /// Leave the message out
+    Drop,
 }
 
 /// A message to publish.
@@ -102,29 +138,71 @@ pub(crate) async fn execute(session: &Session, args: PublishArgs) -> Result<(), 
             )));
         }
         Source::Large(large) => {
-            let receipt = publish_large(session, &client, &args, large).await?;
-            told(session, &message.subject, 1, &receipt);
-            return reported(session, &receipt);
+            let mut tally = Tally::default();
+            tally.note(publish_large(session, &client, &args, large).await?);
+            return tally.tell(session, message);
         }
     };
-    let mut last = Value::Null;
+    let mut tally = Tally::default();
     for _ in 0..args.count {
-        last = publish(session, &client, &args, body.clone()).await?;
+        tally.note(publish(session, &client, &args, body.clone()).await?);
     }
-    told(session, &args.message.subject, args.count, &last);
-    reported(session, &last)
+    tally.tell(session, message)
 }
 
 async fn lines(session: &Session, client: &Client, args: &PublishArgs) -> Result<(), CliError> {
     let fail = |error| CliError::io("cannot read the lines", error);
     let mut reader = input::lines(args.message.file.as_deref()).await?;
-    let (mut count, mut last) = (0, Value::Null);
+    let mut tally = Tally::default();
     while let Some(line) = input::next_line(&mut reader).await.map_err(fail)? {
-        last = publish(session, client, args, line).await?;
-        count += 1;
+        tally.note(publish(session, client, args, line).await?);
     }
-    told(session, &args.message.subject, count, &last);
-    reported(session, &last)
+    tally.tell(session, &args.message)
+}
+
+/// What became of a message.
+enum Outcome {
+    /// It is on its way; what is known of it.
+    Sent(Value),
+    /// It came sooner after another one than was wanted.
+    TooSoon,
+    /// There was no room for it.
+    Dropped,
+}
+
+/// What became of several.
+#[derive(Default)]
+struct Tally {
+    sent: u64,
+    too_soon: u64,
+    dropped: u64,
+    last: Value,
+}
+
+impl Tally {
+    fn note(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Sent(receipt) => (self.sent, self.last) = (self.sent + 1, receipt),
+            Outcome::TooSoon => self.too_soon += 1,
+            Outcome::Dropped => self.dropped += 1,
+        }
+    }
+
+    fn tell(&self, session: &Session, message: &MessageArgs) -> Result<(), CliError> {
+        for (count, why) in [
+            (self.too_soon, "left out, because they came too soon"),
+            (self.dropped, "dropped, because there was no room"),
+        ] {
+            if count > 0 {
+                session.out.say(&format!("{count} messages were {why}"));
+            }
+        }
+        if self.sent == 0 && self.too_soon + self.dropped > 0 {
+            return Ok(());
+        }
+        told(session, &message.subject, self.sent, &self.last);
+        reported(session, &self.last)
+    }
 }
 
 /// Publishes what is sent as it is read.
@@ -133,7 +211,7 @@ async fn publish_large(
     client: &Client,
     args: &PublishArgs,
     large: input::Large,
-) -> Result<Value, CliError> {
+) -> Result<Outcome, CliError> {
     let input::Large {
         body,
         read_bytes,
@@ -162,34 +240,62 @@ async fn publish_large(
         }
     };
     drop(progress);
+    if answer.is_empty() {
+        return Ok(Outcome::TooSoon);
+    }
     let receipt: Value = serde_json::from_slice(&answer).map_err(|error| CliError::Protocol(error.to_string()))?;
     if session.out.json {
         session.out.json_line(&receipt)?;
     }
-    Ok(receipt)
+    Ok(Outcome::Sent(receipt))
 }
 
 fn lost(error: hyper::Error) -> CliError {
     CliError::Lost(error.to_string())
 }
 
-async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Value, CliError> {
-    let receipt = client
+async fn publish(session: &Session, client: &Client, args: &PublishArgs, body: Bytes) -> Result<Outcome, CliError> {
+    let answer = match client
         .send(args.message.request(path(args, "/v1/messages"), body))
-        .await?
-        .json()?;
+        .await
+    {
+        Err(CliError::Api(problem)) if args.when_full == WhenFull::Drop && problem.kind == ErrorKind::Busy => {
+            return Ok(Outcome::Dropped);
+        }
+        answer => answer?,
+    };
+    if answer.body.is_empty() {
+        return Ok(Outcome::TooSoon);
+    }
+    let receipt = answer.json()?;
     if session.out.json {
         session.out.json_line(&receipt)?;
     }
-    Ok(receipt)
+    Ok(Outcome::Sent(receipt))
 }
 
 fn path(args: &PublishArgs, root: &str) -> String {
     let mut path = format!("{root}/{}", parse::percent(&args.message.subject));
-    let asked = [("report_ms", args.report), ("expires_ms", args.expires)];
-    let asked = asked.into_iter().filter_map(|(name, time)| Some((name, time?)));
-    for ((name, time), mark) in asked.zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
-        path.push_str(&format!("{mark}{name}={}", time.as_millis()));
+    let time = |name: &str, time: Option<Duration>| Some(format!("{name}={}", time?.as_millis()));
+    let asked = [
+        time("report_ms", args.report),
+        time("expires_ms", args.expires),
+        time("every_ms", args.every),
+        args.retain.then(|| "retain=true".to_owned()),
+        (args.when_full == WhenFull::Drop).then(|| "wait_ms=0".to_owned()),
+        match args.priority {
+            Urgency::High => Some("priority=high".to_owned()),
+            Urgency::Normal => None,
+            Urgency::Low => Some("priority=low".to_owned()),
+        },
+    ];
+    for (asked, mark) in asked
+        .into_iter()
+        .flatten()
+        .zip(std::iter::once('?').chain(std::iter::repeat('&')))
+    {
+        path.push(mark);
+        path.push_str(&asked);
     }
     path
 }

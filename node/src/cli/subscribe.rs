@@ -39,7 +39,7 @@ use super::{
   weft sub 'cameras.*' --save films         the data of each into a file, however large they are
 
 What was published before is told by this node and the members it is connected to: as far as they still have it, which is ten minutes
-at most, and not more than 4096 messages.
+at most, and not more than 4096 messages. What was published with --retain is the last one on its subject until there is a later one.
 Data too large for a message are fetched with --raw and --save; otherwise the `dataref` of the message is shown, for `weft blob get`.
 What was lost and cannot be had any more is said on standard error; with --json it is an object {\"gap\":…} among the messages.
 Standard error says `subscribed to …` once messages can arrive. With --count, exit code 5 when --timeout comes first.")]

@@ -132,6 +132,34 @@ fn who_subscribes_late_is_told_what_a_dead_publisher_said() {
 }
 
 #[test]
+fn a_retained_value_outlives_its_publisher() {
+    let mut mesh = Mesh::of(3);
+    let retain = |subject: &str, data: &str| mesh[2].run(&["pub", subject, data, "--retain"]).ok();
+    retain("doors.front", "open");
+    retain("doors.back", "shut");
+    retain("doors.side", "open");
+    retain("doors.front", "shut");
+    retain("doors.side", "");
+    // Acknowledged means durable.
+    mesh[2].kill();
+    mesh[2].start();
+    let last = |node: &Node| {
+        node.run(&["sub", "doors.>", "--last", "--raw", "--count", "2", "--timeout", "20s"])
+            .ok()
+    };
+    assert_eq!(last(&mesh[2]), "shut\nshut\n");
+    mesh[2].kill();
+    let late = Node::joined("late", &mesh[0].ticket(1));
+    assert_eq!(last(&late), "shut\nshut\n");
+    // Nothing else is told.
+    let all = late
+        .run(&["sub", "doors.>", "--last", "--json", "--timeout", "1s"])
+        .json_lines();
+    let subjects: Vec<_> = all.iter().map(|told| told["subject"].as_str().unwrap()).collect();
+    assert_eq!(subjects, ["doors.back", "doors.front"]);
+}
+
+#[test]
 fn a_message_says_which_way_it_went_and_expires() {
     let mesh = Mesh::of(3);
     let wanted = mesh[1].subscribe(&["orders.>", "--raw"]);

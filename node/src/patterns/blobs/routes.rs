@@ -43,9 +43,9 @@ async fn publish(
     Query(query): Query<PublishQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Published>, Problem> {
+) -> Result<Response, Problem> {
     let input = streamed::incoming(app.node.tasks(), body);
-    Ok(Json(publish_body(&app, &subject, &query, &headers, input).await?))
+    Ok(publish_body(&app, &subject, &query, &headers, input).await?)
 }
 
 /// A blob on this node.

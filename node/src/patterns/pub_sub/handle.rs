@@ -1,6 +1,9 @@
 //! What applications ask pub/sub.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -24,9 +27,11 @@ use super::{
     hub::Hub,
     pace::Pace,
     past::{self, Past, Recollection},
-    publisher::{Outbox, Sending, Sent},
+    priority::{PRIORITY, Priority},
+    publisher::{Outbox, ROOM_PATIENCE, Sending, Sent},
     queue::Reader,
     report::{self, Report, Trail},
+    retained::{Keeper, RETAIN, YES, is_retained},
 };
 use crate::{
     error::{ErrorKind, Kind},
@@ -34,6 +39,7 @@ use crate::{
     mesh::MeshError,
     patterns::cloud_event::{EXPIRY, parse_time},
     platform::random,
+    store::StoreError,
     telemetry::trace,
 };
 
@@ -52,6 +58,9 @@ pub enum PublishError {
     /// More is published than goes out.
     #[error("{0}")]
     Busy(String),
+    /// It went out, but is not retained: it could not be written down.
+    #[error("it was published, but cannot be retained: {0}")]
+    NotKept(#[from] StoreError),
     /// The node is stopping, or belongs to no mesh yet.
     #[error("this node is stopping or belongs to no mesh yet")]
     Closed,
@@ -72,6 +81,7 @@ impl Kind for PublishError {
         match self {
             PublishError::Invalid(_) => ErrorKind::Invalid,
             PublishError::Busy(_) => ErrorKind::Busy,
+            PublishError::NotKept(error) => error.kind(),
             PublishError::Closed => ErrorKind::Closed,
         }
     }
@@ -87,6 +97,14 @@ pub struct PublishOptions {
     /// How long it is of use: who would be handed it later, by the calendar of its node, is not. The extension `expirytime` says the same
     /// as a time.
     pub expires_in: Option<Duration>,
+    /// Whether it overtakes others on its way out.
+    pub priority: Priority,
+    /// How long room in the queue is waited for when more is published than goes out, before it is refused as `Busy`; 5 s, if not given. Zero:
+    /// rather lose it than wait.
+    pub wait_for_room: Option<Duration>,
+    /// Keep it as the last value of its subject, durably, for those who ask for it later ([`Past::LastOfEach`]), until another one, or an
+    /// empty one, takes its place. The extension `weftretain` says the same.
+    pub retain: bool,
 }
 
 /// What is known once a message is on its way.
@@ -126,13 +144,15 @@ pub enum Delivery {
 #[derive(Debug)]
 pub struct Queued {
     sent: Vec<Sending>,
+    /// Of what is to be retained.
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Queued {
-    /// What came of it: waits until it was handed over or refused.
+    /// What came of it: waits until it was handed over or refused, and what is retained is durable.
     ///
     /// # Errors
-    /// `Busy` when it could not be handed over in time.
+    /// `Busy` when it could not be handed over in time; `NotKept`.
     pub async fn receipt(self) -> Result<Receipt, PublishError> {
         let mut last = Err(PublishError::Closed);
         for sent in self.sent {
@@ -140,6 +160,9 @@ impl Queued {
             last = Ok(sent?);
         }
         let Sent { trail, peers } = last?;
+        if let Some(keeper) = self.keeper {
+            keeper.write().await?;
+        }
         Ok(Receipt {
             id: message_id(&trail.line, trail.seq),
             sequence: trail.seq,
@@ -159,14 +182,14 @@ pub struct Subscription {
     /// Of one that wanted what was before.
     pub(super) past: Option<Box<Recollection>>,
     /// Of one that wants at most so much.
-    pub(super) pace: Option<Box<Pace>>,
+    pub(super) pace: Option<(Box<Pace>, Duration)>,
 }
 
 impl Subscription {
     /// From now on at most one message of each subject in so long a time; the others of that time are left out, and counted in the metrics.
     /// The first one comes at once. What was before the subscription comes whole.
     pub fn at_most_every(mut self, pause: Duration) -> Self {
-        self.pace = Some(Box::new(Pace::new(pause)));
+        self.pace = Some((Box::default(), pause));
         self
     }
 
@@ -180,7 +203,7 @@ impl Subscription {
             let pace = self.pace.as_mut().filter(|_| !is_past);
             let left_out = if received.is_expired(self.hub.clock.now_unix_ms()) {
                 "expired"
-            } else if pace.is_some_and(|pace| !pace.lets_through(received.subject(), Instant::now())) {
+            } else if pace.is_some_and(|(pace, pause)| !pace.lets_through(received.subject(), *pause, Instant::now())) {
                 "rate"
             } else {
                 return Some(delivery);
@@ -240,11 +263,20 @@ pub struct PubSubHandle {
     pub(super) hub: Arc<Hub>,
     feeds: Arc<Feeds>,
     outbox: Outbox,
+    pub(super) keeper: Arc<Keeper>,
+    /// When something was published on each subject, by those who publish now and then.
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl PubSubHandle {
-    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>, outbox: Outbox) -> Self {
-        PubSubHandle { hub, feeds, outbox }
+    pub(super) fn new(hub: Arc<Hub>, feeds: Arc<Feeds>, outbox: Outbox, keeper: Arc<Keeper>) -> Self {
+        PubSubHandle {
+            hub,
+            feeds,
+            outbox,
+            keeper,
+            pace: Arc::default(),
+        }
     }
 
     /// Publishes a message, and waits until it was handed over. Messages whose subjects have the same first token arrive
@@ -301,6 +333,12 @@ impl PubSubHandle {
             let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
             attributes.set_extension(EXPIRY, rfc3339(now_ms.saturating_add(within_ms).min(LATEST_MS)));
         }
+        if options.retain {
+            attributes.set_extension(RETAIN, YES);
+        }
+        if options.priority != Priority::Normal {
+            attributes.set_extension(PRIORITY, options.priority.as_str());
+        }
         let expiry = attributes.extension(EXPIRY);
         if let Some(wrong) = expiry.filter(|text| parse_time(text).is_none()) {
             return Err(PublishError::Invalid(format!(
@@ -321,8 +359,40 @@ impl PubSubHandle {
         if data.is_empty() {
             return Err(PublishError::Invalid("there are no messages to publish".to_owned()));
         }
-        let sent = self.outbox.put(attributes, data).await?;
-        Ok(Queued { sent })
+        let keeper = self.keeper_for(&attributes, &data)?;
+        let patience = options.wait_for_room.unwrap_or(ROOM_PATIENCE);
+        let sent = self.outbox.put(attributes, data, patience).await?;
+        Ok(Queued { sent, keeper })
+    }
+
+    /// Who writes these down, if they are to be retained, and there is room.
+    fn keeper_for(&self, attributes: &Attributes, data: &[Bytes]) -> Result<Option<Arc<Keeper>>, PublishError> {
+        if !is_retained(attributes) {
+            return Ok(None);
+        }
+        let bytes = data.last().map_or(0, Bytes::len) + attributes.bytes();
+        if self
+            .hub
+            .lock()
+            .retained
+            .has_room(&self.local_peer(), &attributes.subject, bytes)
+        {
+            return Ok(Some(Arc::clone(&self.keeper)));
+        }
+        Err(PublishError::Busy(
+            "this node retains as much as it may, 1024 values and 4 MiB; an empty retained message takes a value back"
+                .to_owned(),
+        ))
+    }
+
+    /// Whether a message on a subject comes sooner after another one than its publishers want; if not, the next one may.
+    pub fn is_too_soon(&self, subject: &Subject, pause: Duration) -> bool {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_too_soon = !pace.lets_through(subject, pause, Instant::now());
+        if is_too_soon {
+            self.hub.dropped.inc("publication", "rate");
+        }
+        is_too_soon
     }
 
     /// Says who has a message that this node published: the members known to want it, and what became of it for each. Waits for

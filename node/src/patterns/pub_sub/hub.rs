@@ -36,6 +36,7 @@ use super::{
     pick,
     queue::{Sink, queue},
     received::{Received, Run, stretches},
+    retained::{self, Retained},
     subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Subscribers, Takes},
     window::ReplayWindow,
 };
@@ -63,6 +64,7 @@ pub(super) struct State {
     /// Frames of others, and of this node.
     pub(super) cache: [FrameCache; 2],
     digests: Digests,
+    pub(super) retained: Retained,
 }
 
 /// See the module.
@@ -92,6 +94,8 @@ pub(super) struct Hub {
     gaps: Counter,
     pub(super) dropped: Dropped,
     pub(super) hops: Hops,
+    /// Retained values are to be written down.
+    pub(super) retained_changed: Notify,
 }
 
 impl std::fmt::Debug for Hub {
@@ -134,6 +138,7 @@ impl Hub {
             window: ReplayWindow::default(),
             cache: Default::default(),
             digests,
+            retained: Retained::default(),
         };
         let dropped = metrics.dropped().clone();
         metrics.subsystem("pub_sub", |subsystem| Hub {
@@ -156,6 +161,7 @@ impl Hub {
             gaps: subsystem.counter("gaps", "Messages of other nodes that could not be had any more"),
             dropped,
             hops,
+            retained_changed: Notify::new(),
         })
     }
 
@@ -467,6 +473,7 @@ impl Hub {
         let kept = Arc::clone(&parts.kept);
         let line = *kept.line();
         let carries = !parts.stretches.is_empty();
+        let to_retain = retained::candidates(&parts);
         let arrived = Arrived {
             line,
             first_seq: kept.first_seq(),
@@ -484,6 +491,9 @@ impl Hub {
                 let seqs = (kept.first_seq(), kept.last_seq);
                 let now_ms = self.clock.now_unix_ms();
                 state.digests.add(&line, seqs, kept.made_ms, now_ms);
+            }
+            if !to_retain.is_empty() && state.retained.take(&kept, to_retain, self.clock.now_unix_ms()) {
+                self.retained_changed.notify_one();
             }
         }
         let went_on = self.perform(&mut state, steps);

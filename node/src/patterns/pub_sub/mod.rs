@@ -33,12 +33,14 @@ mod parts;
 mod past;
 mod pick;
 mod positions;
+mod priority;
 mod publisher;
 mod queue;
 mod receive;
 mod received;
 mod repair;
 mod report;
+mod retained;
 mod ring;
 pub mod routes;
 mod subscribers;
@@ -54,6 +56,7 @@ use std::sync::Arc;
 pub use handle::{Delivery, DirectMember, PubSubHandle, PublishError, PublishOptions, Receipt, Received, Subscription};
 pub use hops::{HopRecord, Traced};
 pub use past::{PAST_MAX, Past};
+pub use priority::Priority;
 #[cfg(test)]
 pub(crate) use received::received;
 pub use report::Report;
@@ -97,6 +100,9 @@ impl Pattern for PubSub {
             hops,
         };
         let hub = Arc::new(hub::Hub::new(parts, &metrics));
+        let keeper = retained::Keeper::new(Arc::clone(&hub), keyspace.clone());
+        keeper.read().await?;
+        tasks.spawn_vital("pub-sub-retained", Arc::clone(&keeper).run());
         hub.mesh.attach_note(PATTERN_ID, &hub);
         let (outbox, outgoing) = publisher::Outbox::new();
         let feeds = feeds::Feeds::new(Arc::clone(&hub), &tasks);
@@ -109,7 +115,7 @@ impl Pattern for PubSub {
         tasks.spawn_vital("pub-sub-interest", interest::announce(Arc::clone(&hub)));
         tasks.spawn_vital("pub-sub-positions", positions::keep(Arc::clone(&hub), keyspace));
         repair::Repair::start(Arc::clone(&hub), doors, differ, begun.was_away, &tasks);
-        Ok(PubSubHandle::new(hub, feeds, outbox))
+        Ok(PubSubHandle::new(hub, feeds, outbox, keeper))
     }
 }
 

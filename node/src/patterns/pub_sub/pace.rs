@@ -11,24 +11,15 @@ use weft_protocol::Subject;
 const SUBJECTS_MAX: usize = 4096;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pace {
-    pause: Duration,
     /// When the last message of each was let through.
     last: HashMap<Subject, Instant>,
 }
 
 impl Pace {
-    pub(super) fn new(pause: Duration) -> Self {
-        Pace {
-            pause,
-            last: HashMap::new(),
-        }
-    }
-
-    /// Whether a message is handed on now.
-    pub(super) fn lets_through(&mut self, subject: &Subject, now: Instant) -> bool {
-        let pause = self.pause;
+    /// Whether a message is handed on now, where so long a pause is wanted.
+    pub(super) fn lets_through(&mut self, subject: &Subject, pause: Duration, now: Instant) -> bool {
         let is_over = |last: &Instant| now.saturating_duration_since(*last) >= pause;
         if let Some(last) = self.last.get_mut(subject) {
             let is_over = is_over(last);
@@ -58,12 +49,12 @@ mod tests {
 
     #[test]
     fn each_subject_has_a_pace_of_its_own() {
-        let (mut pace, start) = (Pace::new(Duration::from_secs(1)), Instant::now());
+        let (mut pace, second, start) = (Pace::default(), Duration::from_secs(1), Instant::now());
         let mut let_through = Vec::new();
         for tenth in 0..30 {
             let now = start + Duration::from_millis(100) * tenth;
             for (name, every) in [("a", 1), ("b", 7)] {
-                if tenth % every == 0 && pace.lets_through(&subject(name), now) {
+                if tenth % every == 0 && pace.lets_through(&subject(name), second, now) {
                     let_through.push((name, tenth));
                 }
             }
@@ -76,16 +67,16 @@ mod tests {
 
     #[test]
     fn very_many_subjects_take_bounded_memory() {
-        let (mut pace, start) = (Pace::new(Duration::from_secs(1)), Instant::now());
+        let (mut pace, second, start) = (Pace::default(), Duration::from_secs(1), Instant::now());
         for n in 0..3 * SUBJECTS_MAX {
-            assert!(pace.lets_through(&subject(&format!("a.{n}")), start));
+            assert!(pace.lets_through(&subject(&format!("a.{n}")), second, start));
         }
         assert!(pace.last.len() <= SUBJECTS_MAX);
         // Those whose time is over make room first.
         let later = start + Duration::from_secs(2);
         for n in 0..SUBJECTS_MAX {
-            pace.lets_through(&subject(&format!("b.{n}")), later);
+            pace.lets_through(&subject(&format!("b.{n}")), second, later);
         }
-        assert!(!pace.lets_through(&subject("b.0"), later) && pace.last.len() <= SUBJECTS_MAX);
+        assert!(!pace.lets_through(&subject("b.0"), second, later) && pace.last.len() <= SUBJECTS_MAX);
     }
 }

@@ -33,6 +33,7 @@ use super::{
     parts::permitted,
     received::{self, Received, Stretch, stretches},
     repair::{FETCH_BYTES_MAX, ask, original},
+    retained::is_retained,
 };
 use crate::mesh::{self, MeshError};
 
@@ -52,7 +53,7 @@ const ECHO: Duration = order::PATIENCE.saturating_mul(4);
 /// Which of the messages that were published before a subscription it wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
-    /// The last one on each subject.
+    /// The last one on each subject: also when it was long ago, if its publisher wanted it to be retained.
     LastOfEach,
     /// The last ones, so many.
     Last(usize),
@@ -64,7 +65,9 @@ impl Past {
     fn since_ms(self, now_ms: u64) -> u64 {
         let age = match self {
             Past::Within(age) => age.min(PAST_MAX),
-            Past::LastOfEach | Past::Last(_) => PAST_MAX,
+            Past::Last(_) => PAST_MAX,
+            // What was retained may be of any age.
+            Past::LastOfEach => return 0,
         };
         now_ms.saturating_sub(age.as_millis() as u64)
     }
@@ -76,7 +79,9 @@ impl Past {
         match self {
             Past::LastOfEach => {
                 let last: BTreeMap<_, _> = messages.iter().map(|m| (m.subject().clone(), place(m))).collect();
-                messages.retain(|m| last.get(m.subject()) == Some(&place(m)));
+                // One that takes a retained value back is none.
+                let is_value = |m: &Received| !m.data().is_empty() || !is_retained(m.attributes());
+                messages.retain(|m| last.get(m.subject()) == Some(&place(m)) && is_value(m));
             }
             Past::Last(count) => drop(messages.drain(..messages.len().saturating_sub(count))),
             Past::Within(_) => {}
@@ -190,6 +195,7 @@ impl Found {
 pub(super) async fn recollect(hub: &Hub, pattern: &Pattern, past: Past, number: u64) -> Recollection {
     let now_ms = hub.clock.now_unix_ms();
     let mut found = hub.remembered(pattern);
+    found.extend(hub.retained(pattern));
     let members: Vec<PeerId> = hub.mesh.peers().ids().into_iter().take(ASKED_MAX).collect();
     let asked = members
         .into_iter()
@@ -289,7 +295,7 @@ pub(super) fn read(hub: &Hub, peer: PeerId, pattern: &Pattern, past: PastFrame) 
     };
     let stretches = stretches(frame, &original.data);
     let kept = Kept::new(line, &facts, Arc::new(original.data.into())).handed_by(&peer);
-    Some((place, hub.recalled(kept, stretches, pattern)))
+    Some((place, hub.recalled(Arc::new(kept), stretches, pattern)))
 }
 
 /// What this node has of before, for one that asks.
@@ -332,13 +338,23 @@ impl Hub {
         runs.iter().flat_map(|run| run.messages()).collect()
     }
 
+    /// What is retained of these subjects.
+    fn retained(&self, pattern: &Pattern) -> Vec<Received> {
+        let frames: Vec<Arc<Kept>> = self.lock().retained.matching(pattern).cloned().collect();
+        let of_frame = |kept: Arc<Kept>| {
+            let found = Frame::read(&kept.data).map(|frame| stretches(frame, &kept.data));
+            self.recalled(kept, found.unwrap_or_default(), pattern)
+        };
+        frames.into_iter().flat_map(of_frame).collect()
+    }
+
     /// The number of the last message that this node took in.
     pub(super) fn last_number(&self) -> u64 {
         self.lock().window.last()
     }
 
     /// What of a frame that another member handed over is on these subjects, and may be published.
-    fn recalled(&self, kept: Kept, stretches: Vec<Stretch>, pattern: &Pattern) -> Vec<Received> {
+    fn recalled(&self, kept: Arc<Kept>, stretches: Vec<Stretch>, pattern: &Pattern) -> Vec<Received> {
         let (trust, publisher) = (self.mesh.trust(), kept.line().publisher());
         if !trust.is_member(&publisher) {
             return Vec::new();
@@ -353,7 +369,7 @@ impl Hub {
             pattern.matches(&attributes.subject) && !is_only_traced && is_welcome(attributes)
         });
         let matching: Vec<Stretch> = matching.collect();
-        let source = self.lock().window.source(&Arc::new(kept), self.mesh_id());
+        let source = self.lock().window.source(&kept, self.mesh_id());
         let runs = matching
             .into_iter()
             .map(|stretch| received::Run::new(Arc::clone(&source), stretch, 0));
@@ -380,7 +396,8 @@ impl Hub {
             let state = self.lock();
             let gossiped = state.cache.iter().flat_map(FrameCache::all);
             let own = |kept: &&Arc<Kept>| kept.line().shard >= DIRECT && kept.line().publisher() == local;
-            let all = gossiped.chain(state.window.frames().filter(own));
+            let own = state.window.frames().filter(own);
+            let all = gossiped.chain(own).chain(state.retained.matching(pattern));
             let asked = all.filter(|kept| is_asked(kept));
             asked.map(|kept| (place(kept), Arc::clone(kept))).collect()
         };

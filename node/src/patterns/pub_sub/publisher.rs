@@ -25,18 +25,20 @@ use super::{
     feeds::Feeds,
     hub::Hub,
     late::Late,
+    priority::Priority,
     repair,
     report::Trail,
+    retained::is_retained,
     ring::Parcel,
     ways::{Way, Ways},
 };
 use crate::mesh::MeshError;
 
-/// Publications waiting for a frame, and their bytes.
+/// Publications waiting for a frame, and their bytes: urgent ones, those of no priority, and those that can wait.
 const QUEUE_MAX: usize = 8192;
-const QUEUE_BYTES_MAX: usize = 8 << 20;
-/// How long a publisher waits for room in the queue.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+const QUEUE_BYTES_MAX: [usize; 3] = [2 << 20, 8 << 20, 2 << 20];
+/// How long a publisher waits for room in the queue, unless it says otherwise.
+pub(super) const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of publications after which a frame is closed.
 pub(super) const FRAME_BYTES_SOFT: usize = 64 << 10;
 /// What a publication costs in a frame besides its data, and in the queue.
@@ -76,6 +78,9 @@ pub(super) struct Outgoing {
     shard: u16,
     bytes: usize,
     way: Way,
+    /// Shares its frame only with others like it: the frame is kept as long as any value in it.
+    is_retained: bool,
+    priority: Priority,
     answer: Answer,
     room: OwnedSemaphorePermit,
 }
@@ -105,8 +110,8 @@ fn append(runs: &mut Vec<OwnRun>, mut run: OwnRun) {
 
 impl Outgoing {
     /// Whether it goes where another goes, and can share its frame.
-    fn joins(&self, shard: u16, way: &Way) -> bool {
-        self.shard == shard && self.way == *way
+    fn joins(&self, shard: u16, way: &Way, is_retained: bool) -> bool {
+        self.shard == shard && self.way == *way && self.is_retained == is_retained
     }
 
     /// Whether it must not overtake another of its shard that goes elsewhere: some member may get both.
@@ -118,23 +123,97 @@ impl Outgoing {
     }
 }
 
-/// Where publications are handed in.
+/// Where publications of one priority wait.
 #[derive(Debug, Clone)]
-pub(super) struct Outbox {
+struct Lane {
     // Boxed: a queue has room for many at once, and most nodes publish little.
     queue: mpsc::Sender<Box<Outgoing>>,
     room: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Lane {
+    /// Room for so many bytes, and a place in the queue. Without patience, only if it is there.
+    async fn place(
+        &self,
+        weight: u32,
+        patience: Duration,
+    ) -> Result<(OwnedSemaphorePermit, mpsc::Permit<'_, Box<Outgoing>>), MeshError> {
+        let room = Arc::clone(&self.room);
+        if patience.is_zero() {
+            let busy = || MeshError::Busy("no room to publish: more is published than goes out".to_owned());
+            let room = room.try_acquire_many_owned(weight).map_err(|_| busy())?;
+            return Ok((room, self.queue.try_reserve().map_err(|_| busy())?));
+        }
+        let place = async {
+            let room = room.acquire_many_owned(weight).await.ok()?;
+            Some((room, self.queue.reserve().await.ok()?))
+        };
+        match timeout(patience, place).await {
+            Ok(place) => place.ok_or(MeshError::Closed),
+            Err(_) => Err(MeshError::Busy(format!(
+                "no room to publish within {} s: more is published than goes out; try again later",
+                patience.as_secs_f64()
+            ))),
+        }
+    }
+}
+
+/// Where publications are handed in.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    lanes: [Lane; 3],
+}
+
+/// Where they come out.
+pub(super) struct Incoming {
+    lanes: [mpsc::Receiver<Box<Outgoing>>; 3],
+}
+
+impl Incoming {
+    /// The next one, of the most urgent there are; `None` when the node stops. Cancel-safe.
+    async fn next(&mut self) -> Option<Box<Outgoing>> {
+        let [high, normal, low] = &mut self.lanes;
+        tokio::select! {
+            biased;
+            out = high.recv() => out,
+            out = normal.recv() => out,
+            out = low.recv() => out,
+        }
+    }
+
+    /// What has come as well, of one priority, unless so many wait already.
+    fn more(&mut self, priority: Priority, waiting: usize) -> impl Iterator<Item = Box<Outgoing>> {
+        let lane = &mut self.lanes[priority as usize];
+        std::iter::from_fn(|| lane.try_recv().ok()).take(FRAME_PUBLICATIONS_MAX.saturating_sub(waiting))
+    }
 }
 
 impl Outbox {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Box<Outgoing>>) {
-        let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        (Outbox { queue, room }, outgoing)
+    pub(super) fn new() -> (Self, Incoming) {
+        let lane = |bytes_max| {
+            let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
+            let room = Arc::new(Semaphore::new(bytes_max));
+            let lane = Lane { queue, room, bytes_max };
+            (lane, outgoing)
+        };
+        let [(high, high_out), (normal, normal_out), (low, low_out)] = QUEUE_BYTES_MAX.map(lane);
+        let outbox = Outbox {
+            lanes: [high, normal, low],
+        };
+        let incoming = Incoming {
+            lanes: [high_out, normal_out, low_out],
+        };
+        (outbox, incoming)
     }
 
-    /// Queues publications that were checked. Waits for room. An answer for each frame's worth of them.
-    pub(super) async fn put(&self, attributes: Attributes, data: Vec<Bytes>) -> Result<Vec<Sending>, MeshError> {
+    /// Queues publications that were checked. Waits for room, for so long. An answer for each frame's worth of them.
+    pub(super) async fn put(
+        &self,
+        attributes: Attributes,
+        data: Vec<Bytes>,
+        patience: Duration,
+    ) -> Result<Vec<Sending>, MeshError> {
         let attribute_bytes = attributes.bytes();
         let (mut sending, mut unit, mut unit_bytes) = (Vec::with_capacity(1), Vec::new(), attribute_bytes);
         let mut left = data.len();
@@ -145,7 +224,7 @@ impl Outbox {
                     attributes: attributes.clone(),
                     data: std::mem::take(&mut unit),
                 };
-                match self.put_unit(run, unit_bytes).await {
+                match self.put_unit(run, unit_bytes, patience).await {
                     Ok(put) => sending.push(put),
                     Err(error) => return refused(sending, error),
                 }
@@ -159,32 +238,24 @@ impl Outbox {
             unit.push(data);
         }
         let run = OwnRun { attributes, data: unit };
-        match self.put_unit(run, unit_bytes).await {
+        match self.put_unit(run, unit_bytes, patience).await {
             Ok(put) => sending.push(put),
             Err(error) => return refused(sending, error),
         }
         Ok(sending)
     }
 
-    async fn put_unit(&self, run: OwnRun, bytes: usize) -> Result<Sending, MeshError> {
+    async fn put_unit(&self, run: OwnRun, bytes: usize, patience: Duration) -> Result<Sending, MeshError> {
+        let priority = Priority::of(&run.attributes);
+        let lane = &self.lanes[priority as usize];
         let (count, shard) = (run.data.len(), run.attributes.subject.shard(SHARDS));
         let queued_bytes = bytes + count * QUEUED_BYTES;
-        let weight = u32::try_from(queued_bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
-        let place = async {
-            let room = Arc::clone(&self.room).acquire_many_owned(weight).await.ok()?;
-            Some((room, self.queue.reserve().await.ok()?))
-        };
-        let (room, slot) = match timeout(ROOM_PATIENCE, place).await {
-            Ok(place) => place.ok_or(MeshError::Closed)?,
-            Err(_) => {
-                return Err(MeshError::Busy(format!(
-                    "no room to publish within {} s: more is published than goes out; try again later",
-                    ROOM_PATIENCE.as_secs()
-                )));
-            }
-        };
+        let weight = u32::try_from(queued_bytes.min(lane.bytes_max)).unwrap_or(u32::MAX);
+        let (room, slot) = lane.place(weight, patience).await?;
         let (answer, sent) = oneshot::channel();
         slot.send(Box::new(Outgoing {
+            is_retained: is_retained(&run.attributes),
+            priority,
             runs: vec![run],
             count,
             shard,
@@ -230,10 +301,11 @@ struct Publisher {
     hub: Arc<Hub>,
     feeds: Arc<Feeds>,
     ways: Ways,
+    late: Late,
     /// Lines by gossip, then those that go directly.
     own: Vec<Own>,
-    /// What the queue gave that is in no frame yet.
-    waiting: VecDeque<Box<Outgoing>>,
+    /// What the queues gave that is in no frame yet, by priority.
+    waiting: [VecDeque<Box<Outgoing>>; 3],
 }
 
 /// Tells subscribers that nothing more comes, when the node stops and with it the task that holds this.
@@ -246,28 +318,24 @@ impl Drop for Closing {
 }
 
 /// Takes publications until the node stops.
-pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut outgoing: mpsc::Receiver<Box<Outgoing>>) {
+pub(super) async fn run(hub: Arc<Hub>, feeds: Arc<Feeds>, mut incoming: Incoming) {
     let _closing = Closing(Arc::clone(&hub));
     let mut publisher = Publisher {
         ways: Ways::new(Arc::clone(&hub), Arc::clone(&feeds)),
+        late: Late::new(Arc::clone(&hub), Arc::clone(&feeds)),
         hub,
         feeds,
         own: (0..SHARDS + DIRECT).map(|_| Own::default()).collect(),
-        waiting: VecDeque::new(),
+        waiting: Default::default(),
     };
-    let mut batch = Vec::new();
-    let mut late = Late::new(Arc::clone(&publisher.hub), Arc::clone(&publisher.feeds));
     loop {
         tokio::select! {
             biased;
-            count = outgoing.recv_many(&mut batch, FRAME_PUBLICATIONS_MAX) => {
-                if count == 0 {
-                    return;
-                }
-                late.look();
-                publisher.send_all(batch.drain(..)).await;
-            }
-            () = late.changed() => late.look(),
+            first = incoming.next() => match first {
+                Some(first) => publisher.send_all(first, &mut incoming).await,
+                None => return,
+            },
+            () = publisher.late.changed() => publisher.late.look(),
         }
     }
 }
@@ -281,30 +349,49 @@ pub(super) async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Publisher {
-    async fn send_all(&mut self, batch: impl Iterator<Item = Box<Outgoing>>) {
+    /// Sends what has come and what comes meanwhile, the most urgent of it first, until nothing waits.
+    async fn send_all(&mut self, first: Box<Outgoing>, incoming: &mut Incoming) {
+        self.take(std::iter::once(first));
+        loop {
+            for priority in Priority::ALL {
+                let came = incoming.more(priority, self.waiting[priority as usize].len());
+                self.take(came);
+            }
+            let first = self.waiting.iter().find_map(|waiting| waiting.front());
+            let Some(first) = first else { return };
+            let kind = (first.priority, first.shard, first.way.clone(), first.is_retained);
+            self.send(kind).await;
+        }
+    }
+
+    /// Finds the way of each.
+    fn take(&mut self, came: impl Iterator<Item = Box<Outgoing>>) {
+        let mut came = came.peekable();
+        if came.peek().is_none() {
+            return;
+        }
+        self.late.look();
         self.ways.refresh();
-        for mut out in batch {
+        for mut out in came {
             for run in std::mem::take(&mut out.runs) {
                 (out.runs, out.way) = self.ways.choose(run);
             }
             // Who takes it in queue groups was added.
             out.bytes = out.runs.iter().map(OwnRun::bytes).sum();
-            self.waiting.push_back(out);
-        }
-        while let Some((shard, way)) = self.waiting.front().map(|first| (first.shard, first.way.clone())) {
-            self.send(shard, way).await;
+            self.waiting[out.priority as usize].push_back(out);
         }
     }
 
     /// Sends one frame of what waits on a shard and goes one way.
-    async fn send(&mut self, shard: u16, way: Way) {
+    async fn send(&mut self, (priority, shard, way, is_retained): (Priority, u16, Way, bool)) {
         let (mut runs, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
         let (mut bytes, mut count, mut others, mut is_closed) = (0, 0, VecDeque::new(), false);
-        for out in self.waiting.drain(..) {
+        let waiting = &mut self.waiting[priority as usize];
+        for out in waiting.drain(..) {
             let fits =
                 count == 0 || bytes + out.bytes <= FRAME_BYTES_SOFT && count + out.count <= FRAME_PUBLICATIONS_MAX;
             // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
-            if is_closed || !fits || !out.joins(shard, &way) {
+            if is_closed || !fits || !out.joins(shard, &way, is_retained) {
                 is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
                 others.push_back(out);
                 continue;
@@ -315,7 +402,7 @@ impl Publisher {
             answers.push((out.answer, count as u64));
             rooms.push(out.room);
         }
-        self.waiting = others;
+        *waiting = others;
         self.follow_on(shard, &runs, &way).await;
         let line_shard = if way.is_direct() { shard + DIRECT } else { shard };
         let own = &self.own[usize::from(line_shard)];

@@ -12,8 +12,12 @@ use tokio::sync::Notify;
 
 use super::{
     handle::Delivery,
+    priority::Priority,
     received::{Received, Run},
 };
+
+/// Beyond the queue's length there is room for urgent messages: so much of it, as a part.
+const URGENT_SHARE: usize = 8;
 
 /// What is handed out at once.
 #[derive(Debug)]
@@ -102,8 +106,13 @@ impl Sink {
         if state.is_closed {
             return 0;
         }
-        state.tell_loss(self.0.most);
-        let taken = (to - from).min(state.room(self.0.most)).min(allowed);
+        let most = match run.priority() {
+            Priority::High => self.0.most + self.0.most / URGENT_SHARE,
+            Priority::Normal => self.0.most,
+            Priority::Low => self.0.most / 2,
+        };
+        state.tell_loss(most);
+        let taken = (to - from).min(state.room(most)).min(allowed);
         if taken > 0 {
             match state.entries.back_mut() {
                 // One by one, because others of the run went elsewhere.

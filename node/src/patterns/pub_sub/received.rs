@@ -13,7 +13,7 @@ use weft_protocol::{
     patterns::pub_sub::{Attributes, Frame, Line, MESSAGE_KIND, message_id},
 };
 
-use super::cache::Kept;
+use super::{cache::Kept, priority::Priority};
 use crate::patterns::cloud_event::{EXPIRY, parse_time};
 
 /// What a frame costs besides its bytes, a run besides what its attributes say, and each of its messages.
@@ -86,6 +86,11 @@ impl Stretch {
         self.first_index
     }
 
+    /// Whether the last one has no data.
+    pub(super) fn ends_empty(&self) -> bool {
+        self.data.last().is_none_or(Range::is_empty)
+    }
+
     /// Leaves out the first ones.
     pub(super) fn skip(&mut self, count: usize) {
         self.data.drain(..count);
@@ -133,6 +138,7 @@ pub(super) struct Run {
     stretch: Stretch,
     /// This node's number of the first one.
     first_number: u64,
+    priority: Priority,
     _held: Held,
 }
 
@@ -141,6 +147,7 @@ impl Run {
         let bytes = RUN_BYTES + stretch.attributes.bytes() + stretch.len() * MESSAGE_BYTES;
         Arc::new(Run {
             _held: Held::new(bytes, &source.held.all),
+            priority: Priority::of(&stretch.attributes),
             source,
             stretch,
             first_number,
@@ -153,6 +160,10 @@ impl Run {
 
     pub(super) fn attributes(&self) -> &Attributes {
         &self.stretch.attributes
+    }
+
+    pub(super) fn priority(&self) -> Priority {
+        self.priority
     }
 
     /// One of its messages.

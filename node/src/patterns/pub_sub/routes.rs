@@ -7,7 +7,7 @@ use axum::{
         State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -28,8 +28,8 @@ use weft_protocol::{
 };
 
 use super::{
-    Delivery, Outcome, PAST_MAX, Past, PubSubHandle, PublishOptions, Receipt, Report, Subscription, handle::Received,
-    hub::SUBSCRIPTIONS_MAX, past::PAST_MESSAGES_MAX,
+    Delivery, Outcome, PAST_MAX, Past, Priority, PubSubHandle, PublishOptions, Receipt, Report, Subscription,
+    handle::Received, hub::SUBSCRIPTIONS_MAX, past::PAST_MESSAGES_MAX,
 };
 use crate::{
     error::{ErrorKind, NodeError},
@@ -44,6 +44,8 @@ use crate::{
 
 /// The longest wait for those who want a message to confirm it.
 const REPORT_MAX: Duration = Duration::from_secs(60);
+/// The longest wait for room to publish.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Subscriptions of one WebSocket.
 const SOCKET_SUBSCRIPTIONS_MAX: usize = 256;
@@ -118,20 +120,34 @@ pub(crate) struct PublishQuery {
     report_ms: Option<u64>,
     /// Nobody is handed it later than so many milliseconds from now.
     expires_ms: Option<u64>,
+    /// Keep it as the last value of its subject, for those who ask for it later; an empty one takes it back.
+    #[serde(default)]
+    retain: bool,
+    /// `high` overtakes others on its way out, `low` goes when nothing else waits.
+    priority: Option<String>,
+    /// How many milliseconds room is waited for when more is published than goes out, before it is refused; 5000, if not given.
+    wait_ms: Option<u64>,
+    /// At most one message of this subject in so many milliseconds: what comes sooner is left out, and answered with 204.
+    every_ms: Option<u64>,
+}
+
+/// A priority by its name.
+fn priority_of(name: Option<&str>) -> Result<Priority, NodeError> {
+    let priority = name.map(|name| Priority::from_name(name).ok_or(name)).transpose();
+    let priority = priority.map_err(|name| NodeError::invalid(format!("{name:?} is none of high, normal and low")))?;
+    Ok(priority.unwrap_or_default())
 }
 
 /// Publish a message
-#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path), PublishQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published)))]
+#[utoipa::path(post, path = "/v1/messages/{subject}", params(("subject" = String, Path), PublishQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Published), (status = 204, description = "Left out, because it came too soon")))]
 async fn publish(
     State(app): State<App>,
     Path(subject): Path<String>,
     Query(query): Query<PublishQuery>,
     headers: HeaderMap,
     Body(body): Body,
-) -> Result<Json<Published>, Problem> {
-    Ok(Json(
-        publish_body(&app, &subject, &query, &headers, BodyReader::of(body)).await?,
-    ))
+) -> Result<Response, Problem> {
+    Ok(publish_body(&app, &subject, &query, &headers, BodyReader::of(body)).await?)
 }
 
 /// Publishes what a request brings, however large it is.
@@ -141,10 +157,17 @@ pub(crate) async fn publish_body(
     query: &PublishQuery,
     headers: &HeaderMap,
     body: BodyReader,
-) -> Result<Published, NodeError> {
+) -> Result<Response, NodeError> {
     let subject: Subject = subject.parse()?;
+    let pause = query.every_ms.map(Duration::from_millis);
+    if pause.is_some_and(|pause| app.messages.is_too_soon(&subject, pause)) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let options = PublishOptions {
         expires_in: query.expires_ms.map(Duration::from_millis),
+        retain: query.retain,
+        priority: priority_of(query.priority.as_deref())?,
+        wait_for_room: query.wait_ms.map(|ms| Duration::from_millis(ms).min(WAIT_MAX)),
         ..options_of(headers)
     };
     let span = tracing::info_span!("publish", subject = subject.as_str(), trace_id = tracing::field::Empty);
@@ -159,7 +182,7 @@ pub(crate) async fn publish_body(
         }
         None => None,
     };
-    Ok(Published {
+    let published = Published {
         dataref: reference.map(|reference| reference.to_string()),
         report,
         id: receipt.id,
@@ -167,7 +190,8 @@ pub(crate) async fn publish_body(
         seq: receipt.sequence,
         peers: receipt.peers,
         direct: receipt.is_direct,
-    })
+    };
+    Ok(Json(published).into_response())
 }
 
 /// A message of any size; without blobs, of the size that fits.
@@ -208,7 +232,7 @@ struct SubscribeQuery {
     group: Option<String>,
     /// The extension attribute whose value decides to which member a message goes.
     key: Option<String>,
-    /// First the last message on each subject that was published before, as far as members still have it.
+    /// First the last message on each subject that was published before, as far as members still have it; of any age, if it was retained.
     #[serde(default)]
     last: bool,
     /// First the last messages that were published before, so many.
@@ -397,6 +421,9 @@ enum Op {
         data_base64: Option<String>,
         datacontenttype: Option<String>,
         expires_ms: Option<u64>,
+        #[serde(default)]
+        retain: bool,
+        priority: Option<String>,
     },
 }
 
@@ -485,6 +512,8 @@ async fn perform(
             data_base64,
             datacontenttype,
             expires_ms,
+            retain,
+            priority,
         } => {
             let subject: Subject = subject.parse()?;
             let (data, json_type) = match (data, data_base64) {
@@ -503,6 +532,8 @@ async fn perform(
             let options = PublishOptions {
                 content_type: datacontenttype.or(json_type),
                 expires_in: expires_ms.map(Duration::from_millis),
+                retain,
+                priority: priority_of(priority.as_deref())?,
                 ..PublishOptions::default()
             };
             let (receipt, reference) = publish_any(app, &subject, BodyReader::of(data), options).await?;

@@ -13,6 +13,7 @@ use weft_protocol::{
 
 use super::{
     handle::Delivery,
+    priority::Priority,
     queue::Sink,
     received::{Received, Run},
     trie::SubjectTrie,
@@ -237,6 +238,7 @@ impl Subscribers {
         }
         let allowed = match held_bytes {
             0..HELD_BYTES_MAX => usize::MAX,
+            _ if held_bytes < HELD_BYTES_MAX * 2 && run.priority() == Priority::High => usize::MAX,
             _ if held_bytes < HELD_BYTES_MAX * 2 && subscriber.sink.is_empty() => usize::MAX,
             _ => 0,
         };

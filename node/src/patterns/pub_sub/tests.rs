@@ -1,6 +1,8 @@
 mod direct;
 mod hops;
 mod past;
+mod quality;
+mod retained;
 
 use std::borrow::Cow;
 

@@ -7,7 +7,7 @@
 //! Also who takes it in each queue group.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -26,6 +26,7 @@ use super::{
     interest::{Audience, Group},
     pick,
     publisher::{FRAME_BYTES_SOFT, OwnRun},
+    retained::is_retained,
 };
 use crate::platform::random;
 
@@ -71,6 +72,8 @@ pub(super) struct Ways {
     last: Option<(Subject, Arc<Known>)>,
     /// Whether the last publication under a first token went directly.
     tokens: BTreeMap<String, bool>,
+    /// First tokens under which something was retained: that goes to everybody, and so does the rest, in its order.
+    retained: BTreeSet<String>,
 }
 
 impl Ways {
@@ -82,6 +85,7 @@ impl Ways {
             audiences: HashMap::new(),
             last: None,
             tokens: BTreeMap::new(),
+            retained: BTreeSet::new(),
         }
     }
 
@@ -98,6 +102,9 @@ impl Ways {
 
     /// The way of publications on one subject, which goes to all whom any of them is for. Notes in them who is to take them.
     pub(super) fn choose(&mut self, run: OwnRun) -> (Vec<OwnRun>, Way) {
+        if is_retained(&run.attributes) {
+            self.note_retained(&run.attributes.subject);
+        }
         let known = self.audience(&run.attributes.subject);
         let audience = &known.audience;
         let (runs, picked) = self.deal(run, &known);
@@ -113,6 +120,19 @@ impl Ways {
         members.sort_unstable();
         members.dedup();
         (runs, Way::Direct(members.into()))
+    }
+
+    fn note_retained(&mut self, subject: &Subject) {
+        let first = subject.tokens().next().unwrap_or_default();
+        if self.retained.contains(first) {
+            return;
+        }
+        if self.retained.len() >= TOKENS_MAX {
+            self.retained.clear();
+        }
+        self.retained.insert(first.to_owned());
+        self.audiences.clear();
+        self.last = None;
     }
 
     /// Deals publications out to the members of each queue group, in stretches of about the same length. All who got any.
@@ -167,6 +187,7 @@ impl Ways {
                 let first = subject.tokens().next().unwrap_or_default();
                 let was_direct = self.tokens.get(first).copied().unwrap_or(false);
                 let is_direct = !audience.near.is_empty()
+                    && !self.retained.contains(first)
                     && (self.feeds.are_open(&audience.near) || was_direct && self.feeds.are_expected(&audience.near));
                 if !is_direct {
                     // Gossip asks nobody who wants it.
