@@ -22,7 +22,10 @@ use weft_protocol::{
     Subject, Verb, Wire as _,
     direct::DirectRequest,
     limits::CLOCK_SKEW_MS_MAX,
-    patterns::pub_sub::{Attributes, Frame, Run, SHARDS},
+    patterns::{
+        blobs::{GROUP_BYTES, hash_group},
+        pub_sub::{Attributes, Frame, Run, SHARDS},
+    },
 };
 
 const NOW_MS: u64 = 1_790_000_000_000;
@@ -130,6 +133,7 @@ fn pairs() -> Vec<Pair> {
         },
         among_subscriptions(),
         into_batches(),
+        group_of_a_blob(),
     ]
 }
 
@@ -187,6 +191,20 @@ fn into_batches() -> Pair {
                 list.clear();
             }
         }),
+    }
+}
+
+/// What a fetched blob is checked by, before anybody gets it.
+fn group_of_a_blob() -> Pair {
+    let group = vec![7_u8; GROUP_BYTES];
+    let same = group.clone();
+    Pair {
+        name: "256 KiB of a blob, checked",
+        limit_name: "a copy of its bytes",
+        ours: Box::new(move || {
+            black_box(hash_group(3, 9, black_box(&group)));
+        }),
+        limit: Box::new(move || drop(black_box(black_box(&same).clone()))),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     output::{Tone, escape},
     parse, publish, view,
 };
-use crate::patterns::batching::{Form, PUT_RECORDS_MAX};
+use crate::patterns::batching::{Compression, Form, PUT_RECORDS_MAX};
 
 /// Lines that are read ahead while the node writes earlier ones down.
 const LINES_AHEAD: usize = 2 * PUT_RECORDS_MAX;
@@ -56,6 +56,7 @@ enum BatchCommand {
 #[command(after_help = "Examples:
   weft batch create mails --to-service mailer@^1/send --count 100 --age 2s
   weft batch create clicks --to-subject warehouse.clicks --form events --adaptive
+  weft batch create logs --to-service lake/put --compress gzip
 
 A service gets each batch as one call; what it answers is the receipt, and an error means that the batch failed. One that could take some
 records only answers {\"batch_failed\":[{\"index\":3,\"reason\":\"…\"}]}. Its errors 429 and 503 mean later.")]
@@ -72,6 +73,9 @@ struct CreateArgs {
     /// What a batch looks like: records and newlines, or a JSON array of CloudEvents
     #[arg(long, value_enum, default_value_t)]
     form: Form,
+    /// Compress batches; the header content-encoding says so, of a message the extension contentencoding
+    #[arg(long, value_enum, default_value_t)]
+    compress: Compression,
     /// Records of a batch
     #[arg(long, value_name = "N", default_value_t = 100)]
     count: usize,
@@ -234,7 +238,7 @@ async fn create(session: &Session, client: &Client, args: &CreateArgs) -> Result
         (None, subject) => json!({ "subject": { "name": subject } }),
     };
     let options = json!({
-        "to": to, "form": args.form, "count_max": args.count, "bytes_max": args.bytes, "age_ms_max": parse::millis(args.age),
+        "to": to, "form": args.form, "compress": args.compress, "count_max": args.count, "bytes_max": args.bytes, "age_ms_max": parse::millis(args.age),
         "adaptive": args.adaptive, "keys_max": args.keys, "concurrency": args.concurrency,
         "timeout_ms": parse::millis(args.timeout), "attempts": args.attempts, "records_max": args.records,
         "dead_letter": args.dead_letter,

@@ -43,7 +43,8 @@ const DOUBT_AFTER: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT_SUPERSEDED: Duration = Duration::from_secs(3);
 /// Catching up with a peer that knows more may take longer.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a neighbour waits for its turn to be asked for records, before it is asked all the same.
+/// How long a neighbour waits for its turn to be asked for records while nothing comes from those whose turn it is, before it is asked all
+/// the same.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes of the directory are pushed to so many of the connected members; with as many each, all hear of them in a
 /// few steps.
@@ -301,9 +302,8 @@ async fn reconcile(
         return Ok(());
     }
     loop {
-        // What this node has is said with each question, and would lie in memory for each neighbour. A turn saves memory and is no condition:
-        // neighbours that hold theirs for long keep nobody from being asked.
-        let _turn = timeout(TURN_TIMEOUT, trust.turn_to_pull()).await;
+        // What this node has is said with each question, and would lie in memory for each neighbour.
+        let _turn = trust.turn_to_pull(TURN_TIMEOUT).await;
         // Perhaps another neighbour had it meanwhile.
         if probe.members_digest == trust.records_digest() {
             break;
@@ -318,6 +318,9 @@ async fn reconcile(
         {
             ControlReply::Records { records, more } => {
                 let learned = trust.learn_records(records, Some(*peer));
+                if learned > 0 {
+                    trust.note_page_pulled();
+                }
                 if !more || learned == 0 {
                     break;
                 }

@@ -7,7 +7,8 @@
 
 use std::{
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -259,10 +260,24 @@ impl Trust {
     }
 
     /// The turn to ask a neighbour for a page of records; over with what is returned. Turns are given in the order of asking, few at once: what
-    /// one neighbour has, the next need not send.
-    pub(crate) async fn turn_to_pull(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        // Never closed.
-        self.0.pulls.acquire().await.ok()
+    /// one neighbour has, the next need not send. A turn saves memory and is no condition: when no page came from anybody for so long,
+    /// it is waited for no more.
+    pub(crate) async fn turn_to_pull(&self, patience: Duration) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let mut turn = std::pin::pin!(self.0.pulls.acquire());
+        loop {
+            let before = self.0.pages_pulled.load(Ordering::Relaxed);
+            match tokio::time::timeout(patience, &mut turn).await {
+                // Never closed.
+                Ok(turn) => return turn.ok(),
+                Err(_) if self.0.pages_pulled.load(Ordering::Relaxed) == before => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A neighbour sent a page that had something new in it.
+    pub(crate) fn note_page_pulled(&self) {
+        self.0.pages_pulled.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Forgets records that have run out.

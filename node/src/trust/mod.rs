@@ -21,7 +21,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -127,6 +127,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     /// Turns to ask neighbours for records.
     pulls: tokio::sync::Semaphore,
+    /// Pages that brought something new.
+    pages_pulled: AtomicU64,
     standing: watch::Sender<Standing>,
     revoked: watch::Sender<u64>,
     granted: watch::Sender<u64>,
@@ -215,6 +217,7 @@ impl Trust {
             writing: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
             pulls: tokio::sync::Semaphore::new(directory::PULLS_MAX),
+            pages_pulled: AtomicU64::new(0),
             standing: watch::Sender::new(standing),
             revoked: watch::Sender::new(0),
             granted: watch::Sender::new(0),

@@ -555,3 +555,41 @@ async fn enough_members_are_written_down_to_find_the_mesh_again() {
     assert!(a.record(&peer(first)).is_some());
     assert_eq!((a.known_count(), short_lived(&a)), (64 + 10 - gone + 1, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_waited_for_while_others_bring_something_and_no_longer() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let trust = trust(1, &TestPlatform::new()).await;
+    let _held = [trust.turn_to_pull(PATIENCE).await, trust.turn_to_pull(PATIENCE).await];
+    let begun = tokio::time::Instant::now();
+    // Those whose turn it is bring nothing.
+    assert!(trust.turn_to_pull(PATIENCE).await.is_none());
+    assert_eq!(begun.elapsed(), PATIENCE);
+    // They bring something for half a minute.
+    let bringing = async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            trust.note_page_pulled();
+        }
+    };
+    let waiting = async {
+        let turn = trust.turn_to_pull(PATIENCE).await;
+        (turn.is_some(), tokio::time::Instant::now())
+    };
+    let ((), (has_turn, ended)) = tokio::join!(bringing, waiting);
+    assert!(!has_turn);
+    assert!(ended - begun >= PATIENCE + Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn a_turn_that_is_over_is_the_next_ones() {
+    let trust = trust(1, &TestPlatform::new()).await;
+    let patience = Duration::from_secs(60);
+    let first = trust.turn_to_pull(patience).await;
+    let second = trust.turn_to_pull(patience).await;
+    let mut third = Box::pin(trust.turn_to_pull(patience));
+    assert!(futures::FutureExt::now_or_never(&mut third).is_none());
+    drop(first);
+    assert!(third.await.is_some());
+    drop(second);
+}

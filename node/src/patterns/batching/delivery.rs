@@ -1,14 +1,15 @@
 //! One batch on its way: what it looks like, where it goes, and what the destination's answer means.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
+use flate2::write::GzEncoder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use weft_protocol::Subject;
 
 use super::{
-    options::{Destination, Form, Record},
+    options::{Compression, Destination, Form, Record},
     queue::Queue,
     shelf::Dead,
     work::Outcome,
@@ -53,6 +54,7 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
         return Outcome::Delivered;
     }
     let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), &records);
+    let (encoding, body) = compressed(queue.options.compress, body);
     match &queue.options.to {
         Destination::Service {
             name,
@@ -66,6 +68,9 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                 ("batch-queue".to_owned(), queue.name.clone()),
                 ("batch-count".to_owned(), records.len().to_string()),
             ];
+            if let Some(encoding) = encoding {
+                headers.push(("content-encoding".to_owned(), encoding.to_owned()));
+            }
             if !key.is_empty() {
                 headers.push(("batch-key".to_owned(), key.to_owned()));
             }
@@ -84,12 +89,16 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
             }
         }
         Destination::Subject { name: subject } => {
+            let mut extensions = vec![
+                ("batchqueue".to_owned(), queue.name.clone()),
+                ("batchcount".to_owned(), records.len().to_string()),
+            ];
+            if let Some(encoding) = encoding {
+                extensions.push(("contentencoding".to_owned(), encoding.to_owned()));
+            }
             let options = PublishOptions {
                 content_type: Some(content_type.to_owned()),
-                extensions: vec![
-                    ("batchqueue".to_owned(), queue.name.clone()),
-                    ("batchcount".to_owned(), records.len().to_string()),
-                ],
+                extensions,
                 ..PublishOptions::default()
             };
             match outlets.messages.publish(subject, body, options).await {
@@ -98,6 +107,19 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                 Err(error) => Outcome::Later(None, error.to_string()),
             }
         }
+    }
+}
+
+/// A body as its queue wants it compressed, and how it is encoded now.
+fn compressed(how: Compression, body: Vec<u8>) -> (Option<&'static str>, Vec<u8>) {
+    if how == Compression::None {
+        return (None, body);
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    match encoder.write_all(&body).and_then(|()| encoder.finish()) {
+        Ok(packed) if packed.len() < body.len() => (Some("gzip"), packed),
+        // What would be larger goes as it is; memory does not fail.
+        _ => (None, body),
     }
 }
 
@@ -238,6 +260,20 @@ mod tests {
             failed(r#"{"batch_failed":[{"index":3}]}"#),
             Outcome::Failed(_)
         ));
+    }
+
+    #[test]
+    fn a_batch_is_compressed_where_that_makes_it_smaller() {
+        let text = b"the same again and again, ".repeat(100);
+        let (encoding, packed) = compressed(Compression::Gzip, text.clone());
+        assert_eq!(encoding, Some("gzip"));
+        assert!(packed.len() < text.len() / 10);
+        let mut unpacked = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&packed[..]);
+        std::io::Read::read_to_end(&mut decoder, &mut unpacked).unwrap();
+        assert_eq!(unpacked, text);
+        assert_eq!(compressed(Compression::Gzip, b"x".to_vec()), (None, b"x".to_vec()));
+        assert_eq!(compressed(Compression::None, text.clone()), (None, text));
     }
 
     #[test]

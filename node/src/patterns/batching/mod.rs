@@ -25,8 +25,8 @@ pub mod work;
 
 pub use handle::{BatchingHandle, QueueInfo};
 pub use options::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Destination, Form, PUT_RECORDS_MAX, QUEUES_MAX, QueueOptions,
-    RECORD_BYTES_MAX, Record,
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Compression, Destination, Form, PUT_RECORDS_MAX, QUEUES_MAX,
+    QueueOptions, RECORD_BYTES_MAX, Record,
 };
 pub use queue::Standing;
 pub use shelf::Dead;

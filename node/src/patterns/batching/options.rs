@@ -115,6 +115,17 @@ pub enum Form {
     Events,
 }
 
+/// How a batch is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// As gzip, if it is smaller then: the header `content-encoding`, of a message the extension `contentencoding`, says so.
+    Gzip,
+}
+
 /// How a queue is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +135,9 @@ pub struct QueueOptions {
     /// What they look like.
     #[serde(default)]
     pub form: Form,
+    /// How they are compressed.
+    #[serde(default)]
+    pub compress: Compression,
     /// Records of a batch.
     #[serde(default = "count_max")]
     pub count_max: usize,
@@ -195,6 +209,7 @@ impl QueueOptions {
         QueueOptions {
             to,
             form: Form::default(),
+            compress: Compression::default(),
             count_max: count_max(),
             bytes_max: bytes_max(),
             age_ms_max: age_ms_max(),

@@ -456,6 +456,35 @@ async fn a_batch_is_a_message_where_that_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_batch_says_so() {
+    let node = node(&TestPlatform::new()).await;
+    let batches = node.handle::<Batching>().unwrap();
+    let mut wanted = node
+        .handle::<PubSub>()
+        .unwrap()
+        .subscribe("lake.>".parse().unwrap(), None);
+    let options = QueueOptions {
+        compress: Compression::Gzip,
+        age_ms_max: 3_600_000,
+        ..QueueOptions::new(Destination::Subject {
+            name: "lake.logs".parse().unwrap(),
+        })
+    };
+    batches.define("logs", options).await.unwrap();
+    let lines: Vec<Record> = (0..50).map(|_| record("", "GET /index.html 200")).collect();
+    batches.put("logs", lines).await.unwrap();
+    batches.flush("logs").await.unwrap();
+    let Some(crate::patterns::pub_sub::Delivery::Message(received)) = wanted.next().await else {
+        panic!("no message");
+    };
+    assert_eq!(received.attributes().extension("contentencoding"), Some("gzip"));
+    let mut text = String::new();
+    let mut decoder = flate2::read::GzDecoder::new(received.data());
+    std::io::Read::read_to_string(&mut decoder, &mut text).unwrap();
+    assert_eq!(text, "GET /index.html 200\n".repeat(50));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_definitions_and_records_are_refused_whole() {
     let node = node(&TestPlatform::new()).await;
     let batches = node.handle::<Batching>().unwrap();

@@ -100,12 +100,25 @@ impl BlobsHandle {
         mut body: BodyReader,
         mut options: PublishOptions,
     ) -> Result<(Receipt, Option<Reference>), BlobError> {
+        // Mostly it comes in one part, which need not be copied.
+        let mut first = body.next().await?.unwrap_or_default();
         let mut head = Vec::new();
-        while head.len() <= PUBLISH_BODY_BYTES_MAX {
+        while first.len() + head.len() <= PUBLISH_BODY_BYTES_MAX {
             match body.next().await? {
-                Some(part) => head.extend_from_slice(&part),
-                None => return Ok((self.messages.publish(subject, head, options).await?, None)),
+                Some(part) => {
+                    if head.is_empty() {
+                        head = std::mem::take(&mut first).into();
+                    }
+                    head.extend_from_slice(&part);
+                }
+                None => {
+                    let data = if head.is_empty() { first } else { head.into() };
+                    return Ok((self.messages.publish(subject, data, options).await?, None));
+                }
             }
+        }
+        if head.is_empty() {
+            head = first.into();
         }
         let reference = self.keep(subject, head, body).await?;
         options.extensions.push((DATAREF.to_owned(), reference.to_string()));
