@@ -190,11 +190,13 @@ impl Tally {
 
     fn tell(&self, session: &Session, message: &MessageArgs) -> Result<(), CliError> {
         for (count, why) in [
-            (self.too_soon, "left out, because they came too soon"),
-            (self.dropped, "dropped, because there was no room"),
+            (self.too_soon, "left out: too soon after another"),
+            (self.dropped, "dropped: there was no room"),
         ] {
-            if count > 0 {
-                session.out.say(&format!("{count} messages were {why}"));
+            match count {
+                0 => {}
+                1 => session.out.say(&format!("1 message was {why}")),
+                _ => session.out.say(&format!("{count} messages were {why}")),
             }
         }
         if self.sent == 0 && self.too_soon + self.dropped > 0 {

@@ -101,6 +101,12 @@ fn what_cannot_be_had_is_an_error_that_says_why() {
     get(&other).fails_saying(5, &["does not have it"]);
     get(&dataref.replace("cameras.7", "cameras.8")).fails_saying(5, &["does not have it"]);
     get(&dataref.replace("bytes=2097152", "bytes=2097153")).fails_saying(5, &["2097152 bytes"]);
+    // Its publisher has let go of it, and nobody else ever had it.
+    mesh[0].run(&["blob", "rm", hash]).ok();
+    mesh[0]
+        .run(&["blob", "get", dataref, "-o", "/dev/null"])
+        .fails_saying(5, &["nobody is known"]);
+    get(dataref).fails_saying(5, &["does not have it"]);
     // Nothing of it is left.
     assert!(mesh[1].run(&["blob", "ls", "--json"]).json_lines().is_empty());
     let output = mesh[1].home().join("film");

@@ -253,11 +253,10 @@ impl Fetch<'_> {
             if self.groups() > before {
                 (give_up, pause) = (Instant::now() + GIVE_UP, PAUSE_MIN);
             }
-            // Nobody is left who could change their mind.
-            let is_hopeless = !reasons.is_empty()
-                && asked
-                    .iter()
-                    .all(|peer| hopeless.contains(peer) || *peer == self.fetching.local_peer());
+            // Nobody is left who could change their mind: those that were asked say so, or it was this node's own, and nobody else has it.
+            let local = self.fetching.local_peer();
+            let is_hopeless = (!reasons.is_empty() || self.reference.publisher == local)
+                && asked.iter().all(|peer| hopeless.contains(peer) || *peer == local);
             if is_hopeless || Instant::now() + pause > give_up {
                 return Err(self.failure(reasons, denied));
             }
