@@ -1,6 +1,6 @@
 //! `weft blob`: data too large for a message, which nodes keep and fetch from each other.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use http::{HeaderValue, Method};
@@ -193,6 +193,3 @@ pub(crate) async fn copy(
     }
     Ok(copied)
 }
-
-/// How often a command that waits looks how far it is.
-pub(crate) const TICK: Duration = Duration::from_millis(200);

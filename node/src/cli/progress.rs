@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant};
 use super::{output::Out, view};
 
 /// How often the line changes.
-const EVERY: Duration = Duration::from_millis(200);
+pub(crate) const EVERY: Duration = Duration::from_millis(200);
 
 /// See the module. The line is taken away on drop.
 #[derive(Debug)]

@@ -11,12 +11,11 @@ use weft_protocol::limits::PUBLISH_BODY_BYTES_MAX;
 
 use super::{
     CliError, Session,
-    blob::TICK,
     client::{Call, Client},
     input::{self, Source},
     output::escape,
     parse,
-    progress::Progress,
+    progress::{self, Progress},
     view,
 };
 use crate::error::ErrorKind;
@@ -234,7 +233,7 @@ async fn publish_large(
             .map_err(lost)
     };
     let mut answering = std::pin::pin!(answering);
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval(progress::EVERY);
     let answer = loop {
         tokio::select! {
             answer = &mut answering => break answer?.to_bytes(),

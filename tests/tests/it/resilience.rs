@@ -136,7 +136,7 @@ fn a_retained_value_outlives_its_publisher() {
     let mut mesh = Mesh::of(3);
     let retain = |subject: &str, data: &str| mesh[2].run(&["pub", subject, data, "--retain"]).ok();
     retain("doors.front", "open");
-    retain("doors.back", "shut");
+    retain("doors.back", "ajar");
     retain("doors.side", "open");
     retain("doors.front", "shut");
     retain("doors.side", "");
@@ -147,10 +147,10 @@ fn a_retained_value_outlives_its_publisher() {
         node.run(&["sub", "doors.>", "--last", "--raw", "--count", "2", "--timeout", "20s"])
             .ok()
     };
-    assert_eq!(last(&mesh[2]), "shut\nshut\n");
+    assert_eq!(last(&mesh[2]), "ajar\nshut\n");
     mesh[2].kill();
     let late = Node::joined("late", &mesh[0].ticket(1));
-    assert_eq!(last(&late), "shut\nshut\n");
+    assert_eq!(last(&late), "ajar\nshut\n");
     // Nothing else is told.
     let all = late
         .run(&["sub", "doors.>", "--last", "--json", "--timeout", "1s"])

@@ -215,7 +215,9 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     async fn run(mut self) -> Result<(), BlobError> {
-        self.resume().await?;
+        if self.resume().await? {
+            return Ok(());
+        }
         let (mut hopeless, mut pause) = (HashSet::new(), PAUSE_MIN);
         let mut give_up = Instant::now() + GIVE_UP;
         loop {
@@ -285,21 +287,23 @@ impl Fetch<'_> {
         facts.is_some_and(|facts| facts.is_whole)
     }
 
-    /// Takes up what an earlier fetch left.
-    async fn resume(&mut self) -> Result<(), BlobError> {
+    /// Takes up what an earlier fetch left. Whether all of it is here.
+    async fn resume(&mut self) -> Result<bool, BlobError> {
         let (shelf, id) = (&self.fetching.shelf, &self.reference.id);
-        let Some((in_use, _)) = shelf.take(id).await? else {
-            return Ok(());
+        let in_use = match shelf.take(id).await? {
+            None => return Ok(false),
+            Some((_, true)) => return Ok(true),
+            Some((in_use, false)) => in_use,
         };
         let hashes = shelf.hashes(id).await?.unwrap_or_default();
         if in_use.bytes() != self.reference.bytes || BlobId::of_groups(&hashes) != Some(*id) {
             drop(in_use);
             shelf.remove(id).await?;
-            return Ok(());
+            return Ok(false);
         }
         self.progress.send_replace(Progress::Groups(in_use.groups()));
         (self.hashes, self.in_use) = (hashes, Some(in_use));
-        Ok(())
+        Ok(false)
     }
 
     /// Asks one member for what is missing.

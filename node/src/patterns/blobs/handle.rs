@@ -71,7 +71,7 @@ pub struct Stored {
 /// A cloneable handle on blobs.
 #[derive(Clone)]
 pub struct BlobsHandle {
-    shelf: Arc<Shelf>,
+    pub(super) shelf: Arc<Shelf>,
     fetching: Arc<Fetching>,
     messages: PubSubHandle,
     tasks: Tasks,

@@ -99,50 +99,43 @@ pub(super) struct Shelf {
 }
 
 /// A blob that is in use, and therefore stays.
-#[derive(Clone)]
-pub(super) struct InUse(Arc<Use>);
-
-struct Use {
+pub(super) struct InUse {
     shelf: Arc<Shelf>,
     id: BlobId,
     log: Log,
     bytes: u64,
 }
 
-impl Drop for Use {
+impl Drop for InUse {
     fn drop(&mut self) {
-        let now_ms = self.shelf.now_ms();
-        if let Some(entry) = self.shelf.lock().blobs.get_mut(&self.id) {
-            entry.users -= 1;
-            entry.used_ms = now_ms;
-        }
+        self.shelf.end_use(&self.id, self.log.name());
     }
 }
 
 impl InUse {
     pub(super) fn id(&self) -> BlobId {
-        self.0.id
+        self.id
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.0.bytes
+        self.bytes
     }
 
     /// How many groups it has.
     pub(super) fn groups_total(&self) -> usize {
-        groups_of(self.0.bytes)
+        groups_of(self.bytes)
     }
 
     /// How many of them are on the disk.
     pub(super) fn groups(&self) -> usize {
-        let records = usize::try_from(self.0.log.next_seq()).unwrap_or(usize::MAX);
+        let records = usize::try_from(self.log.next_seq()).unwrap_or(usize::MAX);
         // The last one may have fewer records.
         records.div_ceil(RECORDS_PER_GROUP).min(self.groups_total())
     }
 
     /// A group that is on the disk, in parts.
     pub(super) async fn group(&self, index: usize) -> Result<Vec<Bytes>, BlobError> {
-        let Use { shelf, id, log, bytes } = &*self.0;
+        let InUse { shelf, id, log, bytes } = self;
         let length = usize::try_from(*bytes - (index * GROUP_BYTES) as u64).unwrap_or(usize::MAX);
         let first = (index * RECORDS_PER_GROUP) as u64;
         // A little more, for what is around the records: so it is read at once.
@@ -167,7 +160,7 @@ impl InUse {
 
     /// Writes the next groups.
     pub(super) async fn append(&self, groups: Vec<Bytes>) -> Result<(), BlobError> {
-        append(&self.0.log, groups).await
+        append(&self.log, groups).await
     }
 }
 
@@ -199,7 +192,11 @@ impl Room {
     /// Makes it larger, if need be by letting go of what was not used for long.
     pub(super) async fn grow(&mut self, bytes: u64) -> Result<(), BlobError> {
         let shelf = Arc::clone(&self.shelf);
-        shelf.make_room(bytes, |state| state.incoming_bytes += bytes).await?;
+        let take = |state: &mut State| {
+            state.incoming_bytes += bytes;
+            Ok(())
+        };
+        shelf.make_room(bytes, take).await?;
         self.bytes += bytes;
         Ok(())
     }
@@ -290,9 +287,7 @@ impl Shelf {
         match self.parts.store.existing_log(&facts.log).await {
             Ok(log) => Ok(Some((self.in_use(*id, log, facts.bytes), facts.is_whole))),
             Err(error) => {
-                if let Some(entry) = self.lock().blobs.get_mut(id) {
-                    entry.users -= 1;
-                }
+                self.end_use(id, &facts.log);
                 if matches!(error, StoreError::Corrupt { .. } | StoreError::NoSuchLog { .. }) {
                     self.remove(id).await?;
                 }
@@ -301,13 +296,22 @@ impl Shelf {
         }
     }
 
+    /// Somebody needs it no more. What has another log by now is not what was used: it was removed meanwhile, and came anew.
+    fn end_use(&self, id: &BlobId, log: &str) {
+        let (now_ms, mut state) = (self.now_ms(), self.lock());
+        if let Some(entry) = state.blobs.get_mut(id).filter(|entry| entry.facts.log == log) {
+            entry.users -= 1;
+            entry.used_ms = now_ms;
+        }
+    }
+
     fn in_use(self: &Arc<Self>, id: BlobId, log: Log, bytes: u64) -> InUse {
-        InUse(Arc::new(Use {
+        InUse {
             shelf: Arc::clone(self),
             id,
             log,
             bytes,
-        }))
+        }
     }
 
     /// The hashes of a blob's groups.
@@ -352,7 +356,15 @@ impl Shelf {
             facts: facts.clone(),
             users: 1,
         };
-        let made = self.make_room(bytes, |state| drop(state.blobs.insert(id, entry))).await;
+        // Somebody here may have published the same meanwhile: that one stays.
+        let take = |state: &mut State| match state.blobs.contains_key(&id) {
+            true => Err(BlobError::Full("it is being taken in by somebody else".to_owned())),
+            false => {
+                state.blobs.insert(id, entry);
+                Ok(())
+            }
+        };
+        let made = self.make_room(bytes, take).await;
         if let Err(error) = made {
             self.drop_log(log).await?;
             return Err(error);
@@ -407,7 +419,8 @@ impl Shelf {
             return self.write(&id, &facts, Some(hashes)).await;
         };
         if known.is_whole {
-            self.write(&id, &known, None).await?;
+            // With the hashes: who took it in first may not have written them yet.
+            self.write(&id, &known, Some(hashes)).await?;
             return self.drop_log(log).await;
         }
         // It is being fetched, and is here now: what fetches it notices, and this one's content is the one that stays.
@@ -416,6 +429,8 @@ impl Shelf {
             let entry = state.blobs.get_mut(&id);
             let entry = entry.ok_or_else(|| BlobError::NotFound(id.to_string()))?;
             entry.facts.is_whole = true;
+            // Those that use the other log use nothing of this one.
+            entry.users = 0;
             std::mem::replace(&mut entry.facts.log, facts.log.clone())
         };
         let now = self.facts(&id).unwrap_or(facts);
@@ -457,7 +472,11 @@ impl Shelf {
     }
 
     /// Makes room for so many bytes, and takes it at once.
-    async fn make_room(&self, bytes: u64, take: impl FnOnce(&mut State)) -> Result<(), BlobError> {
+    async fn make_room(
+        &self,
+        bytes: u64,
+        take: impl FnOnce(&mut State) -> Result<(), BlobError>,
+    ) -> Result<(), BlobError> {
         let bytes_max = self.parts.options.bytes_max;
         let (now_ms, fresh_ms) = (self.now_ms(), FRESH.as_millis() as u64);
         let mut gone = Vec::new();
@@ -491,13 +510,17 @@ impl Shelf {
                         .into_iter()
                         .filter_map(|id| Some((id, state.blobs.remove(&id)?))),
                 );
-                take(&mut state);
-                Ok(())
+                take(&mut state)
             }
         };
         for (id, entry) in gone {
-            tracing::debug!(blob = %id, "a blob made room for others");
-            self.unwrite(&id, &entry.facts).await?;
+            // The room was taken. What is still on the disk is found at the next start.
+            match self.unwrite(&id, &entry.facts).await {
+                Ok(()) => tracing::debug!(blob = %id, "a blob made room for others"),
+                Err(error) => {
+                    tracing::warn!(blob = %id, %error, "a blob that made room for others could not be removed")
+                }
+            }
         }
         outcome
     }

@@ -360,6 +360,11 @@ impl PubSubHandle {
             return Err(PublishError::Invalid("there are no messages to publish".to_owned()));
         }
         let keeper = self.keeper_for(&attributes, &data)?;
+        if keeper.is_some() {
+            // Whoever's it is, and whatever calendars say: this one is later than the one that is known here.
+            let known_ms = self.hub.lock().retained.made_ms(subject);
+            attributes.time_ms = known_ms.map(|known_ms| known_ms.saturating_add(1)).max(Some(now_ms));
+        }
         let patience = options.wait_for_room.unwrap_or(ROOM_PATIENCE);
         let sent = self.outbox.put(attributes, data, patience).await?;
         Ok(Queued { sent, keeper })
@@ -370,7 +375,11 @@ impl PubSubHandle {
         if !is_retained(attributes) {
             return Ok(None);
         }
-        let bytes = data.last().map_or(0, Bytes::len) + attributes.bytes();
+        let bytes: usize = data.iter().map(Bytes::len).sum::<usize>() + attributes.bytes();
+        // A value can be taken back in any case.
+        if data.last().is_some_and(Bytes::is_empty) {
+            return Ok(Some(Arc::clone(&self.keeper)));
+        }
         if self
             .hub
             .lock()

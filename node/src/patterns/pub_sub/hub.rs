@@ -16,6 +16,7 @@ use tokio::{
 };
 use weft_protocol::{
     CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
+    limits::CLOCK_SKEW_MS_MAX,
     patterns::presence::EPOCH_MAX,
     patterns::pub_sub::{
         self, Attributes, DIRECT, Frame, Line, SHARDS,
@@ -492,8 +493,14 @@ impl Hub {
                 let now_ms = self.clock.now_unix_ms();
                 state.digests.add(&line, seqs, kept.made_ms, now_ms);
             }
-            if !to_retain.is_empty() && state.retained.take(&kept, to_retain, self.clock.now_unix_ms()) {
-                self.retained_changed.notify_one();
+            if !to_retain.is_empty() {
+                let latest_ms = self.clock.now_unix_ms() + CLOCK_SKEW_MS_MAX;
+                if state
+                    .retained
+                    .take(&kept, to_retain, latest_ms, &self.mesh.local_peer())
+                {
+                    self.retained_changed.notify_one();
+                }
             }
         }
         let went_on = self.perform(&mut state, steps);

@@ -78,7 +78,7 @@ pub(super) struct Outgoing {
     shard: u16,
     bytes: usize,
     way: Way,
-    /// Shares its frame only with others like it: the frame is kept as long as any value in it.
+    /// Has a frame of its own, which is kept whole.
     is_retained: bool,
     priority: Priority,
     answer: Answer,
@@ -110,8 +110,8 @@ fn append(runs: &mut Vec<OwnRun>, mut run: OwnRun) {
 
 impl Outgoing {
     /// Whether it goes where another goes, and can share its frame.
-    fn joins(&self, shard: u16, way: &Way, is_retained: bool) -> bool {
-        self.shard == shard && self.way == *way && self.is_retained == is_retained
+    fn joins(&self, shard: u16, way: &Way) -> bool {
+        self.shard == shard && self.way == *way && !self.is_retained
     }
 
     /// Whether it must not overtake another of its shard that goes elsewhere: some member may get both.
@@ -359,7 +359,7 @@ impl Publisher {
             }
             let first = self.waiting.iter().find_map(|waiting| waiting.front());
             let Some(first) = first else { return };
-            let kind = (first.priority, first.shard, first.way.clone(), first.is_retained);
+            let kind = (first.priority, first.shard, first.way.clone());
             self.send(kind).await;
         }
     }
@@ -383,7 +383,7 @@ impl Publisher {
     }
 
     /// Sends one frame of what waits on a shard and goes one way.
-    async fn send(&mut self, (priority, shard, way, is_retained): (Priority, u16, Way, bool)) {
+    async fn send(&mut self, (priority, shard, way): (Priority, u16, Way)) {
         let (mut runs, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
         let (mut bytes, mut count, mut others, mut is_closed) = (0, 0, VecDeque::new(), false);
         let waiting = &mut self.waiting[priority as usize];
@@ -391,11 +391,13 @@ impl Publisher {
             let fits =
                 count == 0 || bytes + out.bytes <= FRAME_BYTES_SOFT && count + out.count <= FRAME_PUBLICATIONS_MAX;
             // Once one did not fit, or goes elsewhere to somebody who gets this too, no later one overtakes it.
-            if is_closed || !fits || !out.joins(shard, &way, is_retained) {
+            let joins = count == 0 || out.joins(shard, &way);
+            if is_closed || !fits || !joins {
                 is_closed |= out.shard == shard && (!fits || out.is_bound_by(&way));
                 others.push_back(out);
                 continue;
             }
+            is_closed |= out.is_retained;
             bytes += out.bytes;
             count += out.count;
             out.runs.into_iter().for_each(|run| append(&mut runs, run));

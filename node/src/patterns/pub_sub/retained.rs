@@ -14,7 +14,6 @@ use std::{
 
 use weft_protocol::{
     Pattern, PeerId, Subject, codec,
-    limits::CLOCK_SKEW_MS_MAX,
     patterns::pub_sub::{
         Attributes, Frame, Line,
         repair::{Original, PastFrame},
@@ -103,8 +102,9 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Takes in what a frame brought. Whether anything changed.
-    pub(super) fn take(&mut self, kept: &Arc<Kept>, candidates: Vec<Candidate>, now_ms: u64) -> bool {
+    /// Takes in what a frame brought, unless it was made after `latest_ms`: a calendar that is far ahead would keep everybody else from the
+    /// subject. Whether anything changed. What `own` node retains was acknowledged, and makes no room for others.
+    pub(super) fn take(&mut self, kept: &Arc<Kept>, candidates: Vec<Candidate>, latest_ms: u64, own: &PeerId) -> bool {
         let before = self.dirty.len();
         for candidate in candidates {
             let Candidate {
@@ -119,19 +119,17 @@ impl Retained {
                 is_empty,
                 kept: Arc::clone(kept),
             };
-            // A calendar that is far ahead would keep everybody else from the subject.
             let is_later = |known: &Value| (known.made_ms, known.place) < (value.made_ms, value.place);
-            if made_ms > now_ms + CLOCK_SKEW_MS_MAX || !self.values.get(&subject).is_none_or(is_later) {
+            if made_ms > latest_ms || !self.values.get(&subject).is_none_or(is_later) {
                 continue;
             }
             let publisher = value.publisher();
             self.values.insert(subject.clone(), value);
             self.dirty.insert(subject);
-            self.trim(
-                |value| value.publisher() == publisher && value.is_empty == is_empty,
-                OF_ONE_MAX,
-            );
-            self.trim(|_| true, OF_ALL_MAX);
+            let may_go = |value: &Value| value.is_empty || value.publisher() != *own;
+            let is_alike = |value: &Value| value.publisher() == publisher && value.is_empty == is_empty;
+            self.trim(|value| may_go(value) && is_alike(value), OF_ONE_MAX);
+            self.trim(may_go, OF_ALL_MAX);
         }
         self.dirty.len() > before
     }
@@ -162,8 +160,13 @@ impl Retained {
     pub(super) fn has_room(&self, publisher: &PeerId, subject: &Subject, bytes: usize) -> bool {
         let own = |value: &Value| value.publisher() == *publisher && !value.is_empty;
         let (count, held) = self.extent(own);
-        let is_new = !self.values.contains_key(subject);
+        let is_new = !self.values.get(subject).is_some_and(own);
         count + usize::from(is_new) <= OF_ONE_MAX.0 && held + bytes <= OF_ONE_MAX.1
+    }
+
+    /// When the value of a subject was made.
+    pub(super) fn made_ms(&self, subject: &Subject) -> Option<u64> {
+        Some(self.values.get(subject)?.made_ms)
     }
 
     /// The frames in which those of these subjects are, some more than once.
@@ -204,16 +207,16 @@ impl Keeper {
     pub(super) async fn write(&self) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
         let dirty = self.hub.lock().retained.take_dirty();
-        let batch = dirty.iter().fold(Batch::new(), |batch, (subject, kept)| {
-            let stored = kept.as_ref().and_then(|kept| {
-                let original = original(&self.hub, kept)?;
-                let line = *kept.line();
-                Some(codec::encode(&PastFrame { line, original }))
-            });
-            match stored {
-                Some(stored) => batch.put(key(subject), stored),
-                None => batch.delete(key(subject)),
-            }
+        let batch = dirty.iter().fold(Batch::new(), |batch, (subject, kept)| match kept {
+            None => batch.delete(key(subject)),
+            Some(kept) => match original(&self.hub, kept) {
+                Some(original) => {
+                    let line = *kept.line();
+                    batch.put(key(subject), codec::encode(&PastFrame { line, original }))
+                }
+                // Only a node that is in no mesh cannot sign.
+                None => batch,
+            },
         });
         let written = self.keyspace.commit(batch).await;
         if written.is_err() {
@@ -225,6 +228,9 @@ impl Keeper {
 
     /// Reads what was there before this run.
     pub(super) async fn read(&self) -> Result<(), StoreError> {
+        if self.hub.mesh_id().is_none() {
+            return Ok(());
+        }
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = self.keyspace.scan_prefix(PREFIX, after.as_deref(), PAGE).await?;
@@ -264,8 +270,9 @@ impl Keeper {
         let kept = Kept::new(line, &facts, self.hub.shared(&original.data));
         let kept = Arc::new(kept.gossiped(gossip_seq, Some(self.hub.shared(&original.signature))));
         let candidates = of_stretches(&kept, stretches.iter());
-        let now_ms = self.hub.clock.now_unix_ms();
-        self.hub.lock().retained.take(&kept, candidates, now_ms);
+        let own = self.hub.mesh.local_peer();
+        // Its time was looked at when it came.
+        self.hub.lock().retained.take(&kept, candidates, u64::MAX, &own);
         Some(())
     }
 
@@ -327,18 +334,19 @@ mod tests {
     }
 
     fn take(retained: &mut Retained, frame: (Arc<Kept>, Vec<Candidate>)) -> bool {
-        retained.take(&frame.0, frame.1, NOW_MS)
+        let own = SecretKey::from_bytes(&[9; 32]).public().peer_id();
+        retained.take(&frame.0, frame.1, NOW_MS, &own)
     }
 
     #[test]
     fn the_latest_counts_whoever_said_it_and_in_whatever_order_it_came() {
         let mut retained = Retained::default();
-        assert!(take(&mut retained, frame(1, "a", NOW_MS, 3, 1)));
+        assert!(take(&mut retained, frame(1, "a", NOW_MS - 1, 3, 1)));
         retained.take_dirty();
-        assert!(!take(&mut retained, frame(1, "a", NOW_MS - 1, 2, 1)), "an older one");
-        assert!(!take(&mut retained, frame(1, "a", NOW_MS, 3, 1)), "the same");
-        assert!(take(&mut retained, frame(2, "a", NOW_MS + 1, 1, 1)), "another's");
-        let far = frame(3, "a", NOW_MS + CLOCK_SKEW_MS_MAX + 1, 1, 1);
+        assert!(!take(&mut retained, frame(1, "a", NOW_MS - 2, 2, 1)), "an older one");
+        assert!(!take(&mut retained, frame(1, "a", NOW_MS - 1, 3, 1)), "the same");
+        assert!(take(&mut retained, frame(2, "a", NOW_MS, 1, 1)), "another's");
+        let far = frame(3, "a", NOW_MS + 3, 1, 1);
         assert!(!take(&mut retained, far), "a calendar that is wrong");
         let publisher = retained
             .matching(&"a".parse().unwrap())
@@ -368,11 +376,23 @@ mod tests {
                 .iter()
                 .any(|(subject, kept)| subject.as_str() == "theirs.4" && kept.is_none())
         );
+        // What this node retains makes no room.
+        for n in 0..OF_ONE_MAX.0 as u64 + 5 {
+            take(
+                &mut retained,
+                frame(9, &format!("own.{n}"), NOW_MS - 9000 + n, n + 1, 1),
+            );
+        }
+        let own = retained
+            .values
+            .keys()
+            .filter(|subject| subject.as_str().starts_with("own"));
+        assert_eq!(own.count(), OF_ONE_MAX.0 + 5);
         // By bytes as well.
         for n in 0..6 {
             take(
                 &mut retained,
-                frame(3, &format!("large.{n}"), NOW_MS + n, n + 1, 1_000_000),
+                frame(3, &format!("large.{n}"), NOW_MS - 6 + n, n + 1, 1_000_000),
             );
         }
         let large = retained

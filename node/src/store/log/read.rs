@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-/// How much is read from the disk at once.
+/// How much is read from the disk at once: four records of 64 KiB, and what is around them.
 const CHUNK_BYTES: usize = (256 << 10) + 4096;
 
 /// A record of a log.
@@ -321,5 +321,9 @@ fn read_chunk(
     chunk.resize(count.min(left), 0);
     let read = file.read_at(&mut chunk, offset)?;
     chunk.truncate(read);
+    // What is handed out is kept as long as any record of it.
+    if chunk.len() < chunk.capacity() / 2 {
+        chunk.shrink_to_fit();
+    }
     Ok(Bytes::from(chunk))
 }

@@ -109,6 +109,35 @@ async fn begin_anew(handle: &PubSubHandle) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_is_later_than_the_one_before_whatever_calendars_say_and_has_a_frame_of_its_own() {
+    let nodes = mesh(1).await;
+    let publisher = handle(&nodes[0]);
+    // The calendar stands, and they are handed in together.
+    let mut queued = Vec::new();
+    for n in 0..20 {
+        let options = PublishOptions {
+            retain: true,
+            ..PublishOptions::default()
+        };
+        let subject: Subject = format!("doors.{}", n % 10).parse().unwrap();
+        queued.push(publisher.enqueue(&subject, n.to_string(), options).await.unwrap());
+    }
+    for queued in queued {
+        queued.receipt().await.unwrap();
+    }
+    let expected: Vec<String> = (0..10).map(|n| format!("doors.{n} {}", n + 10)).collect();
+    assert_eq!(last(&publisher, "doors.*").await, expected);
+    let frames: std::collections::BTreeSet<u64> = {
+        let hub = publisher.hub.lock();
+        hub.retained
+            .matching(&"doors.*".parse().unwrap())
+            .map(|kept| kept.first_seq())
+            .collect()
+    };
+    assert_eq!(frames.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_refuses_to_retain_more_than_it_may() {
     let nodes = mesh(1).await;
     let publisher = handle(&nodes[0]);
