@@ -226,7 +226,11 @@ pub async fn join(globals: &Globals, args: JoinArgs) -> Result<(), NodeError> {
     let mut stdout = std::io::stdout().lock();
     let id = mesh.map(|m| m.id.to_string()).unwrap_or_default();
     let written = if globals.json {
-        let roles = node.trust().own_membership().map(|m| m.roles).unwrap_or_default();
+        let roles = node
+            .trust()
+            .own_membership()
+            .map(|m| m.roles.clone())
+            .unwrap_or_default();
         let joined =
             serde_json::json!({ "peer_id": node.trust().local_peer().to_string(), "mesh_id": id, "roles": roles });
         writeln!(stdout, "{joined}")

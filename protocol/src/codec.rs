@@ -36,17 +36,29 @@ pub trait Wire: Sized + Encode<()> + for<'b> Decode<'b, ()> {
         Ok(())
     }
 
+    /// About how many bytes the encoding has, where that is known beforehand: so much room is made for it.
+    fn bytes_expected(&self) -> usize {
+        0
+    }
+
     /// The encoding, without checks: for values that are known to be valid.
     fn to_bytes(&self) -> Vec<u8> {
-        encode(self)
+        let mut bytes = Vec::with_capacity(self.bytes_expected());
+        append(self, &mut bytes);
+        bytes
     }
 
     /// The encoding of a value that may have been put together by an application: refused here rather than by the receiver.
     fn to_checked_bytes(&self) -> Result<Vec<u8>, DecodeError> {
         self.check()?;
-        let bytes = encode(self);
+        let bytes = self.to_bytes();
         at_most(Self::WHAT, bytes.len(), Self::BYTES_MAX)?;
         Ok(bytes)
+    }
+
+    /// [`Wire::from_bytes`] of bytes that are not needed any more: a kind that is mostly one string of bytes keeps them for it.
+    fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        Self::from_bytes(&bytes)
     }
 
     /// Reads and checks what a peer sent.
@@ -79,6 +91,36 @@ pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8], limit: usize, what: &'stat
         return Err(DecodeError::malformed(what, "it has more parts than were read"));
     }
     Ok(value)
+}
+
+/// The same, of which one string of bytes is left where it is: `read` reads an array's entries, the string with [`Left::take`].
+pub(crate) fn decode_around<T>(
+    bytes: Vec<u8>,
+    limit: usize,
+    what: &'static str,
+    read: impl FnOnce(&mut minicbor::Decoder<'_>, &mut Left) -> Result<T, minicbor::decode::Error>,
+) -> Result<(T, Vec<u8>), DecodeError> {
+    at_most(what, bytes.len(), limit)?;
+    scan::scan(&bytes).map_err(|reason| DecodeError::malformed(what, reason))?;
+    let mut left = Left(0..0);
+    let mut decoder = minicbor::Decoder::new(&bytes);
+    let value = read(&mut decoder, &mut left).map_err(|error| convert(&error, what))?;
+    let mut bytes = bytes;
+    bytes.truncate(left.0.end);
+    bytes.drain(..left.0.start);
+    Ok((value, bytes))
+}
+
+/// Where the string is that [`decode_around`] leaves.
+pub(crate) struct Left(std::ops::Range<usize>);
+
+impl Left {
+    /// It comes next.
+    pub(crate) fn take(&mut self, decoder: &mut minicbor::Decoder<'_>) -> Result<(), minicbor::decode::Error> {
+        let length = decoder.bytes()?.len();
+        self.0 = decoder.position() - length..decoder.position();
+        Ok(())
+    }
 }
 
 /// A field's own [`DecodeError`] travels inside the decoder's error; anything else is a malformed `what`.

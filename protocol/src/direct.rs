@@ -4,7 +4,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::codec::Wire;
+use crate::codec::{Wire, decode_around, frame};
 use crate::error::{DecodeError, at_most};
 use crate::hello::{Hello, Refusal};
 use crate::limits::{CALL_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
@@ -14,6 +14,9 @@ use crate::name::{check_text, reason};
 pub const DIRECT_PROTOCOL: &str = "/weft/direct/1";
 /// The longest payload, in bytes.
 pub const DIRECT_PAYLOAD_BYTES_MAX: usize = CALL_BYTES_MAX - HELLO_BYTES_MAX - 64;
+
+/// What a greeting takes, most often.
+const OTHER_BYTES: usize = 160;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -29,6 +32,22 @@ pub struct DirectRequest {
 impl Wire for DirectRequest {
     const WHAT: &'static str = "direct request";
     const BYTES_MAX: usize = CALL_BYTES_MAX;
+
+    fn bytes_expected(&self) -> usize {
+        self.payload.len() + OTHER_BYTES
+    }
+
+    fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        let (hello, payload) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
+            entries(decoder, 2)?;
+            let hello = decoder.decode()?;
+            left.take(decoder)?;
+            Ok(hello)
+        })?;
+        let request = Self { hello, payload };
+        request.check()?;
+        Ok(request)
+    }
 
     fn check(&self) -> Result<(), DecodeError> {
         self.hello.check()?;
@@ -59,6 +78,11 @@ pub enum DirectReply {
 }
 
 impl DirectReply {
+    /// A pattern's answer.
+    pub fn answer(payload: Vec<u8>) -> Self {
+        Self::Answer { payload }
+    }
+
     /// A refusal whose detail is cut to what may be sent.
     pub fn refused(why: Refusal, detail: &str) -> Self {
         Self::Refused {
@@ -71,6 +95,29 @@ impl DirectReply {
 impl Wire for DirectReply {
     const WHAT: &'static str = "direct reply";
     const BYTES_MAX: usize = CALL_BYTES_MAX;
+
+    fn bytes_expected(&self) -> usize {
+        match self {
+            Self::Answer { payload } => payload.len() + 16,
+            Self::Refused { detail, .. } => detail.len() + 16,
+        }
+    }
+
+    fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        // An answer begins with these two, whatever comes with later versions.
+        if bytes.get(1) != Some(&0) {
+            return Self::from_bytes(&bytes);
+        }
+        let ((), payload) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
+            entries(decoder, 2)?;
+            decoder.u32()?;
+            entries(decoder, 1)?;
+            left.take(decoder)
+        })?;
+        let reply = Self::Answer { payload };
+        reply.check()?;
+        Ok(reply)
+    }
 
     fn check(&self) -> Result<(), DecodeError> {
         match self {
@@ -96,11 +143,116 @@ pub struct LaneFrame {
     pub body: Vec<u8>,
 }
 
+impl LaneFrame {
+    /// Appends the frame with its length in front to `frames`, without a copy in between.
+    pub fn append(id: u64, body: &[u8], frames: &mut Vec<u8>) {
+        let length = 1 + head_bytes(id) + head_bytes(body.len() as u64) + body.len();
+        frame::append_prefix(length, frames);
+        let mut encoder = minicbor::Encoder::new(frames);
+        encoder
+            .array(2)
+            .and_then(|encoder| encoder.u64(id))
+            .and_then(|encoder| encoder.bytes(body))
+            .expect("invariant: writing to a Vec does not fail");
+    }
+}
+
+/// The bytes of an integer, or of what stands in front of a string, in deterministic CBOR.
+fn head_bytes(argument: u64) -> usize {
+    match argument {
+        0..24 => 1,
+        24..0x100 => 2,
+        0x100..0x1_0000 => 3,
+        0x1_0000..0x1_0000_0000 => 5,
+        _ => 9,
+    }
+}
+
+/// An array of at least so many entries; those of later versions come behind.
+fn entries(decoder: &mut minicbor::Decoder<'_>, least: u64) -> Result<(), minicbor::decode::Error> {
+    match decoder.array()? {
+        Some(count) if count >= least => Ok(()),
+        _ => Err(minicbor::decode::Error::message("it has too few parts")),
+    }
+}
+
 impl Wire for LaneFrame {
     const WHAT: &'static str = "lane frame";
     const BYTES_MAX: usize = CALL_BYTES_MAX + 32;
 
+    fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        let (id, body) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
+            entries(decoder, 2)?;
+            let id = decoder.u64()?;
+            left.take(decoder)?;
+            Ok(id)
+        })?;
+        let frame = Self { id, body };
+        frame.check()?;
+        Ok(frame)
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
         at_most("body", self.body.len(), CALL_BYTES_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Verb;
+
+    /// Reads the same from a slice and from a vector: the same value, or from neither one.
+    fn same<T: Wire + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
+        let (slice, vector) = (T::from_bytes(bytes), T::from_vec(bytes.to_vec()));
+        assert_eq!(
+            slice.as_ref().ok(),
+            vector.as_ref().ok(),
+            "{bytes:02x?}: {slice:?}, {vector:?}"
+        );
+        slice.is_ok()
+    }
+
+    /// Every byte of `bytes` changed in some ways, some left out, some more of them.
+    fn around<T: Wire + PartialEq + std::fmt::Debug>(value: &T) {
+        let bytes = value.to_bytes();
+        assert!(same::<T>(&bytes));
+        for at in 0..bytes.len() {
+            same::<T>(&bytes[..at]);
+            for change in [1_u8, 2, 0x1f, 0x20, 0x40, 0x80, 0xff] {
+                let mut other = bytes.clone();
+                other[at] ^= change;
+                same::<T>(&other);
+            }
+            let mut longer = bytes.clone();
+            longer.insert(at, 0x00);
+            same::<T>(&longer);
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_place_is_what_is_read_with_a_copy() {
+        let hello = Hello::new("request_response", Verb::Call, "orders");
+        for payload in [vec![], vec![7; 23], vec![8; 300]] {
+            around(&DirectRequest {
+                hello: hello.clone(),
+                payload: payload.clone(),
+            });
+            around(&DirectReply::answer(payload.clone()));
+            for id in [0, 23, 24, 255, 256, 70_000, 1 << 32, u64::MAX] {
+                let frame = LaneFrame {
+                    id,
+                    body: payload.clone(),
+                };
+                let mut appended = Vec::new();
+                LaneFrame::append(id, &payload, &mut appended);
+                assert_eq!(appended, frame::encode(&frame.to_bytes()));
+                around(&frame);
+            }
+        }
+        around(&DirectReply::refused(Refusal::Busy, "no room"));
+        // A later version's further entries are passed over.
+        let longer = [0x83, 0x05, 0x42, 1, 2, 0x01];
+        assert!(same::<LaneFrame>(&longer));
     }
 }

@@ -7,6 +7,9 @@ use weft_protocol::{DecodeError, Wire, codec::frame};
 
 use crate::error::{ErrorKind, Kind};
 
+/// So much room is made before anything of it has come.
+const STEP_BYTES: usize = 64 << 10;
+
 /// A frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,7 +59,7 @@ pub async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), body: &[u8]) ->
 /// What the stream says; a message that is too large (before it is read) or malformed.
 pub async fn read<T: Wire>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>, FrameError> {
     match read_bytes(stream, T::BYTES_MAX).await? {
-        Some(bytes) => Ok(Some(T::from_bytes(&bytes)?)),
+        Some(bytes) => Ok(Some(T::from_vec(bytes)?)),
         None => Ok(None),
     }
 }
@@ -77,17 +80,18 @@ pub(super) async fn read_length(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> Result<Option<usize>, FrameError> {
-    let mut prefix = Vec::with_capacity(frame::PREFIX_BYTES_MAX);
+    let mut prefix = [0; frame::PREFIX_BYTES_MAX];
+    let mut count = 0;
     loop {
-        let mut byte = [0];
-        if stream.read(&mut byte).await? == 0 {
-            if prefix.is_empty() {
+        // Five bytes are a whole prefix or an error.
+        if stream.read(&mut prefix[count..=count]).await? == 0 {
+            if count == 0 {
                 return Ok(None);
             }
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        prefix.push(byte[0]);
-        if let Some((length, _)) = frame::decode_prefix(&prefix, limit)? {
+        count += 1;
+        if let Some((length, _)) = frame::decode_prefix(&prefix[..count], limit)? {
             return Ok(Some(length));
         }
     }
@@ -97,10 +101,10 @@ pub(super) async fn read_length(
 pub(super) async fn read_body(stream: &mut (impl AsyncRead + Unpin), length: usize) -> Result<Vec<u8>, FrameError> {
     let mut body = Vec::new();
     // Grows with what arrives, not with what is claimed.
-    let mut limited = stream.take(length as u64);
-    limited.read_to_end(&mut body).await?;
-    if body.len() < length {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    while body.len() < length {
+        let start = body.len();
+        body.resize(length.min(start + STEP_BYTES), 0);
+        stream.read_exact(&mut body[start..]).await?;
     }
     Ok(body)
 }

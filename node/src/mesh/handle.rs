@@ -22,7 +22,7 @@ use super::{
     driver::Command,
     frames,
     gossip::Original,
-    inbound::{InboundRequest, InboundStream, stream_protocol},
+    inbound::{InboundStream, RequestDoor, stream_protocol},
     lanes::Lanes,
     notes::{Noted, Notes},
     peers::PeerTable,
@@ -192,8 +192,8 @@ pub struct MeshState {
 pub struct PatternDoors {
     /// Streams whose greeting was accepted.
     pub streams: mpsc::Receiver<Box<InboundStream>>,
-    /// Unary requests whose greeting was accepted.
-    pub requests: mpsc::Receiver<Box<InboundRequest>>,
+    /// How unary requests whose greeting was accepted are answered.
+    pub requests: RequestDoor,
 }
 
 /// A cloneable handle on the mesh.
@@ -308,11 +308,12 @@ impl Mesh {
                 Some(lane) => match lane.request(bytes).await {
                     Ok(answer) => answer?,
                     // The lane ended at this very moment, before it took the request.
-                    Err(bytes) => self.request_without_lane(peer, bytes).await?,
+                    Err(bytes) => Box::pin(self.request_without_lane(peer, bytes)).await?,
                 },
-                None => self.request_without_lane(peer, bytes).await?,
+                // Seldom, and large.
+                None => Box::pin(self.request_without_lane(peer, bytes)).await?,
             };
-            match DirectReply::from_bytes(&bytes) {
+            match DirectReply::from_vec(bytes) {
                 Ok(DirectReply::Answer { payload }) => Ok(payload),
                 Ok(DirectReply::Refused { reason, detail }) => Err(MeshError::Refused { peer, reason, detail }),
                 Err(error) => Err(MeshError::Broken {

@@ -7,14 +7,16 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::Future,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use libp2p::{PeerId, StreamProtocol};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::Instrument as _;
 use weft_protocol::{
@@ -29,12 +31,12 @@ use super::{
 };
 use crate::{
     telemetry::{metrics::MeshCounters, trace},
-    trust::Trust,
+    trust::{Rule, Trust},
 };
 
 /// How long a greeting may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Streams and requests waiting for a pattern to take them.
+/// Streams waiting for a pattern to take them.
 pub(crate) const DOOR_QUEUE_MAX: usize = 256;
 /// How long a pattern's full queue is waited for before the answer is `Busy`.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
@@ -89,33 +91,56 @@ pub struct InboundRequest {
     pub deadline: Instant,
     /// The span that continues the caller's trace.
     pub span: tracing::Span,
-    reply: Option<oneshot::Sender<DirectReply>>,
 }
 
-impl InboundRequest {
-    /// Answers.
-    pub fn answer(mut self, payload: Vec<u8>) {
-        self.reply_with(DirectReply::Answer { payload });
-    }
+/// How a pattern answers unary requests.
+pub trait Answers: Send + Sync + 'static {
+    /// The answer to one request, or why there is none.
+    ///
+    /// It is polled in the task that reads from the connection, together with other requests: it must not block, and what takes much
+    /// of a processor belongs into a task of the pattern's. Dropped when the deadline has passed or the asker is gone.
+    fn answer(&self, request: InboundRequest) -> impl Future<Output = DirectReply> + Send;
+}
 
-    /// Refuses.
-    pub fn refuse(mut self, reason: Refusal, detail: &str) {
-        self.reply_with(DirectReply::refused(reason, detail));
-    }
+/// The same without its type.
+trait DynAnswers: Send + Sync {
+    fn answer(&self, request: InboundRequest) -> BoxFuture<'_, DirectReply>;
+}
 
-    fn reply_with(&mut self, reply: DirectReply) {
-        if let Some(sender) = self.reply.take() {
-            let _ = sender.send(reply);
-        }
+impl<A: Answers> DynAnswers for A {
+    fn answer(&self, request: InboundRequest) -> BoxFuture<'_, DirectReply> {
+        Box::pin(Answers::answer(self, request))
     }
 }
 
-impl Drop for InboundRequest {
+/// For patterns that take none.
+struct NoRequests;
+
+impl Answers for NoRequests {
+    async fn answer(&self, _: InboundRequest) -> DirectReply {
+        DirectReply::refused(Refusal::Unknown, "this pattern takes no requests")
+    }
+}
+
+/// Where a pattern says how it answers unary requests. Dropped unused, there are no answers.
+pub struct RequestDoor(Arc<SetOnce<Box<dyn DynAnswers>>>);
+
+impl RequestDoor {
+    /// Answers from now on, also what has come already.
+    pub fn open(self, answers: impl Answers) {
+        let _ = self.0.set(Box::new(answers));
+    }
+}
+
+impl Drop for RequestDoor {
     fn drop(&mut self) {
-        self.reply_with(DirectReply::refused(
-            Refusal::Closing,
-            "the request was dropped unanswered",
-        ));
+        let _ = self.0.set(Box::new(NoRequests));
+    }
+}
+
+impl fmt::Debug for RequestDoor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestDoor").finish_non_exhaustive()
     }
 }
 
@@ -126,22 +151,25 @@ pub(crate) struct Permits(
 );
 
 /// Where one pattern takes what comes. Boxed: a channel takes memory for thirty-two at once, were there ever one or none.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Door {
     streams: mpsc::Sender<Box<InboundStream>>,
-    requests: mpsc::Sender<Box<InboundRequest>>,
+    requests: Arc<SetOnce<Box<dyn DynAnswers>>>,
 }
 
 impl Door {
     /// A door and the pattern's side of it.
     pub(crate) fn new() -> (Door, super::PatternDoors) {
         let (streams, streams_out) = mpsc::channel(DOOR_QUEUE_MAX);
-        let (requests, requests_out) = mpsc::channel(DOOR_QUEUE_MAX);
+        let requests = Arc::new(SetOnce::new());
         (
-            Door { streams, requests },
+            Door {
+                streams,
+                requests: Arc::clone(&requests),
+            },
             super::PatternDoors {
                 streams: streams_out,
-                requests: requests_out,
+                requests: RequestDoor(requests),
             },
         )
     }
@@ -275,9 +303,8 @@ impl DoorKeeper {
         }
     }
 
-    /// Judges and serves one unary request; the answer, whatever it is, is returned, to be written and dropped. Runs in a task of
-    /// its own.
-    pub(crate) async fn serve_request(self, peer: PeerId, bytes: Vec<u8>) -> Weighed {
+    /// Judges and serves one unary request; the answer, whatever it is, is returned, to be written and dropped.
+    pub(crate) async fn serve_request(&self, peer: PeerId, bytes: Vec<u8>) -> Weighed {
         let mut weight = self.scales.weigh(peer, bytes.len());
         let reply = if weight.is_some() {
             self.serve_weighed(peer, bytes).await
@@ -305,14 +332,13 @@ impl DoorKeeper {
         let Some(_place) = self.place(peer, Place::Request) else {
             return self.refused(Refusal::Busy, "too many requests of yours are being served");
         };
-        let DirectRequest { hello, payload } = match DirectRequest::from_bytes(&bytes) {
+        let DirectRequest { hello, payload } = match DirectRequest::from_vec(bytes) {
             Ok(request) => request,
             Err(error @ weft_protocol::DecodeError::Version { .. }) => {
                 return self.refused(Refusal::Version, &error.to_string());
             }
             Err(error) => return self.refused(Refusal::Malformed, &error.to_string()),
         };
-        drop(bytes);
         let (door, span) = match self.judge(&peer, &hello) {
             Ok(judged) => judged,
             Err((reason, detail)) => return self.refused(reason, &detail),
@@ -321,36 +347,43 @@ impl DoorKeeper {
             .deadline_ms
             .map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let deadline = Instant::now() + within;
-        let (reply, answer) = oneshot::channel();
-        let Ok(Ok(slot)) = timeout(QUEUE_PATIENCE.min(within), door.requests.reserve()).await else {
-            return self.refused(Refusal::Busy, "the pattern is busy");
+        let answering = async {
+            // A pattern that is just starting is waited for.
+            let answers = match door.requests.get() {
+                Some(answers) => answers,
+                None => door.requests.wait().await,
+            };
+            let request = InboundRequest {
+                peer,
+                hello,
+                payload,
+                deadline,
+                span: span.clone(),
+            };
+            answers.answer(request).await
         };
-        slot.send(Box::new(InboundRequest {
-            peer,
-            hello,
-            payload,
-            deadline,
-            span: span.clone(),
-            reply: Some(reply),
-        }));
-        match tokio::time::timeout_at(deadline, answer).instrument(span).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => self.refused(Refusal::Closing, "the pattern is stopping"),
+        match timeout_at(deadline, answering.instrument(span.clone())).await {
+            Ok(reply) => reply,
             Err(_) => self.refused(Refusal::Deadline, "no answer before the deadline"),
         }
     }
 
     fn judge(&self, peer: &PeerId, hello: &Hello) -> Result<(Door, tracing::Span), (Refusal, String)> {
-        if !self.trust.is_member(peer) {
-            return Err((Refusal::NotMember, "no membership was proven".to_owned()));
-        }
+        let not_member = || (Refusal::NotMember, "no membership was proven".to_owned());
         let Some(door) = self.doors.get(&hello.pattern) else {
-            return Err((Refusal::Unknown, format!("no pattern {} here", hello.pattern)));
+            // What is here is nobody's business who does not belong.
+            return Err(match self.trust.is_member(peer) {
+                true => (Refusal::Unknown, format!("no pattern {} here", hello.pattern)),
+                false => not_member(),
+            });
         };
         let malformed = |e: weft_protocol::DecodeError| (Refusal::Malformed, e.to_string());
         let resource = hello.subject().map_err(malformed)?;
         let tokens = hello.capability_tokens().map_err(malformed)?;
         let decision = self.trust.check(peer, hello.verb, &resource, &tokens);
+        if matches!(decision.rule, Rule::NotAMember | Rule::Revoked) {
+            return Err(not_member());
+        }
         if !decision.allowed {
             tracing::info!(%peer, verb = %hello.verb, resource = resource.as_str(), rule = ?decision.rule, "denied");
             return Err((Refusal::Denied, decision.because.join("; ")));

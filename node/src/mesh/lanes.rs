@@ -19,7 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use weft_protocol::{Wire as _, codec::frame, direct::LaneFrame};
+use weft_protocol::direct::LaneFrame;
 
 use super::{
     MeshError,
@@ -51,11 +51,10 @@ struct Request {
 }
 
 /// The way to one peer.
-#[derive(Clone)]
 pub(crate) struct Lane {
     peer: PeerId,
     requests: mpsc::Sender<Request>,
-    in_flight: Arc<Semaphore>,
+    in_flight: Semaphore,
 }
 
 impl Lane {
@@ -76,7 +75,7 @@ impl Lane {
 
 enum Slot {
     Opening,
-    Open(Lane),
+    Open(Arc<Lane>),
     /// The peer does not know lanes.
     Without,
 }
@@ -87,9 +86,9 @@ pub(crate) struct Lanes(Arc<Mutex<HashMap<PeerId, (ConnectionId, Slot)>>>);
 
 impl Lanes {
     /// The lane to a peer, if there is one.
-    pub(crate) fn get(&self, peer: &PeerId) -> Option<Lane> {
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<Arc<Lane>> {
         match self.lock().get(peer) {
-            Some((_, Slot::Open(lane))) => Some(lane.clone()),
+            Some((_, Slot::Open(lane))) => Some(Arc::clone(lane)),
             _ => None,
         }
     }
@@ -124,10 +123,10 @@ impl Lanes {
         let lane = Lane {
             peer,
             requests,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
         };
         match self.lock().get_mut(&peer) {
-            Some((current, slot)) if *current == connection => *slot = Slot::Open(lane),
+            Some((current, slot)) if *current == connection => *slot = Slot::Open(Arc::new(lane)),
             // Something better came in between.
             _ => return,
         }
@@ -242,7 +241,7 @@ async fn write_requests(
         while let Some(Request { body, answer }) = next {
             if !answer.is_closed() {
                 waiting.insert(next_id, answer);
-                frame::append(&LaneFrame { id: next_id, body }.to_bytes(), &mut buffer);
+                LaneFrame::append(next_id, &body, &mut buffer);
                 next_id += 1;
             }
             next = (buffer.len() < GATHER_BYTES).then(|| queue.try_recv().ok()).flatten();
@@ -275,8 +274,8 @@ pub(crate) async fn answer(door: DoorKeeper, peer: PeerId, stream: MeshStream) -
     let reader = (Lean::new(reader), Arc::new(Semaphore::new(SERVED_BYTES_MAX)));
     let requests = futures::stream::try_unfold(reader, next_request);
     // All in this task: what takes long is done in tasks of the patterns.
+    let (door, replies) = (&door, &replies);
     let serving = requests.map_ok(|(id, body, weight)| {
-        let (door, replies) = (door.clone(), replies.clone());
         async move {
             let reply = door.serve_request(peer, body).await;
             drop(weight);
@@ -315,13 +314,13 @@ async fn write_answers(
     while let Some(first) = ready.recv().await {
         let (reply, weight) = *first;
         buffer.clear();
-        frame::append(&reply.to_bytes(), &mut buffer);
+        LaneFrame::append(reply.id, &reply.body, &mut buffer);
         let mut weights = vec![weight];
         while buffer.len() < GATHER_BYTES
             && let Ok(next) = ready.try_recv()
         {
             let (reply, weight) = *next;
-            frame::append(&reply.to_bytes(), &mut buffer);
+            LaneFrame::append(reply.id, &reply.body, &mut buffer);
             weights.push(weight);
         }
         for part in buffer.chunks(GATHER_BYTES) {

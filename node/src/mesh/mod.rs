@@ -49,7 +49,7 @@ pub use handle::{
     Gossip, Mesh, MeshError, MeshState, PatternDoors, Probe, Published, Reachability, RelayInfo, Validation,
 };
 pub(crate) use inbound::Door;
-pub use inbound::{InboundRequest, InboundStream};
+pub use inbound::{Answers, InboundRequest, InboundStream, RequestDoor};
 pub use notes::Noted;
 pub use peers::{Carrier, ConnectionInfo, PeerInfo, PeerTable};
 pub use sources::SourceLimits;

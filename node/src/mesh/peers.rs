@@ -170,7 +170,12 @@ impl PeerTable {
 
     /// One member.
     pub fn get(&self, peer: &PeerId) -> Option<PeerInfo> {
-        self.read(|p| p.get(peer).cloned())
+        self.look(peer, PeerInfo::clone)
+    }
+
+    /// Something of one, without a copy of the rest.
+    pub fn look<T>(&self, peer: &PeerId, look: impl FnOnce(&PeerInfo) -> T) -> Option<T> {
+        self.read(|peers| peers.get(peer).map(look))
     }
 
     /// Changes whenever somebody comes or goes.

@@ -13,9 +13,9 @@ use libp2p::{
     PeerId, StreamProtocol, Swarm, request_response,
     swarm::{self, SwarmEvent, dial_opts::DialOpts},
 };
-use weft_protocol::{Hello, HelloReply, Refusal, Verb};
+use weft_protocol::{Hello, HelloReply, Refusal, Verb, direct::DirectReply};
 
-use super::{MeshError, frames, streams};
+use super::{Answers, InboundRequest, MeshError, frames, streams};
 use crate::{
     context::{Context, greeting},
     error::NodeError,
@@ -40,31 +40,31 @@ impl Pattern for Echo {
         let tasks = context.tasks.child();
         let held = Arc::new(Mutex::new(Vec::new()));
         let mesh = context.mesh.clone();
+        context.doors.requests.open(EchoRequests(Arc::clone(&self.seen)));
         context.tasks.spawn("echo", async move {
-            loop {
-                tokio::select! {
-                    Some(mut inbound) = context.doors.streams.recv() => {
-                        self.seen.fetch_add(1, Ordering::SeqCst);
-                        let (hold, held) = (self.hold, Arc::clone(&held));
-                        tasks.spawn("echo-one", async move {
-                            if let Ok(Some(bytes)) = frames::read_bytes(&mut inbound.stream, 1 << 20).await {
-                                let _ = frames::write_bytes(&mut inbound.stream, &bytes).await;
-                            }
-                            if hold {
-                                held.lock().unwrap().push(inbound);
-                            }
-                        });
+            while let Some(mut inbound) = context.doors.streams.recv().await {
+                self.seen.fetch_add(1, Ordering::SeqCst);
+                let (hold, held) = (self.hold, Arc::clone(&held));
+                tasks.spawn("echo-one", async move {
+                    if let Ok(Some(bytes)) = frames::read_bytes(&mut inbound.stream, 1 << 20).await {
+                        let _ = frames::write_bytes(&mut inbound.stream, &bytes).await;
                     }
-                    Some(request) = context.doors.requests.recv() => {
-                        self.seen.fetch_add(1, Ordering::SeqCst);
-                        let payload = request.payload.clone();
-                        request.answer(payload);
+                    if hold {
+                        held.lock().unwrap().push(inbound);
                     }
-                    else => return,
-                }
+                });
             }
         });
         Ok(mesh)
+    }
+}
+
+struct EchoRequests(Arc<AtomicUsize>);
+
+impl Answers for EchoRequests {
+    async fn answer(&self, request: InboundRequest) -> DirectReply {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        DirectReply::answer(request.payload)
     }
 }
 

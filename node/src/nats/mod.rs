@@ -38,6 +38,7 @@ use std::{
 
 use weft_protocol::{
     Refusal, Subject, Verb, Wire as _,
+    direct::DirectReply,
     patterns::nats::{NatsItems, NatsReached, PATTERN_ID},
 };
 
@@ -51,7 +52,7 @@ use crate::{
     config::{NatsConfig, Toggle},
     context::Context,
     error::NodeError,
-    mesh::{InboundRequest, Mesh, PatternDoors},
+    mesh::{Answers, InboundRequest, Mesh},
     pattern::Pattern,
     patterns::{pub_sub::PubSubHandle, request_response::RequestResponseHandle},
     platform::Entropy,
@@ -171,7 +172,7 @@ impl Pattern for Nats {
             metrics,
             door: OnceLock::new(),
         });
-        tasks.spawn("nats-doors", take_items(doors, Arc::clone(&inner)));
+        doors.requests.open(TakesItems(Arc::clone(&inner)));
         Ok(NatsHandle { inner })
     }
 }
@@ -218,38 +219,28 @@ impl NatsHandle {
 }
 
 /// Takes in what other nodes' doors send.
-async fn take_items(mut doors: PatternDoors, inner: Arc<Inner>) {
-    loop {
-        tokio::select! {
-            biased;
-            request = doors.requests.recv() => match request {
-                Some(request) => take_request(&inner, request),
-                None => return,
-            },
-            // Nothing is asked of this pattern by streams.
-            stream = doors.streams.recv() => if stream.is_none() { return },
-        }
-    }
-}
+struct TakesItems(Arc<Inner>);
 
-fn take_request(inner: &Inner, request: Box<InboundRequest>) {
-    let Some(door) = inner.door.get().and_then(Weak::upgrade) else {
-        return request.refuse(Refusal::Unknown, "no NATS door is open here");
-    };
-    let items = match NatsItems::from_bytes(&request.payload) {
-        Ok(items) => items,
-        Err(error) => return request.refuse(Refusal::Malformed, &error.to_string()),
-    };
-    // The right was checked for what the greeting names: the items must not be about something else. They are about one thing.
-    let is_named = items
-        .0
-        .first()
-        .is_some_and(|item| item.resource() == request.hello.resource);
-    if !is_named || request.hello.verb != Verb::Publish {
-        return request.refuse(Refusal::Malformed, "the greeting is about something else");
+impl Answers for TakesItems {
+    async fn answer(&self, request: InboundRequest) -> DirectReply {
+        let Some(door) = self.0.door.get().and_then(Weak::upgrade) else {
+            return DirectReply::refused(Refusal::Unknown, "no NATS door is open here");
+        };
+        let items = match NatsItems::from_bytes(&request.payload) {
+            Ok(items) => items,
+            Err(error) => return DirectReply::refused(Refusal::Malformed, &error.to_string()),
+        };
+        // The right was checked for what the greeting names: the items must not be about something else. They are about one thing.
+        let is_named = items
+            .0
+            .first()
+            .is_some_and(|item| item.resource() == request.hello.resource);
+        if !is_named || request.hello.verb != Verb::Publish {
+            return DirectReply::refused(Refusal::Malformed, "the greeting is about something else");
+        }
+        let reached = items.0.iter().map(|item| door.take_item(request.peer, item)).collect();
+        DirectReply::answer(NatsReached(reached).to_bytes())
     }
-    let reached = items.0.iter().map(|item| door.take_item(request.peer, item)).collect();
-    request.answer(NatsReached(reached).to_bytes());
 }
 
 /// The error of a subject that the mesh does not carry, checked here in one place. Text that is not UTF-8 is none.

@@ -144,7 +144,7 @@ impl Trust {
         match own {
             Ok(own) => {
                 state.members.insert(own.key, self.kept(own.clone()));
-                state.own = Some(own);
+                state.own = Some(std::sync::Arc::new(own));
             }
             Err(error) => {
                 tracing::warn!(%error, "this node's own certificate is not valid");
@@ -314,7 +314,7 @@ impl Trust {
         if state.chain.is_empty() {
             return None;
         }
-        state.own.as_ref().map(Membership::renew_at_ms)
+        state.own.as_ref().map(|own| own.renew_at_ms())
     }
 }
 

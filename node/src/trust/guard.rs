@@ -79,6 +79,17 @@ pub struct HeldToken {
     pub effective: Effective,
 }
 
+fn shared_role<'a>(member: &'a Membership, own_roles: &[String]) -> Option<&'a String> {
+    member.roles.iter().find(|role| own_roles.contains(role))
+}
+
+/// The decision where a role that both have is enough.
+fn free_by_role(member: &Membership, own_roles: &[String], verb: Verb) -> Option<Decision> {
+    let role = shared_role(member, own_roles).filter(|_| ROLE_VERBS.contains(&verb))?;
+    let because = format!("both have the role {role}, within which {verb} is free");
+    Some(Decision::new(true, Rule::SameRole, because))
+}
+
 impl Trust {
     /// Decides what a peer may do here, given the capabilities it presents.
     pub fn check(&self, peer: &PeerId, verb: Verb, resource: &Subject, presented: &[CapabilityToken]) -> Decision {
@@ -91,15 +102,22 @@ impl Trust {
         if self.is_revoked(&key) {
             return Decision::new(false, Rule::Revoked, format!("{peer} is revoked"));
         }
-        let Some(member) = self.member(peer) else {
-            return Decision::new(
+        let own = self.own_membership();
+        let own_roles = own.as_ref().map(|m| m.roles.as_slice()).unwrap_or_default();
+        // What most acts rest on, without a copy of all that is known of the member.
+        let free = self.with_member(peer, |member| free_by_role(member, own_roles, verb));
+        match free {
+            None => Decision::new(
                 false,
                 Rule::NotAMember,
                 format!("{peer} has shown no valid certificate"),
-            );
-        };
-        let own_roles = self.own_membership().map(|m| m.roles).unwrap_or_default();
-        self.decide(&member, &own_roles, verb, resource, presented)
+            ),
+            Some(Some(decision)) => decision,
+            Some(None) => match self.member(peer) {
+                Some(member) => self.decide(&member, own_roles, verb, resource, presented),
+                None => Decision::new(false, Rule::NotAMember, format!("{peer} is no member any more")),
+            },
+        }
     }
 
     fn decide(
@@ -110,17 +128,12 @@ impl Trust {
         resource: &Subject,
         presented: &[CapabilityToken],
     ) -> Decision {
+        if let Some(decision) = free_by_role(member, own_roles, verb) {
+            return decision;
+        }
         let what = format!("{verb} on {}", resource.as_str());
         let mut because = Vec::new();
-        let shared: Vec<&String> = member.roles.iter().filter(|r| own_roles.contains(r)).collect();
-        if let Some(role) = shared.first().filter(|_| ROLE_VERBS.contains(&verb)) {
-            return Decision::new(
-                true,
-                Rule::SameRole,
-                format!("both have the role {role}, within which {verb} is free"),
-            );
-        }
-        because.push(if shared.is_empty() {
+        because.push(if shared_role(member, own_roles).is_none() {
             format!("no role in common: it has {:?}, this node {own_roles:?}", member.roles)
         } else {
             format!("{verb} is not free between members of one role")
@@ -197,7 +210,7 @@ impl Trust {
             let because = format!("{verb} rests on each member's certificate; no role carries it");
             return Decision::new(false, Rule::None, because);
         }
-        let own_roles = self.own_membership().map(|m| m.roles).unwrap_or_default();
+        let own_roles = self.own_membership().map(|m| m.roles.clone()).unwrap_or_default();
         if own_roles.iter().any(|own| own == role) && ROLE_VERBS.contains(&verb) {
             let because = format!("this node has the role {role} too, within which {verb} is free");
             return Decision::new(true, Rule::SameRole, because);
@@ -311,7 +324,7 @@ impl Trust {
         if self.state().tokens.is_empty() {
             return Vec::new();
         }
-        let roles = self.own_membership().map(|m| m.roles).unwrap_or_default();
+        let roles = self.own_membership().map(|m| m.roles.clone()).unwrap_or_default();
         self.tokens()
             .iter()
             .filter(|t| t.effective.is_for(&self.0.public, &roles) && t.effective.permits(verb, resource))

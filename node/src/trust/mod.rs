@@ -91,7 +91,7 @@ const SCAN_PAGE: usize = 512;
 struct State {
     mesh: Option<MeshInfo>,
     chain: Chain,
-    own: Option<Membership>,
+    own: Option<Arc<Membership>>,
     revocations: Option<RevocationSet>,
     /// Members whose proof we have verified, by certificate or by record.
     members: BTreeMap<PublicKey, Arc<Membership>>,
@@ -250,7 +250,7 @@ impl Trust {
     }
 
     /// What this node's certificates say, as long as they are valid.
-    pub fn own_membership(&self) -> Option<Membership> {
+    pub fn own_membership(&self) -> Option<Arc<Membership>> {
         self.state().own.clone()
     }
 
@@ -311,7 +311,7 @@ impl Trust {
         self.with_member(peer, Membership::clone)
     }
 
-    fn with_member<T>(&self, peer: &PeerId, look: impl FnOnce(&Membership) -> T) -> Option<T> {
+    pub(super) fn with_member<T>(&self, peer: &PeerId, look: impl FnOnce(&Membership) -> T) -> Option<T> {
         let key = PublicKey::from_peer_id(peer)?;
         let now_ms = self.now_ms();
         let state = self.state();

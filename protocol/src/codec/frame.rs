@@ -25,7 +25,8 @@ pub fn append(body: &[u8], frames: &mut Vec<u8>) {
     frames.extend_from_slice(body);
 }
 
-fn append_prefix(length: usize, frames: &mut Vec<u8>) {
+/// Appends the prefix of a body of this length, which the caller appends next.
+pub(crate) fn append_prefix(length: usize, frames: &mut Vec<u8>) {
     let mut left = length as u64;
     loop {
         let low = (left & 0x7f) as u8;

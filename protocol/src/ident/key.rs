@@ -66,8 +66,13 @@ impl PublicKey {
 
     /// What stands for the key inside a peer identity; it may be no point of the curve.
     pub(crate) fn bytes_in(peer: &PeerId) -> Option<[u8; 32]> {
-        let bytes = peer.to_bytes();
-        bytes.strip_prefix(&PEER_ID_PREFIX)?.try_into().ok()
+        let hash = peer.as_ref();
+        let is_key = hash.code() == u64::from(PEER_ID_PREFIX[0]);
+        hash.digest()
+            .strip_prefix(&PEER_ID_PREFIX[2..])
+            .filter(|_| is_key)?
+            .try_into()
+            .ok()
     }
 
     /// Whether `signature` is this key's over `bytes` in `domain`; strict, so that no two signatures or keys can stand for one.

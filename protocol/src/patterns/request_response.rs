@@ -62,6 +62,23 @@ impl Wire for CallMessage {
     }
 }
 
+impl CallMessage {
+    /// The encoding of a [`CallMessage::Call`], without a copy of the call.
+    pub fn call_bytes(request: &CallRequest) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(request.body.len() + OTHER_BYTES);
+        minicbor::Encoder::new(&mut bytes)
+            .array(2)
+            .and_then(|encoder| encoder.u8(0))
+            .and_then(|encoder| encoder.array(1))
+            .and_then(|encoder| encoder.encode(request))
+            .expect("invariant: writing to a Vec does not fail");
+        bytes
+    }
+}
+
+/// What a call or an answer takes beside its body, most often.
+const OTHER_BYTES: usize = 96;
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct CallRequest {
@@ -231,6 +248,13 @@ impl CallResponse {
 impl Wire for CallResponse {
     const WHAT: &'static str = "answer";
     const BYTES_MAX: usize = CALL_BYTES_MAX;
+
+    fn bytes_expected(&self) -> usize {
+        match self {
+            Self::Answer { body, .. } => body.len() + OTHER_BYTES,
+            _ => OTHER_BYTES,
+        }
+    }
 
     fn check(&self) -> Result<(), DecodeError> {
         match self {

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::mpsc;
 use weft_node::{
     Context, NodeError, Pattern,
-    mesh::{Mesh, PatternDoors, Validation},
+    mesh::{Mesh, Validation},
     trust::Standing,
 };
 use weft_protocol::{
@@ -115,21 +115,10 @@ impl Pattern for Attacker {
     type Handle = ();
 
     async fn start(self, context: Context) -> Result<(), NodeError> {
-        let Context { mesh, doors, tasks, .. } = context;
-        tasks.spawn("attacker-doors", hold(doors));
+        // Nobody is let in: its doors are dropped.
+        let Context { mesh, tasks, .. } = context;
         tasks.spawn("attacker", attack(mesh, self.behaviour));
         Ok(())
-    }
-}
-
-/// Nobody is let in.
-async fn hold(mut doors: PatternDoors) {
-    loop {
-        tokio::select! {
-            biased;
-            stream = doors.streams.recv() => if stream.is_none() { return },
-            request = doors.requests.recv() => if request.is_none() { return },
-        }
     }
 }
 

@@ -137,7 +137,7 @@ pub(super) fn status_of(app: &App) -> Status {
         uptime_s: node.uptime().as_secs_f64(),
         started_at: rfc3339(node.started_at_ms()),
         data_dir: app.info.data_dir.display().to_string(),
-        roles: own.map(|m| m.roles).unwrap_or_default(),
+        roles: own.map(|m| m.roles.clone()).unwrap_or_default(),
         certificate,
         pending: match standing {
             Standing::Pending(mesh) => Some(PendingView {
@@ -364,7 +364,7 @@ pub(super) async fn join(State(app): State<App>, JsonBody(request): JsonBody<Joi
     Ok(Json(Joined {
         peer_id: trust.local_peer().to_string(),
         mesh_id: trust.mesh().map(|m| m.id.to_string()).unwrap_or_default(),
-        roles: trust.own_membership().map(|m| m.roles).unwrap_or_default(),
+        roles: trust.own_membership().map(|m| m.roles.clone()).unwrap_or_default(),
     }))
 }
 

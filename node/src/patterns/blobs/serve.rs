@@ -13,7 +13,7 @@ use futures::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 use weft_protocol::{
-    PeerId, Refusal,
+    PeerId,
     limits::STREAM_PART_BYTES_MAX,
     patterns::blobs::{BlobId, BlobMessage, HASHES_PER_MESSAGE_MAX},
 };
@@ -58,21 +58,9 @@ impl Drop for Place<'_> {
 
 /// Takes streams from the door until the node stops.
 pub(super) async fn run(mut doors: PatternDoors, serving: Arc<Serving>, tasks: Tasks) {
-    loop {
-        tokio::select! {
-            biased;
-            request = doors.requests.recv() => match request {
-                Some(request) => request.refuse(Refusal::Unknown, "blobs are fetched by streams"),
-                None => return,
-            },
-            stream = doors.streams.recv() => match stream {
-                Some(stream) => {
-                    let (serving, span) = (Arc::clone(&serving), stream.span.clone());
-                    tasks.spawn("blob-give", async move { serving.give(*stream).await }.instrument(span));
-                }
-                None => return,
-            },
-        }
+    while let Some(stream) = doors.streams.recv().await {
+        let (serving, span) = (Arc::clone(&serving), stream.span.clone());
+        tasks.spawn("blob-give", async move { serving.give(*stream).await }.instrument(span));
     }
 }
 

@@ -12,15 +12,16 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use weft_protocol::{
-    Hello, PeerId, Refusal, Subject, Verb, Wire as _,
+    Hello, Pattern, PeerId, Refusal, Subject, Verb, Wire as _,
+    direct::DirectReply,
     limits::{FRAME_BYTES_MAX, HEADS_MAX, ORIGINALS_MAX},
     patterns::pub_sub::{
         Line, PATTERN_ID,
-        repair::{Head, Original, RepairReply, RepairRequest},
+        repair::{Head, Original, PastPlace, RepairReply, RepairRequest},
         topic,
     },
 };
@@ -28,7 +29,7 @@ use weft_protocol::{
 use super::{cache::Kept, hub::Hub, order::Want, past, publisher::sleep_until, receive, ring::Outcome};
 use crate::{
     context::greeting,
-    mesh::{self, InboundRequest, MeshError, PatternDoors},
+    mesh::{self, Answers, InboundRequest, InboundStream, MeshError, PatternDoors},
     platform::random,
     tasks::Tasks,
 };
@@ -102,7 +103,8 @@ impl Repair {
         tasks.spawn_vital("pub-sub-gaps", repair.clone().fill_gaps());
         tasks.spawn_vital("pub-sub-news", repair.clone().pass_on(heard));
         tasks.spawn_vital("pub-sub-compare-all", repair.clone().compare_all(differ, was_away));
-        tasks.spawn_vital("pub-sub-doors", repair.answer_all(doors));
+        doors.requests.open(repair.clone());
+        tasks.spawn_vital("pub-sub-doors", repair.receive_all(doors.streams));
     }
 
     /// Asks for what is missing as long as it is.
@@ -332,88 +334,87 @@ impl Repair {
         }
     }
 
-    /// Answers what other members ask, and takes in what they hand to this node directly.
-    async fn answer_all(self, mut doors: PatternDoors) {
-        loop {
-            tokio::select! {
-                biased;
-                request = doors.requests.recv() => match request {
-                    Some(request) => self.answer(*request),
-                    None => return,
-                },
-                stream = doors.streams.recv() => match stream {
-                    Some(stream) => {
-                        let hub = Arc::clone(&self.hub);
-                        self.tasks.spawn("pub-sub-receive", receive::run(hub, stream));
-                    }
-                    None => return,
-                },
-            }
+    /// Takes in what other members hand to this node directly.
+    async fn receive_all(self, mut streams: mpsc::Receiver<Box<InboundStream>>) {
+        while let Some(stream) = streams.recv().await {
+            let hub = Arc::clone(&self.hub);
+            self.tasks.spawn("pub-sub-receive", receive::run(hub, stream));
         }
     }
 
-    fn answer(&self, request: InboundRequest) {
-        match RepairRequest::from_bytes(&request.payload) {
-            Err(error) => request.refuse(Refusal::Malformed, &error.to_string()),
-            Ok(RepairRequest::Heads { since_ms, heads, whole }) => {
-                let peer = request.peer;
-                if whole {
-                    self.note_compared(peer, false);
-                    let heads = self.hub.heads_beyond(&heads, since_ms, HEADS_MAX);
-                    request.answer(RepairReply::Heads { heads }.to_bytes());
-                } else {
-                    request.answer(RepairReply::Heads { heads: Vec::new() }.to_bytes());
-                }
-                let ahead: Vec<Head> = heads.into_iter().filter(|h| self.hub.behind(h).is_some()).collect();
-                if !ahead.is_empty() {
-                    let repair = self.clone();
-                    self.tasks.spawn("pub-sub-catch-up", async move {
-                        repair.catch_up(peer, ahead).await;
-                    });
-                }
-            }
-            Ok(RepairRequest::Fetch { line, from_seq, to_seq }) => {
+    fn take_heads(&self, peer: PeerId, (since_ms, heads, whole): (u64, Vec<Head>, bool)) -> RepairReply {
+        let beyond = if whole {
+            self.note_compared(peer, false);
+            self.hub.heads_beyond(&heads, since_ms, HEADS_MAX)
+        } else {
+            Vec::new()
+        };
+        let ahead: Vec<Head> = heads.into_iter().filter(|h| self.hub.behind(h).is_some()).collect();
+        if !ahead.is_empty() {
+            let repair = self.clone();
+            self.tasks.spawn("pub-sub-catch-up", async move {
+                repair.catch_up(peer, ahead).await;
+            });
+        }
+        RepairReply::Heads { heads: beyond }
+    }
+
+    /// Waits until this node follows a line so far, or until the asker hardly waits any more; how far it is then.
+    async fn await_line(&self, line: Line, seq: u64, deadline: Instant) -> RepairReply {
+        let mut progress = self.hub.progress.subscribe();
+        let there = progress.wait_for(|_| self.hub.followed(&line).is_some_and(|last| last >= seq));
+        let until = deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+        let _ = tokio::time::timeout_at(until, there).await;
+        let head = Head {
+            line,
+            last_seq: self.hub.followed(&line).unwrap_or(0),
+            first_seq: 0,
+        };
+        RepairReply::Heads { heads: vec![head] }
+    }
+
+    /// What was published on a pattern's subjects; in a task of its own, for there may be much to read.
+    async fn past(&self, pattern: Pattern, since_ms: u64, before: Option<PastPlace>) -> Option<RepairReply> {
+        let (reply, answer) = oneshot::channel();
+        let hub = Arc::clone(&self.hub);
+        self.tasks.spawn("pub-sub-past", async move {
+            let _ = reply.send(past::answer(&hub, &pattern, since_ms, before));
+        });
+        answer.await.ok()
+    }
+}
+
+impl Answers for Repair {
+    async fn answer(&self, request: InboundRequest) -> DirectReply {
+        let asked = match RepairRequest::from_bytes(&request.payload) {
+            Ok(asked) => asked,
+            Err(error) => return DirectReply::refused(Refusal::Malformed, &error.to_string()),
+        };
+        let reply = match asked {
+            RepairRequest::Heads { since_ms, heads, whole } => self.take_heads(request.peer, (since_ms, heads, whole)),
+            RepairRequest::Fetch { line, from_seq, to_seq } => {
                 let kept = self.hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
                 let originals = kept.iter().filter_map(|kept| original(&self.hub, kept)).collect();
-                request.answer(RepairReply::Originals { originals }.to_bytes());
+                RepairReply::Originals { originals }
             }
-            Ok(RepairRequest::Past {
+            RepairRequest::Past {
                 pattern,
                 since_ms,
                 before,
-            }) => {
-                let hub = Arc::clone(&self.hub);
-                self.tasks.spawn("pub-sub-past", async move {
-                    request.answer(past::answer(&hub, &pattern, since_ms, before).to_bytes());
-                });
-            }
-            Ok(RepairRequest::Hop { hop }) => {
-                if self.hub.hops.heard(self.hub.mesh.local_peer(), request.peer, hop) {
-                    request.answer(RepairReply::Noted.to_bytes());
-                } else {
-                    request.refuse(
-                        Refusal::Malformed,
-                        "it is no hop of a message of this node, or not the asker's word",
-                    );
+            } => match self.past(pattern, since_ms, before).await {
+                Some(reply) => reply,
+                None => return DirectReply::refused(Refusal::Closing, "the node is stopping"),
+            },
+            RepairRequest::Hop { hop } => {
+                if !self.hub.hops.heard(self.hub.mesh.local_peer(), request.peer, hop) {
+                    let detail = "it is no hop of a message of this node, or not the asker's word";
+                    return DirectReply::refused(Refusal::Malformed, detail);
                 }
+                RepairReply::Noted
             }
-            Ok(RepairRequest::Await { line, seq }) => {
-                let hub = Arc::clone(&self.hub);
-                self.tasks.spawn("pub-sub-await", async move {
-                    let mut progress = hub.progress.subscribe();
-                    let there = progress.wait_for(|_| hub.followed(&line).is_some_and(|last| last >= seq));
-                    let until = request.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(request.deadline);
-                    let _ = tokio::time::timeout_at(until, there).await;
-                    let last_seq = hub.followed(&line).unwrap_or(0);
-                    let heads = vec![Head {
-                        line,
-                        last_seq,
-                        first_seq: 0,
-                    }];
-                    request.answer(RepairReply::Heads { heads }.to_bytes());
-                });
-            }
-        }
+            RepairRequest::Await { line, seq } => self.await_line(line, seq, request.deadline).await,
+        };
+        DirectReply::answer(reply.to_bytes())
     }
 }
 

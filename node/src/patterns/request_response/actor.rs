@@ -1,4 +1,4 @@
-//! Deeds: takes inbound calls to the services registered here, questions about them, and the callers' words that they no longer
+//! Deeds: answers inbound calls to the services registered here, questions about them, and the callers' words that they no longer
 //! wait.
 
 use std::{
@@ -6,10 +6,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use weft_protocol::{
     PeerId, Refusal, Wire as _,
+    direct::DirectReply,
     patterns::request_response::{CallMessage, CallRequest, CallResponse, Question},
 };
 
@@ -19,7 +21,7 @@ use super::{
     stream_in,
 };
 use crate::{
-    mesh::{InboundRequest, PatternDoors},
+    mesh::{Answers, InboundRequest, InboundStream},
     tasks::Tasks,
 };
 
@@ -35,7 +37,7 @@ struct Cancellable {
     early: VecDeque<(PeerId, u64)>,
 }
 
-/// Takes calls from the door.
+/// Answers what comes from other members.
 pub(super) struct Actor {
     registry: Arc<Registry>,
     cancellable: Mutex<Cancellable>,
@@ -54,52 +56,48 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Takes calls from the door until the node stops.
-pub(super) async fn serve(mut doors: PatternDoors, registry: Arc<Registry>, tasks: Tasks) {
-    let actor = Arc::new(Actor {
-        registry,
-        cancellable: Mutex::default(),
-    });
+/// Takes streamed calls from the door until the node stops, and says to the mesh what changed.
+pub(super) async fn serve(mut streams: mpsc::Receiver<Box<InboundStream>>, registry: Arc<Registry>, tasks: Tasks) {
     loop {
         tokio::select! {
             biased;
-            request = doors.requests.recv() => match request {
-                Some(request) => {
-                    let span = request.span.clone();
-                    let actor = Arc::clone(&actor);
-                    tasks.spawn("call", async move { actor.take(request).await }.instrument(span));
-                }
-                None => return,
-            },
-            stream = doors.streams.recv() => match stream {
+            stream = streams.recv() => match stream {
                 Some(stream) => {
                     let span = stream.span.clone();
-                    let registry = Arc::clone(&actor.registry);
-                    tasks.spawn("call-stream", stream_in::serve(registry, stream).instrument(span));
+                    tasks.spawn("call-stream", stream_in::serve(Arc::clone(&registry), stream).instrument(span));
                 }
                 None => return,
             },
-            () = actor.registry.changed.notified() => actor.registry.announce().await,
+            () = registry.changed.notified() => registry.announce().await,
+        }
+    }
+}
+
+impl Answers for Actor {
+    async fn answer(&self, request: InboundRequest) -> DirectReply {
+        match CallMessage::from_bytes(&request.payload) {
+            Ok(CallMessage::Call(call)) => self.serve_one(&request, call).await,
+            Ok(CallMessage::Cancel { call }) => {
+                self.cancel((request.peer, call));
+                DirectReply::answer(Vec::new())
+            }
+            Ok(CallMessage::Ask(question)) => self.tell(&request, &question),
+            Err(error) => DirectReply::refused(Refusal::Malformed, &error.to_string()),
         }
     }
 }
 
 impl Actor {
-    async fn take(&self, request: Box<InboundRequest>) {
-        match CallMessage::from_bytes(&request.payload) {
-            Ok(CallMessage::Call(call)) => self.serve_one(request, call).await,
-            Ok(CallMessage::Cancel { call }) => {
-                self.cancel((request.peer, call));
-                request.answer(Vec::new());
-            }
-            Ok(CallMessage::Ask(question)) => self.answer(*request, &question),
-            Err(error) => request.refuse(Refusal::Malformed, &error.to_string()),
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Actor {
+            registry,
+            cancellable: Mutex::default(),
         }
     }
 
-    async fn serve_one(&self, request: Box<InboundRequest>, call: CallRequest) {
-        if !is_about(&request, &call.service, &call.endpoint) {
-            return request.refuse(Refusal::Malformed, "the greeting names another service");
+    async fn serve_one(&self, request: &InboundRequest, call: CallRequest) -> DirectReply {
+        if !is_about(request, &call.service, &call.endpoint) {
+            return DirectReply::refused(Refusal::Malformed, "the greeting names another service");
         }
         let running = call.call.map(|id| self.running((request.peer, id)));
         let cancelled = async {
@@ -118,22 +116,23 @@ impl Actor {
         };
         match served {
             Served::Response(response) => match response.to_checked_bytes() {
-                Ok(bytes) => request.answer(bytes),
-                Err(error) => request.answer(CallResponse::failed(500, &format!("the answer: {error}")).to_bytes()),
+                Ok(bytes) => DirectReply::answer(bytes),
+                Err(error) => {
+                    DirectReply::answer(CallResponse::failed(500, &format!("the answer: {error}")).to_bytes())
+                }
             },
-            Served::Gone => request.refuse(Refusal::Closing, "the service went away"),
-            Served::Late => request.refuse(Refusal::Deadline, "the service did not answer before the deadline"),
+            Served::Gone => DirectReply::refused(Refusal::Closing, "the service went away"),
+            Served::Late => DirectReply::refused(Refusal::Deadline, "the service did not answer before the deadline"),
         }
     }
 
-    fn answer(&self, request: InboundRequest, question: &Question) {
-        if !is_about(&request, &question.service, &question.endpoint) {
-            return request.refuse(Refusal::Malformed, "the greeting names another service");
+    fn tell(&self, request: &InboundRequest, question: &Question) -> DirectReply {
+        if !is_about(request, &question.service, &question.endpoint) {
+            return DirectReply::refused(Refusal::Malformed, "the greeting names another service");
         }
-        let reply = self.registry.answer(question);
-        match reply.to_checked_bytes() {
-            Ok(bytes) => request.answer(bytes),
-            Err(error) => request.refuse(Refusal::Busy, &format!("the answer: {error}")),
+        match self.registry.answer(question).to_checked_bytes() {
+            Ok(bytes) => DirectReply::answer(bytes),
+            Err(error) => DirectReply::refused(Refusal::Busy, &format!("the answer: {error}")),
         }
     }
 

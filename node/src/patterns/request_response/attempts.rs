@@ -5,10 +5,17 @@
 //! knows again. Further tries cost from a budget that calls earn. A second instance is asked besides the first, when that is
 //! wanted and it is slow; who answers first counts, and the other is told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::Instant;
+use pin_project_lite::pin_project;
+
+use tokio::time::{Instant, sleep_until};
 use weft_protocol::{
     PeerId, Refusal, Subject, Verb, Wire as _,
     patterns::request_response::{CallMessage, CallRequest, CallResponse, PATTERN_ID, TurnedAway},
@@ -26,13 +33,23 @@ use super::{
 use crate::{
     context::greeting,
     error::{ErrorKind, Kind as _},
-    mesh::{MeshError, streams::OpenError},
+    mesh::{MeshError, PeerInfo, streams::OpenError},
 };
 
 /// Before a call is sent again, the first time; then twice as long each time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A cancel that does not arrive within it is of no use any more.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What one instance is asked.
+enum Asking {
+    Here(Box<CallRequest>),
+    There {
+        resource: Arc<Subject>,
+        call: u64,
+        payload: Vec<u8>,
+    },
+}
 
 /// How asking one instance ended.
 struct End {
@@ -44,7 +61,7 @@ struct End {
 pub(super) struct Attempts<'a> {
     inner: &'a Arc<Inner>,
     request: CallRequest,
-    resource: Subject,
+    resource: Arc<Subject>,
     options: &'a CallOptions,
     deadline: Instant,
     started: Instant,
@@ -66,7 +83,7 @@ impl<'a> Attempts<'a> {
         Ok(Attempts {
             inner,
             request,
-            resource,
+            resource: Arc::new(resource),
             options,
             deadline: started + options.timeout,
             started,
@@ -78,43 +95,44 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// Asks until somebody answers, or nobody is left to be asked. `target` is what is called, in words.
-    pub(super) async fn run(mut self, found: Vec<Arc<Entry>>, target: &str) -> Result<CallAnswer, CallError> {
+    /// Asks until somebody answers, or nobody is left to be asked. `target` says what is called, in words.
+    pub(super) async fn run(
+        mut self,
+        found: Vec<Arc<Entry>>,
+        target: impl Fn() -> String,
+    ) -> Result<CallAnswer, CallError> {
         let is_idempotent = found.iter().all(|entry| is_idempotent(entry, &self.request.endpoint));
         if self.options.hedge_after.is_some() && !is_idempotent && !found.is_empty() {
             return Err(CallError::Invalid(format!(
-                "{target} does not say that it is idempotent: a second instance must not be asked as well"
+                "{} does not say that it is idempotent: a second instance must not be asked as well",
+                target()
             )));
         }
-        self.note_open(&found);
         let mut order = self.order(&found).into_iter();
-        let mut running = FuturesUnordered::new();
+        let mut running = pin!(Asked::default());
         loop {
             if running.is_empty() {
                 match order.next() {
-                    Some(entry) => running.push(self.ask(entry)),
+                    Some(entry) => running.as_mut().push(self.ask(entry)),
                     None => {
                         let again = self.pause_when_busy(&found).await;
                         let Some(again) = again else {
-                            return Err(self.nobody(target));
+                            return Err(self.nobody(&target()));
                         };
                         order = again.into_iter();
                         continue;
                     }
                 }
             }
-            let hedge = self
-                .options
-                .hedge_after
-                .filter(|_| running.len() == 1 && order.len() > 0);
+            let hedge = self.options.hedge_after.filter(|_| running.is_one() && order.len() > 0);
             let end = tokio::select! {
                 biased;
-                Some(end) = running.next() => end,
+                end = running.as_mut().next() => end,
                 () = until(hedge) => {
                     match order.next() {
                         Some(entry) if self.inner.spend() => {
                             self.inner.metrics.note_event("hedge");
-                            running.push(self.ask(entry));
+                            running.as_mut().push(self.ask(entry));
                         }
                         _ => order = Vec::new().into_iter(),
                     }
@@ -137,7 +155,7 @@ impl<'a> Attempts<'a> {
                     }
                     match self.again(&entry, is_idempotent, &error).await {
                         true if is_idempotent && order.len() > 0 => {}
-                        true => running.push(self.ask(entry)),
+                        true => running.as_mut().push(self.ask(entry)),
                         false => return Err(error),
                     }
                 }
@@ -146,18 +164,12 @@ impl<'a> Attempts<'a> {
     }
 
     /// Those whose breaker is open are not asked, which is told when nobody else is there.
-    pub(super) fn note_open(&mut self, found: &[Arc<Entry>]) {
-        for entry in found.iter().filter(|entry| !entry.is_local) {
-            let known = entry.health.known();
-            if known.verdict == Verdict::Open && self.request.idempotency_key.is_none() {
-                let left_ms = known.open_for.unwrap_or_default().as_millis();
-                self.details.push(format!(
-                    "{}: it failed again and again; not asked for another {left_ms} ms",
-                    entry.peer
-                ));
-                self.ended.push(ErrorKind::Unreachable);
-            }
-        }
+    fn note_open(&mut self, peer: PeerId, open_for: Option<Duration>) {
+        let left_ms = open_for.unwrap_or_default().as_millis();
+        self.details.push(format!(
+            "{peer}: it failed again and again; not asked for another {left_ms} ms"
+        ));
+        self.ended.push(ErrorKind::Unreachable);
     }
 
     /// The result, if a response is one; otherwise another instance is to be asked.
@@ -234,47 +246,65 @@ impl<'a> Attempts<'a> {
         self.retries += 1;
         // Half of it is left to chance, so that those who failed together do not come back together.
         let chance = self.inner.dice() as f64 / u64::MAX as f64;
-        tokio::time::sleep(longer.mul_f64(0.5 + chance / 2.0)).await;
+        let until = Instant::now() + longer.mul_f64(0.5 + chance / 2.0);
+        sleep_until(until.min(self.deadline)).await;
     }
 
     /// Whom to ask, in which order.
-    pub(super) fn order(&self, found: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+    pub(super) fn order(&mut self, found: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         let mut found = found.to_vec();
         if let Some(key) = &self.request.idempotency_key {
             // The same key goes to the same instance, as long as that is there.
             found.sort_by_cached_key(|entry| std::cmp::Reverse(affinity(key, entry)));
             return found;
         }
+        found.retain(|entry| {
+            let known = (!entry.is_local).then(|| entry.health.known());
+            let open = known.filter(|known| known.verdict == Verdict::Open);
+            open.inspect(|open| self.note_open(entry.peer, open.open_for)).is_none()
+        });
+        if found.len() < 2 {
+            return found;
+        }
         let candidates: Vec<Candidate> = found.iter().map(|entry| self.inner.candidate(entry)).collect();
-        let dice = if found.len() > 1 { self.inner.dice() } else { 0 };
-        let order = core::order(&candidates, dice);
+        let order = core::order(&candidates, self.inner.dice());
         order.into_iter().map(|at| Arc::clone(&found[at])).collect()
     }
 
     /// Asks one instance. The future does not borrow this.
     fn ask(&mut self, entry: Arc<Entry>) -> impl Future<Output = End> + Send + use<> {
         self.asked += 1;
-        let mut request = self.request.clone();
-        let (inner, resource, deadline) = (Arc::clone(self.inner), self.resource.clone(), self.deadline);
+        let (inner, deadline) = (Arc::clone(self.inner), self.deadline);
+        let asking = if entry.is_local {
+            Asking::Here(Box::new(self.request.clone()))
+        } else {
+            let call = self.inner.next_call();
+            self.request.call = Some(call);
+            Asking::There {
+                resource: Arc::clone(&self.resource),
+                call,
+                payload: CallMessage::call_bytes(&self.request),
+            }
+        };
         async move {
-            let health = Arc::clone(&entry.health);
-            let under_way = health.begin();
-            let outcome = if entry.is_local {
-                inner.ask_here(request, deadline).await
-            } else {
-                request.call = Some(inner.next_call());
-                inner.ask_there(entry.peer, &resource, request, deadline).await
+            let under_way = entry.health.begin();
+            let outcome = match asking {
+                // A large future beside the other one.
+                Asking::Here(request) => Box::pin(inner.ask_here(*request, deadline)).await,
+                Asking::There {
+                    resource,
+                    call,
+                    payload,
+                } => inner.ask_there(entry.peer, resource, (call, payload), deadline).await,
             };
-            under_way.end(ended(&outcome));
-            if let Ok(CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. }) = &outcome {
-                health.note_load(*load);
-            }
-            if let Ok(CallResponse::TurnedAway {
-                why: TurnedAway::Busy, ..
-            }) = &outcome
-            {
-                health.note_load(Some(u16::MAX));
-            }
+            let load = match &outcome {
+                Ok(CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. }) => *load,
+                Ok(CallResponse::TurnedAway {
+                    why: TurnedAway::Busy, ..
+                }) => Some(u16::MAX),
+                _ => None,
+            };
+            under_way.end_with(ended(&outcome), load);
             End { entry, outcome }
         }
     }
@@ -291,6 +321,66 @@ impl<'a> Attempts<'a> {
                 detail: self.details.join("; "),
             },
         }
+    }
+}
+
+pin_project! {
+    /// At most two that are asked at once. The first is in place, for nearly every call asks one.
+    struct Asked<F> {
+        #[pin]
+        first: Option<F>,
+        second: Option<Pin<Box<F>>>,
+    }
+}
+
+impl<F> Default for Asked<F> {
+    fn default() -> Self {
+        Asked {
+            first: None,
+            second: None,
+        }
+    }
+}
+
+impl<F: Future> Asked<F> {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.second.is_none()
+    }
+
+    fn is_one(&self) -> bool {
+        self.first.is_some() != self.second.is_some()
+    }
+
+    /// In the place that is free.
+    fn push(self: Pin<&mut Self>, future: F) {
+        let mut this = self.project();
+        if this.first.is_none() {
+            this.first.set(Some(future));
+        } else {
+            debug_assert!(this.second.is_none(), "no more than two are asked");
+            *this.second = Some(Box::pin(future));
+        }
+    }
+
+    /// What comes first; without end when there is nothing. Cancel-safe.
+    async fn next(mut self: Pin<&mut Self>) -> F::Output {
+        poll_fn(|cx| {
+            let mut this = self.as_mut().project();
+            if let Some(future) = this.first.as_mut().as_pin_mut()
+                && let Poll::Ready(output) = future.poll(cx)
+            {
+                this.first.set(None);
+                return Poll::Ready(output);
+            }
+            if let Some(future) = this.second
+                && let Poll::Ready(output) = future.as_mut().poll(cx)
+            {
+                *this.second = None;
+                return Poll::Ready(output);
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -332,7 +422,7 @@ fn ended(outcome: &Result<CallResponse, (Attempt, CallError)>) -> Ended {
 struct Cancel {
     inner: Arc<Inner>,
     peer: PeerId,
-    resource: Subject,
+    resource: Arc<Subject>,
     call: u64,
     deadline: Instant,
     is_over: bool,
@@ -344,7 +434,7 @@ impl Drop for Cancel {
             return;
         }
         let (inner, peer, call) = (Arc::clone(&self.inner), self.peer, self.call);
-        let resource = self.resource.clone();
+        let resource = Arc::clone(&self.resource);
         self.inner.tasks.spawn("call-cancel", async move {
             let hello = greeting(PATTERN_ID, inner.mesh.trust(), Verb::Call, &resource);
             let payload = CallMessage::Cancel { call }.to_bytes();
@@ -359,13 +449,14 @@ impl Inner {
     /// What is known of an instance.
     fn candidate(&self, entry: &Entry) -> Candidate {
         let known = entry.health.known();
-        let info = self.mesh.peers().get(&entry.peer);
-        let is_connected = entry.is_local || info.is_some();
+        // Nothing where it is not connected; then nothing where it was not measured.
+        let rtt = self.mesh.peers().look(&entry.peer, PeerInfo::rtt);
+        let is_connected = entry.is_local || rtt.is_some();
         Candidate {
             is_local: entry.is_local,
             is_connected,
             same_zone: entry.info.zone.as_deref() == self.mesh.zone(),
-            rtt: info.and_then(|info| info.rtt()),
+            rtt: rtt.flatten(),
             service_time: known.service_time,
             load: if entry.is_local {
                 self.registry.load(&entry.info.id)
@@ -379,11 +470,8 @@ impl Inner {
 
     async fn ask_here(&self, request: CallRequest, deadline: Instant) -> Result<CallResponse, (Attempt, CallError)> {
         let here = self.mesh.local_peer();
-        match self
-            .registry
-            .serve(here, request, deadline, tracing::Span::current())
-            .await
-        {
+        let span = tracing::Span::current();
+        match self.registry.serve_until(here, request, deadline, span).await {
             Served::Response(response) => Ok(Arc::unwrap_or_clone(response)),
             Served::Gone => {
                 let detail = "the service went away".to_owned();
@@ -396,25 +484,22 @@ impl Inner {
     async fn ask_there(
         self: &Arc<Self>,
         peer: PeerId,
-        resource: &Subject,
-        request: CallRequest,
+        resource: Arc<Subject>,
+        (call, payload): (u64, Vec<u8>),
         deadline: Instant,
     ) -> Result<CallResponse, (Attempt, CallError)> {
-        let hello = greeting(PATTERN_ID, self.mesh.trust(), Verb::Call, resource);
+        let hello = greeting(PATTERN_ID, self.mesh.trust(), Verb::Call, &resource);
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut cancel = request.call.map(|call| Cancel {
+        let mut cancel = Cancel {
             inner: Arc::clone(self),
             peer,
-            resource: resource.clone(),
+            resource,
             call,
             deadline,
             is_over: false,
-        });
-        let payload = CallMessage::Call(request).to_bytes();
+        };
         let answer = self.mesh.request(peer, hello, payload, left).await;
-        if let Some(cancel) = &mut cancel {
-            cancel.is_over = true;
-        }
+        cancel.is_over = true;
         match answer {
             Ok(bytes) => CallResponse::from_bytes(&bytes).map_err(|error| {
                 let detail = error.to_string();

@@ -64,7 +64,7 @@ impl RequestResponseHandle {
         };
         let wanted = wanted(endpoint, options)?;
         let deadline = Instant::now() + options.timeout;
-        let found = self.known(service, &wanted).await;
+        let found = self.known(service, &wanted, deadline).await;
         if found.is_empty() {
             return Err(CallError::NoneKnown(target(service, &wanted)));
         }

@@ -36,8 +36,6 @@ use crate::{
 /// A node that has only just joined may not know every service yet.
 const NEWCOMER: Duration = Duration::from_secs(5);
 const NEWCOMER_PATIENCE: Duration = Duration::from_secs(2);
-/// Who is asked knows the deadline, and that it was missed is held against them; so much later the call ends whatever it waits for.
-const OVERTIME: Duration = Duration::from_millis(50);
 
 /// An instance of a service somewhere in the mesh.
 #[derive(Debug, Clone)]
@@ -247,21 +245,22 @@ impl RequestResponseHandle {
         let within = options.timeout;
         let inner = &self.inner;
         inner.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
-        let calling = async {
-            let found = self.known(service, &wanted).await;
-            let attempts = Attempts::new(inner, request, &options, started)?;
-            attempts.run(found, &target(service, &wanted)).await
+        // Nothing that is waited for goes beyond the deadline, so there is no timer here: each costs.
+        let found = self.known(service, &wanted, started + within).await;
+        let result = match Attempts::new(inner, request, &options, started) {
+            Ok(attempts) => attempts.run(found, || target(service, &wanted)).await,
+            Err(error) => Err(error),
         };
-        let result = match tokio::time::timeout(within + OVERTIME, calling).await {
-            Ok(Err(CallError::Timeout(_))) | Err(_) => Err(CallError::Timeout(within)),
-            Ok(result) => result,
-        };
+        let result = result.map_err(|error| match error {
+            CallError::Timeout(_) => CallError::Timeout(within),
+            error => error,
+        });
         inner.metrics.note(&result, started.elapsed());
         result
     }
 
-    /// The instances that will do. A newcomer waits a little for what it cannot know yet.
-    pub(super) async fn known(&self, service: &str, wanted: &Wanted) -> Vec<Arc<Entry>> {
+    /// The instances that will do. A newcomer waits a little for what it cannot know yet, and not beyond the deadline.
+    pub(super) async fn known(&self, service: &str, wanted: &Wanted, deadline: Instant) -> Vec<Arc<Entry>> {
         let find = || -> Vec<Arc<Entry>> {
             let all = self.inner.catalogue.all();
             let of_service = all.get(service).into_iter().flatten();
@@ -271,8 +270,13 @@ impl RequestResponseHandle {
         if !found.is_empty() || self.inner.started.elapsed() >= NEWCOMER {
             return found;
         }
+        Box::pin(self.appear(find, deadline)).await
+    }
+
+    /// Waits for what `find` finds, as a newcomer.
+    async fn appear(&self, find: impl Fn() -> Vec<Arc<Entry>>, deadline: Instant) -> Vec<Arc<Entry>> {
         let mut records = self.inner.mesh.trust().watch_records();
-        let give_up = Instant::now() + NEWCOMER_PATIENCE;
+        let give_up = deadline.min(Instant::now() + NEWCOMER_PATIENCE);
         loop {
             records.mark_unchanged();
             let found = find();

@@ -116,8 +116,12 @@ impl Health {
         }
     }
 
-    fn end(&self, ended: Ended, took: Duration) {
+    fn end(&self, ended: Ended, load: Option<u16>, started: Instant) {
+        let now = Instant::now();
         let mut state = self.lock();
+        if let Some(load) = load {
+            (state.load, state.load_at) = (load, Some(now));
+        }
         state.in_flight = state.in_flight.saturating_sub(1);
         state.probing = false;
         let failed = match ended {
@@ -128,7 +132,7 @@ impl Health {
         state.samples = state.samples.saturating_add(1);
         state.failing += (failed - state.failing) * WEIGHT;
         if ended == Ended::Answered {
-            let took_s = took.as_secs_f64();
+            let took_s = now.duration_since(started).as_secs_f64();
             state.service_s = if state.service_s == 0.0 {
                 took_s
             } else {
@@ -143,7 +147,7 @@ impl Health {
         if state.failures >= FAILURES_IN_A_ROW {
             let open = (OPEN_FIRST * 2_u32.saturating_pow(state.openings.min(10))).min(OPEN_MAX);
             state.openings += 1;
-            state.open_until = Some(Instant::now() + open);
+            state.open_until = Some(now + open);
         }
     }
 
@@ -154,16 +158,21 @@ impl Health {
 
 impl UnderWay<'_> {
     /// The call is over.
-    pub(super) fn end(mut self, ended: Ended) {
+    pub(super) fn end(self, ended: Ended) {
+        self.end_with(ended, None);
+    }
+
+    /// The call is over, and the instance said this of its load.
+    pub(super) fn end_with(mut self, ended: Ended, load: Option<u16>) {
         self.is_over = true;
-        self.health.end(ended, self.started.elapsed());
+        self.health.end(ended, load, self.started);
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.health.end(Ended::Unclear, Duration::ZERO);
+            self.health.end(Ended::Unclear, None, self.started);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What is counted of calls.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -24,6 +27,8 @@ struct Event {
 #[derive(Debug, Clone)]
 pub(super) struct CallMetrics {
     calls: Family<Outcome, Counter>,
+    /// The one that nearly all calls are counted by, once it is there.
+    answered: Arc<OnceLock<Counter>>,
     events: Family<Event, Counter>,
     durations: Histogram,
 }
@@ -32,14 +37,18 @@ impl CallMetrics {
     pub(super) fn register(metrics: &Metrics) -> Self {
         metrics.subsystem("request_response", |subsystem| CallMetrics {
             calls: subsystem.counters("calls", "Calls made by this node, by their outcome"),
+            answered: Arc::default(),
             events: subsystem.counters("further_tries", "Calls sent again, or to a second instance as well"),
             durations: subsystem.durations("call_duration", "How long calls by this node took, however they ended"),
         })
     }
 
     pub(super) fn note<T>(&self, result: &Result<T, CallError>, elapsed: Duration) {
-        let outcome = result.as_ref().err().map_or("ok", |error| error.kind().as_str());
-        self.calls.get_or_create(&Outcome { outcome }).inc();
+        let count = |outcome| self.calls.get_or_create_owned(&Outcome { outcome });
+        match result {
+            Ok(_) => self.answered.get_or_init(|| count("ok")).inc(),
+            Err(error) => count(error.kind().as_str()).inc(),
+        };
         self.durations.observe(elapsed.as_secs_f64());
     }
 

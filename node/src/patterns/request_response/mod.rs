@@ -70,9 +70,10 @@ impl Pattern for RequestResponse {
             ..
         } = context;
         let registry = Arc::new(registry::Registry::new(mesh.clone(), tasks.child()));
+        doors.requests.open(actor::Actor::new(Arc::clone(&registry)));
         tasks.spawn_vital(
             "request-response",
-            actor::serve(doors, Arc::clone(&registry), tasks.child()),
+            actor::serve(doors.streams, Arc::clone(&registry), tasks.child()),
         );
         Ok(RequestResponseHandle::new(
             mesh,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,9 +13,8 @@ use semver::{Version, VersionReq};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_protocol::{
     PeerId, Wire as _,
     limits::{SCHEMA_BYTES_MAX, SCHEMAS_BYTES_MAX, SERVICES_MAX},
@@ -29,7 +28,7 @@ use super::{
     super::body::BodyReader,
     memory::{Memory, Recall},
     receipts,
-    serving::{IncomingCall, Reply},
+    serving::{IncomingCall, Over, Reply},
     stats::EndpointCounts,
 };
 use crate::{error::NodeError, mesh::Mesh, tasks::Tasks};
@@ -51,14 +50,11 @@ pub(super) struct Offered {
     calls: mpsc::Sender<IncomingCall>,
     counts: BTreeMap<String, EndpointCounts>,
     schemas: Mutex<BTreeMap<String, String>>,
-    /// Calls in hand, and whether it drains.
-    hand: watch::Sender<Hand>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Hand {
-    calls: u32,
-    is_draining: bool,
+    /// Calls in hand.
+    calls_in_hand: AtomicU32,
+    is_draining: AtomicBool,
+    /// Says when it begins to drain, and then with each call that it has no longer in hand.
+    drains: watch::Sender<()>,
 }
 
 impl Offered {
@@ -85,7 +81,9 @@ impl Offered {
             started_at_ms,
             calls,
             schemas: Mutex::default(),
-            hand: watch::Sender::default(),
+            calls_in_hand: AtomicU32::new(0),
+            is_draining: AtomicBool::new(false),
+            drains: watch::Sender::default(),
         };
         for (endpoint, schema) in schemas {
             offered.set_schema(&endpoint, schema)?;
@@ -100,7 +98,7 @@ impl Offered {
         for endpoint in &mut info.endpoints {
             endpoint.schema_sha256 = schemas.get(&endpoint.name).map(|text| Sha256::digest(text).into());
         }
-        info.draining = self.hand.borrow().is_draining.then_some(true);
+        info.draining = self.is_draining().then_some(true);
         info
     }
 
@@ -137,24 +135,32 @@ impl Offered {
 
     /// How much it has in hand, thousandths of what it can do at once.
     fn load(&self) -> u16 {
-        let calls = u64::from(self.hand.borrow().calls);
+        let calls = u64::from(self.calls_in_hand());
         u16::try_from(calls * 1000 / u64::from(self.concurrency)).unwrap_or(u16::MAX)
     }
 
     /// Resolves once it drains.
     pub(super) async fn draining(&self) {
-        let _ = self.hand.subscribe().wait_for(|hand| hand.is_draining).await;
+        let _ = self.drains.subscribe().wait_for(|()| self.is_draining()).await;
     }
 
     /// Resolves once it drains and has nothing in hand.
     pub(super) async fn drained(&self) {
-        let is_done = |hand: &Hand| hand.is_draining && hand.calls == 0;
-        let _ = self.hand.subscribe().wait_for(is_done).await;
+        let is_done = |(): &()| self.is_draining() && self.calls_in_hand() == 0;
+        let _ = self.drains.subscribe().wait_for(is_done).await;
+    }
+
+    fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    fn calls_in_hand(&self) -> u32 {
+        self.calls_in_hand.load(Ordering::SeqCst)
     }
 
     /// How long one that comes now waits for its turn, as far as can be told.
     fn wait(&self, counts: &EndpointCounts) -> Duration {
-        let ahead = (self.hand.borrow().calls + 1).saturating_sub(self.concurrency);
+        let ahead = (self.calls_in_hand() + 1).saturating_sub(self.concurrency);
         let mean = counts.mean().unwrap_or(RETRY_AFTER_MIN);
         mean * ahead / self.concurrency
     }
@@ -163,7 +169,7 @@ impl Offered {
         InstanceStats {
             id: self.info.id.clone(),
             started_at_ms: self.started_at_ms,
-            in_flight: self.hand.borrow().calls,
+            in_flight: self.calls_in_hand(),
             concurrency: self.concurrency,
             endpoints: self.counts.iter().map(|(name, counts)| counts.snapshot(name)).collect(),
         }
@@ -182,7 +188,7 @@ pub(super) struct InHand {
     answered: bool,
     reply: oneshot::Receiver<Reply>,
     /// What the call has started ends with it.
-    _cancel: DropGuard,
+    over: Arc<Over>,
 }
 
 impl InHand {
@@ -214,7 +220,11 @@ impl Drop for InHand {
         if !self.answered {
             self.note(None);
         }
-        self.offered.hand.send_modify(|hand| hand.calls -= 1);
+        self.over.set();
+        self.offered.calls_in_hand.fetch_sub(1, Ordering::SeqCst);
+        if self.offered.is_draining() {
+            self.offered.drains.send_replace(());
+        }
     }
 }
 
@@ -281,7 +291,8 @@ impl Registry {
 
     /// Marks an instance as taking nothing new, and tells the mesh.
     pub(super) async fn drain(&self, offered: &Offered) {
-        offered.hand.send_modify(|hand| hand.is_draining = true);
+        offered.is_draining.store(true, Ordering::SeqCst);
+        offered.drains.send_replace(());
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.announce().await;
     }
@@ -360,8 +371,20 @@ impl Registry {
         }
     }
 
-    /// Serves a call by an application of this node. Dropped, it takes the call back, unless that has a key: then it runs on, for
-    /// whoever sends it again.
+    /// [`Registry::serve`], ended at the deadline.
+    pub(super) async fn serve_until(
+        self: &Arc<Self>,
+        caller: PeerId,
+        request: CallRequest,
+        deadline: Instant,
+        span: tracing::Span,
+    ) -> Served {
+        let serving = self.serve(caller, request, deadline, span);
+        timeout_at(deadline, serving).await.unwrap_or(Served::Late)
+    }
+
+    /// Serves a call by an application of this node, which hears of the deadline; who drops this then ends it. Dropped, it takes
+    /// the call back, unless that has a key: then it runs on until the deadline, for whoever sends it again.
     pub(super) async fn serve(
         self: &Arc<Self>,
         caller: PeerId,
@@ -369,9 +392,19 @@ impl Registry {
         deadline: Instant,
         span: tracing::Span,
     ) -> Served {
-        let Some(key) = request.idempotency_key.take() else {
-            return self.serve_once(caller, request, deadline, span).await;
-        };
+        match request.idempotency_key.take() {
+            None => self.serve_once(caller, request, deadline, span).await,
+            Some(key) => Box::pin(self.serve_keyed(caller, (request, key), deadline, span)).await,
+        }
+    }
+
+    async fn serve_keyed(
+        self: &Arc<Self>,
+        caller: PeerId,
+        (request, key): (CallRequest, String),
+        deadline: Instant,
+        span: tracing::Span,
+    ) -> Served {
         loop {
             let mut answer = match self.memory.recall(caller, &request, &key) {
                 Recall::Known(answer) => answer,
@@ -380,7 +413,8 @@ impl Registry {
                     let span = span.clone();
                     let (sender, served) = oneshot::channel();
                     self.tasks.spawn("keyed-call", async move {
-                        let served = registry.serve_once(caller, request, deadline, span).await;
+                        let serving = registry.serve_once(caller, request, deadline, span);
+                        let served = timeout_at(deadline, serving).await.unwrap_or(Served::Late);
                         // What was turned away was not served: the same key may come again.
                         if let Served::Response(response) = &served
                             && !matches!(**response, CallResponse::TurnedAway { .. })
@@ -400,7 +434,7 @@ impl Registry {
                     return turned_away(TurnedAway::Busy, words, Some(RETRY_AFTER_MAX));
                 }
             };
-            let known = tokio::time::timeout_at(deadline, answer.wait_for(Option::is_some)).await;
+            let known = timeout_at(deadline, answer.wait_for(Option::is_some)).await;
             match known {
                 Ok(Ok(answer)) => {
                     if let Some(answer) = answer.as_ref() {
@@ -420,21 +454,18 @@ impl Registry {
             Ok(in_hand) => in_hand,
             Err(turned_away) => return turned_away,
         };
-        let answering = async { Some(in_hand.answer().await?.whole().await) };
-        match tokio::time::timeout_at(deadline, answering).await {
-            Ok(Some(mut response)) => {
-                if let CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. } = &mut response {
-                    *load = in_hand.load();
-                }
-                if let Some(receipt) = receipt {
-                    receipt.sign(&self.mesh, &in_hand.offered.info, &mut response);
-                }
-                in_hand.settle(&response);
-                Served::Response(Arc::new(response))
-            }
-            Ok(None) => Served::Gone,
-            Err(_) => Served::Late,
+        let Some(reply) = in_hand.answer().await else {
+            return Served::Gone;
+        };
+        let mut response = reply.whole().await;
+        if let CallResponse::Answer { load, .. } | CallResponse::Failed { load, .. } = &mut response {
+            *load = in_hand.load();
         }
+        if let Some(receipt) = receipt {
+            receipt.sign(&self.mesh, &in_hand.offered.info, &mut response);
+        }
+        in_hand.settle(&response);
+        Served::Response(Arc::new(response))
     }
 
     /// Whether the instance that would get this call reads requests in parts.
@@ -470,7 +501,7 @@ impl Registry {
             return Err(shed(format!("the service {service} could not begin in time")));
         }
         let (reply, answered) = oneshot::channel();
-        let cancelled = CancellationToken::new();
+        let over = Arc::new(Over::default());
         let call = IncomingCall {
             caller,
             service,
@@ -479,7 +510,7 @@ impl Registry {
             body,
             deadline,
             span,
-            cancelled: cancelled.clone(),
+            over: Arc::clone(&over),
             input,
             reply,
         };
@@ -494,14 +525,14 @@ impl Registry {
             }
         }
         counts.inspect(|counts| counts.begin());
-        offered.hand.send_modify(|hand| hand.calls += 1);
+        offered.calls_in_hand.fetch_add(1, Ordering::SeqCst);
         Ok(InHand {
             offered,
             endpoint,
             started: Instant::now(),
             answered: false,
             reply: answered,
-            _cancel: cancelled.drop_guard(),
+            over,
         })
     }
 
@@ -522,7 +553,7 @@ impl Registry {
             .filter(|o| request.instance.as_ref().is_none_or(|id| *id == o.info.id))
             .filter(|o| version.as_ref().is_none_or(|version| version.matches(&o.version)))
             .filter(|o| {
-                let drains = o.hand.borrow().is_draining;
+                let drains = o.is_draining();
                 is_draining |= drains;
                 !drains
             });

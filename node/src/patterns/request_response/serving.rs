@@ -1,6 +1,9 @@
 //! The serving side of the handle: calls to answer, and how a service ends.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -86,10 +89,35 @@ pub struct IncomingCall {
     pub deadline: Instant,
     /// Continues the caller's trace.
     pub span: tracing::Span,
-    pub(super) cancelled: CancellationToken,
+    pub(super) over: Arc<Over>,
     /// The request, where it comes in parts.
     pub(super) input: Option<BodyReader>,
     pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// Whether a call is over; most calls start nothing that wants to know, and have no token.
+#[derive(Debug, Default)]
+pub(super) struct Over {
+    is_over: AtomicBool,
+    token: OnceLock<CancellationToken>,
+}
+
+impl Over {
+    pub(super) fn set(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    fn token(&self) -> CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new);
+        // Looked at after the token is there: whichever of the two comes last cancels it.
+        if self.is_over.load(Ordering::SeqCst) {
+            token.cancel();
+        }
+        token.clone()
+    }
 }
 
 /// What a service says to a call.
@@ -107,7 +135,8 @@ impl Reply {
         let CallResponse::Answer { headers, .. } = self.response else {
             return self.response;
         };
-        match rest.collect(DIRECT_BODY_BYTES_MAX).await {
+        // Boxed: most answers are whole, and this is large.
+        match Box::pin(rest.collect(DIRECT_BODY_BYTES_MAX)).await {
             Ok(body) => CallResponse::answer(headers, body),
             Err(BodyError::Failed { code, reason }) => CallResponse::failed(code, &reason),
             Err(BodyError::TooLarge(most)) => {
@@ -162,6 +191,6 @@ impl IncomingCall {
 
     /// Cancelled when the call is over, in whatever way: for what the call has started.
     pub fn token(&self) -> CancellationToken {
-        self.cancelled.clone()
+        self.over.token()
     }
 }

@@ -162,7 +162,10 @@ impl Serving {
             }
             Err(_) => return write_all(writer, Served::Late).await,
         }
-        let served = self.registry.serve(self.peer, call, self.deadline, self.span).await;
+        let served = self
+            .registry
+            .serve_until(self.peer, call, self.deadline, self.span)
+            .await;
         write_all(writer, served).await
     }
 }

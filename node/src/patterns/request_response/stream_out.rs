@@ -83,7 +83,7 @@ impl RequestResponseHandle {
         weft_protocol::Wire::check(&request).map_err(|e| CallError::Invalid(e.to_string()))?;
         let started = Instant::now();
         let calling = async {
-            let found = self.known(service, &wanted).await;
+            let found = self.known(service, &wanted, started + options.timeout).await;
             let target = target(service, &wanted);
             let attempts = Attempts::new(&self.inner, request.clone(), &options, started)?;
             let call = Streamed {
@@ -120,7 +120,6 @@ impl Streamed {
         target: &str,
         started: Instant,
     ) -> Result<StreamAnswer, CallError> {
-        attempts.note_open(&found);
         for entry in attempts.order(&found) {
             let (out, answer) = body();
             let (head, begun) = oneshot::channel();
@@ -324,7 +323,7 @@ async fn carry_here(
         Ok(false) => match input.collect(DIRECT_BODY_BYTES_MAX).await {
             Ok(bytes) => {
                 request.body = bytes;
-                inner.registry.serve(here, request, deadline, span).await
+                inner.registry.serve_until(here, request, deadline, span).await
             }
             Err(error) => return drop(head.send(Err(failed(413, format!("this service takes no streams: {error}"))))),
         },

@@ -348,7 +348,7 @@ async fn the_same_key_is_served_once() {
             both = async { tokio::join!(again, twin) } => both,
         }
     };
-    let (again, twin) = serve.await;
+    let (again, twin) = Box::pin(serve).await;
     assert_eq!(
         (again.unwrap().body, twin.unwrap().body),
         (b"paid".to_vec(), b"paid".to_vec())
