@@ -146,7 +146,7 @@ impl NodeBuilder {
         let mut doors = HashMap::new();
         let mut pattern_doors = HashMap::new();
         for (_, pattern) in &self.patterns {
-            let (door, theirs) = mesh::Door::new();
+            let (door, theirs) = mesh::Door::new(pattern.id);
             if doors.insert(pattern.id.to_owned(), door).is_some() {
                 return Err(NodeError::invalid(format!("two patterns are called {}", pattern.id)));
             }

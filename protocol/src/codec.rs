@@ -105,10 +105,29 @@ pub(crate) fn decode_around<T>(
     let mut left = Left(0..0);
     let mut decoder = minicbor::Decoder::new(&bytes);
     let value = read(&mut decoder, &mut left).map_err(|error| convert(&error, what))?;
+    if decoder.position() != bytes.len() {
+        return Err(DecodeError::malformed(what, "it has more parts than were read"));
+    }
     let mut bytes = bytes;
     bytes.truncate(left.0.end);
     bytes.drain(..left.0.start);
     Ok((value, bytes))
+}
+
+/// Reads an array of at least so many entries, with `read`; what later versions put behind them is passed over.
+pub(crate) fn entries<T>(
+    decoder: &mut minicbor::Decoder<'_>,
+    least: u64,
+    read: impl FnOnce(&mut minicbor::Decoder<'_>) -> Result<T, minicbor::decode::Error>,
+) -> Result<T, minicbor::decode::Error> {
+    let Some(more) = decoder.array()?.and_then(|count| count.checked_sub(least)) else {
+        return Err(minicbor::decode::Error::message("it has too few parts"));
+    };
+    let value = read(decoder)?;
+    for _ in 0..more {
+        decoder.skip()?;
+    }
+    Ok(value)
 }
 
 /// Where the string is that [`decode_around`] leaves.

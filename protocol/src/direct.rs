@@ -4,7 +4,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::codec::{Wire, decode_around, frame};
+use crate::codec::{Wire, decode_around, entries, frame};
 use crate::error::{DecodeError, at_most};
 use crate::hello::{Hello, Refusal};
 use crate::limits::{CALL_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
@@ -39,10 +39,11 @@ impl Wire for DirectRequest {
 
     fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
         let (hello, payload) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
-            entries(decoder, 2)?;
-            let hello = decoder.decode()?;
-            left.take(decoder)?;
-            Ok(hello)
+            entries(decoder, 2, |decoder| {
+                let hello = decoder.decode()?;
+                left.take(decoder)?;
+                Ok(hello)
+            })
         })?;
         let request = Self { hello, payload };
         request.check()?;
@@ -109,10 +110,12 @@ impl Wire for DirectReply {
             return Self::from_bytes(&bytes);
         }
         let ((), payload) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
-            entries(decoder, 2)?;
+            // A choice has two parts in every version; what is chosen may get more.
+            if decoder.array()? != Some(2) {
+                return Err(minicbor::decode::Error::message("it is no choice"));
+            }
             decoder.u32()?;
-            entries(decoder, 1)?;
-            left.take(decoder)
+            entries(decoder, 1, |decoder| left.take(decoder))
         })?;
         let reply = Self::Answer { payload };
         reply.check()?;
@@ -168,24 +171,17 @@ fn head_bytes(argument: u64) -> usize {
     }
 }
 
-/// An array of at least so many entries; those of later versions come behind.
-fn entries(decoder: &mut minicbor::Decoder<'_>, least: u64) -> Result<(), minicbor::decode::Error> {
-    match decoder.array()? {
-        Some(count) if count >= least => Ok(()),
-        _ => Err(minicbor::decode::Error::message("it has too few parts")),
-    }
-}
-
 impl Wire for LaneFrame {
     const WHAT: &'static str = "lane frame";
     const BYTES_MAX: usize = CALL_BYTES_MAX + 32;
 
     fn from_vec(bytes: Vec<u8>) -> Result<Self, DecodeError> {
         let (id, body) = decode_around(bytes, Self::BYTES_MAX, Self::WHAT, |decoder, left| {
-            entries(decoder, 2)?;
-            let id = decoder.u64()?;
-            left.take(decoder)?;
-            Ok(id)
+            entries(decoder, 2, |decoder| {
+                let id = decoder.u64()?;
+                left.take(decoder)?;
+                Ok(id)
+            })
         })?;
         let frame = Self { id, body };
         frame.check()?;
@@ -254,5 +250,12 @@ mod tests {
         // A later version's further entries are passed over.
         let longer = [0x83, 0x05, 0x42, 1, 2, 0x01];
         assert!(same::<LaneFrame>(&longer));
+        // Text in them must be text.
+        let no_text = [0x83, 0x05, 0x42, 1, 2, 0x61, 0xf6];
+        assert!(!same::<LaneFrame>(&no_text));
+        let more_of_the_answer = [0x82, 0x00, 0x82, 0x40, 0x00];
+        assert!(same::<DirectReply>(&more_of_the_answer));
+        let more_beside_it = [0x83, 0x00, 0x82, 0x40, 0x00, 0x40];
+        assert!(!same::<DirectReply>(&more_beside_it));
     }
 }

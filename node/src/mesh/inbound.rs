@@ -8,11 +8,12 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc},
@@ -153,17 +154,20 @@ pub(crate) struct Permits(
 /// Where one pattern takes what comes. Boxed: a channel takes memory for thirty-two at once, were there ever one or none.
 #[derive(Clone)]
 pub(crate) struct Door {
+    /// The pattern's.
+    name: &'static str,
     streams: mpsc::Sender<Box<InboundStream>>,
     requests: Arc<SetOnce<Box<dyn DynAnswers>>>,
 }
 
 impl Door {
     /// A door and the pattern's side of it.
-    pub(crate) fn new() -> (Door, super::PatternDoors) {
+    pub(crate) fn new(name: &'static str) -> (Door, super::PatternDoors) {
         let (streams, streams_out) = mpsc::channel(DOOR_QUEUE_MAX);
         let requests = Arc::new(SetOnce::new());
         (
             Door {
+                name,
                 streams,
                 requests: Arc::clone(&requests),
             },
@@ -347,6 +351,7 @@ impl DoorKeeper {
             .deadline_ms
             .map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let deadline = Instant::now() + within;
+        let name = door.name;
         let answering = async {
             // A pattern that is just starting is waited for.
             let answers = match door.requests.get() {
@@ -362,8 +367,14 @@ impl DoorKeeper {
             };
             answers.answer(request).await
         };
-        match timeout_at(deadline, answering.instrument(span.clone())).await {
-            Ok(reply) => reply,
+        // A pattern that breaks down over one request must not take the others of the lane with it.
+        let answering = AssertUnwindSafe(answering.instrument(span.clone())).catch_unwind();
+        match timeout_at(deadline, answering).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => {
+                tracing::error!(%peer, pattern = name, "the pattern panicked over a request");
+                self.refused(Refusal::Closing, "the pattern broke down over this request")
+            }
             Err(_) => self.refused(Refusal::Deadline, "no answer before the deadline"),
         }
     }

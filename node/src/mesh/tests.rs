@@ -61,9 +61,13 @@ impl Pattern for Echo {
 
 struct EchoRequests(Arc<AtomicUsize>);
 
+/// Over this request the echo panics.
+const BREAKS_DOWN: &[u8] = b"break down";
+
 impl Answers for EchoRequests {
     async fn answer(&self, request: InboundRequest) -> DirectReply {
         self.0.fetch_add(1, Ordering::SeqCst);
+        assert_ne!(request.payload, BREAKS_DOWN, "as a pattern with a mistake would");
         DirectReply::answer(request.payload)
     }
 }

@@ -56,6 +56,67 @@ async fn a_request_that_nobody_waits_for_holds_no_place_on_the_lane() {
     assert!(a.stop().await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_that_panics_over_a_request_takes_no_other_with_it() {
+    let (a, b, _) = pair("tcp").await;
+    let target = a.mesh().local_peer();
+    ask(&b, target, vec![0]).await.unwrap();
+    eventually("a lane to a", || has_lane(&b, &target)).await;
+    let bodies: Vec<Vec<u8>> = (0..100_u8).map(|n| vec![n; 20_000]).collect();
+    let others = join_all(bodies.iter().map(|body| ask(&b, target, body.clone())));
+    let (broken, others) = tokio::join!(ask(&b, target, BREAKS_DOWN.to_vec()), others);
+    let refused = matches!(
+        &broken,
+        Err(MeshError::Refused {
+            reason: Refusal::Closing,
+            ..
+        })
+    );
+    assert!(refused, "{broken:?}");
+    for (body, answer) in bodies.iter().zip(others) {
+        assert!(answer.unwrap() == *body);
+    }
+    assert!(has_lane(&b, &target), "the lane goes on");
+    assert!(b.stop().await);
+    assert!(a.stop().await);
+}
+
+/// It takes streams, and no requests.
+struct StreamsOnly;
+
+impl Pattern for StreamsOnly {
+    const ID: &'static str = "echo";
+    type Handle = ();
+
+    async fn start(self, context: Context) -> Result<(), NodeError> {
+        let mut streams = context.doors.streams;
+        context
+            .tasks
+            .spawn("streams-only", async move { while streams.recv().await.is_some() {} });
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_that_takes_no_requests_says_so_at_once() {
+    let config = mesh_config("n1", Vec::new(), "tcp");
+    let a = start(Node::builder().pattern(StreamsOnly), 1, config, Some(MeshKind::Open)).await;
+    let (b, _) = node(2, vec![address(&a)], false, "tcp").await;
+    peers(&b, 1).await;
+    // Had it been waited for, the answer would be that the time is over.
+    let refused = ask(&b, a.mesh().local_peer(), vec![0]).await;
+    let unknown = matches!(
+        &refused,
+        Err(MeshError::Refused {
+            reason: Refusal::Unknown,
+            ..
+        })
+    );
+    assert!(unknown, "{refused:?}");
+    assert!(b.stop().await);
+    assert!(a.stop().await);
+}
+
 /// A node that listens on QUIC and TCP.
 async fn both(seed: u8, bootstrap: Vec<weft_protocol::Multiaddr>, found: bool) -> Node {
     let mut config = mesh_config(&format!("n{seed}"), bootstrap, "quic");

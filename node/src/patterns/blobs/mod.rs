@@ -68,7 +68,7 @@ impl Pattern for Blobs {
         let metrics = handle::BlobMetrics::new(&metrics);
         tasks.spawn_vital("blob-room", shelf::sweep(Arc::clone(&shelf)));
         let serving = serve::Serving::new(Arc::clone(&shelf), metrics.clone());
-        tasks.spawn_vital("blobs", serve::run(doors, serving, tasks.child()));
+        tasks.spawn_vital("blobs", serve::run(doors.streams, serving, tasks.child()));
         let fetching = fetch::Fetching::new(mesh.clone(), Arc::clone(&shelf), tasks.child(), metrics);
         tasks.spawn("blob-providing", fetch::provide_all(Arc::clone(&fetching)));
         Ok(BlobsHandle::new(shelf, fetching, messages, tasks))

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use tracing::Instrument as _;
 use weft_protocol::{
     PeerId,
@@ -24,7 +24,7 @@ use super::{
     shelf::{InUse, Shelf},
 };
 use crate::{
-    mesh::{self, FrameError, InboundStream, PatternDoors},
+    mesh::{self, FrameError, InboundStream},
     tasks::Tasks,
 };
 
@@ -57,8 +57,8 @@ impl Drop for Place<'_> {
 }
 
 /// Takes streams from the door until the node stops.
-pub(super) async fn run(mut doors: PatternDoors, serving: Arc<Serving>, tasks: Tasks) {
-    while let Some(stream) = doors.streams.recv().await {
+pub(super) async fn run(mut streams: mpsc::Receiver<Box<InboundStream>>, serving: Arc<Serving>, tasks: Tasks) {
+    while let Some(stream) = streams.recv().await {
         let (serving, span) = (Arc::clone(&serving), stream.span.clone());
         tasks.spawn("blob-give", async move { serving.give(*stream).await }.instrument(span));
     }

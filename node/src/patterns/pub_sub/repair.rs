@@ -16,12 +16,12 @@ use tokio::{
     time::Instant,
 };
 use weft_protocol::{
-    Hello, Pattern, PeerId, Refusal, Subject, Verb, Wire as _,
+    Hello, PeerId, Refusal, Subject, Verb, Wire as _,
     direct::DirectReply,
     limits::{FRAME_BYTES_MAX, HEADS_MAX, ORIGINALS_MAX},
     patterns::pub_sub::{
         Line, PATTERN_ID,
-        repair::{Head, Original, PastPlace, RepairReply, RepairRequest},
+        repair::{Head, Original, RepairReply, RepairRequest},
         topic,
     },
 };
@@ -373,12 +373,12 @@ impl Repair {
         RepairReply::Heads { heads: vec![head] }
     }
 
-    /// What was published on a pattern's subjects; in a task of its own, for there may be much to read.
-    async fn past(&self, pattern: Pattern, since_ms: u64, before: Option<PastPlace>) -> Option<RepairReply> {
+    /// In a task of its own, for there may be much to read and to sign.
+    async fn in_task(&self, work: impl FnOnce(&Hub) -> RepairReply + Send + 'static) -> Option<RepairReply> {
         let (reply, answer) = oneshot::channel();
         let hub = Arc::clone(&self.hub);
-        self.tasks.spawn("pub-sub-past", async move {
-            let _ = reply.send(past::answer(&hub, &pattern, since_ms, before));
+        self.tasks.spawn("pub-sub-answer", async move {
+            let _ = reply.send(work(&hub));
         });
         answer.await.ok()
     }
@@ -391,30 +391,38 @@ impl Answers for Repair {
             Err(error) => return DirectReply::refused(Refusal::Malformed, &error.to_string()),
         };
         let reply = match asked {
-            RepairRequest::Heads { since_ms, heads, whole } => self.take_heads(request.peer, (since_ms, heads, whole)),
+            RepairRequest::Heads { since_ms, heads, whole } => {
+                Some(self.take_heads(request.peer, (since_ms, heads, whole)))
+            }
             RepairRequest::Fetch { line, from_seq, to_seq } => {
-                let kept = self.hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
-                let originals = kept.iter().filter_map(|kept| original(&self.hub, kept)).collect();
-                RepairReply::Originals { originals }
+                self.in_task(move |hub| {
+                    let kept = hub.kept(line, (from_seq, to_seq), ORIGINALS_MAX, FETCH_BYTES_MAX);
+                    let originals = kept.iter().filter_map(|kept| original(hub, kept)).collect();
+                    RepairReply::Originals { originals }
+                })
+                .await
             }
             RepairRequest::Past {
                 pattern,
                 since_ms,
                 before,
-            } => match self.past(pattern, since_ms, before).await {
-                Some(reply) => reply,
-                None => return DirectReply::refused(Refusal::Closing, "the node is stopping"),
-            },
+            } => {
+                self.in_task(move |hub| past::answer(hub, &pattern, since_ms, before))
+                    .await
+            }
             RepairRequest::Hop { hop } => {
                 if !self.hub.hops.heard(self.hub.mesh.local_peer(), request.peer, hop) {
                     let detail = "it is no hop of a message of this node, or not the asker's word";
                     return DirectReply::refused(Refusal::Malformed, detail);
                 }
-                RepairReply::Noted
+                Some(RepairReply::Noted)
             }
-            RepairRequest::Await { line, seq } => self.await_line(line, seq, request.deadline).await,
+            RepairRequest::Await { line, seq } => Some(self.await_line(line, seq, request.deadline).await),
         };
-        DirectReply::answer(reply.to_bytes())
+        match reply {
+            Some(reply) => DirectReply::answer(reply.to_bytes()),
+            None => DirectReply::refused(Refusal::Closing, "the node is stopping"),
+        }
     }
 }
 

@@ -1,0 +1,147 @@
+//! `weft-fuzz-seeds FOLDER`: what the targets of `tests/fuzz` begin with, from the samples that the repository has anyway.
+
+use std::{error::Error, fs, path::Path};
+
+/// Messages of the wire, pinned.
+const WIRE: &str = include_str!("../../../protocol/fixtures/wire.txt");
+
+/// By how its name begins, to which target a sample belongs; the first that fits.
+const TARGETS: &[(&str, &str)] = &[
+    ("ticket", "tickets"),
+    ("mesh", "tickets"),
+    ("key", "tickets"),
+    ("capability", "capabilities"),
+    ("token", "capabilities"),
+    ("certificate", "certificates"),
+    ("signed", "certificates"),
+    ("chain", "certificates"),
+    ("revocation", "certificates"),
+    ("admission", "certificates"),
+    ("node-record", "records"),
+    ("control", "records"),
+    ("hello", "greetings"),
+    ("direct-item", "messages"),
+    ("direct-lost", "messages"),
+    ("direct-taken", "messages"),
+    ("direct", "greetings"),
+    ("lane", "greetings"),
+    ("message", "messages"),
+    ("interest", "messages"),
+    ("frame", "messages"),
+    ("repair", "messages"),
+    ("hop", "messages"),
+    ("presences", "messages"),
+    ("services", "services"),
+    ("call", "services"),
+    ("answer", "services"),
+    ("question", "services"),
+    ("stream", "services"),
+    ("nats", "services"),
+    ("blob", "services"),
+];
+
+const NATS: &[&str] = &[
+    "CONNECT {\"verbose\":true,\"pedantic\":true,\"headers\":true,\"no_responders\":true}\r\nPING\r\n",
+    "CONNECT {}\r\nSUB orders.* workers 1\r\nPUB orders.new 5\r\nhello\r\nUNSUB 1 2\r\nPING\r\n",
+    "CONNECT {\"headers\":true}\r\nSUB > 2\r\nHPUB a.b r 19 21\r\nNATS/1.0\r\nk: v\r\n\r\nhi\r\nPONG\r\n",
+    "CONNECT {}\r\nSUB _INBOX.x 9\r\nPUB $SRV.INFO _INBOX.x 0\r\n\r\nPING\r\n",
+    "CONNECT {}\r\nSUB _INBOX.* 9\r\nPUB nobody _INBOX.1 0\r\n\r\nPING\r\nUNSUB 9\r\n+OK\r\n-ERR 'x'\r\n",
+];
+
+const SUBJECTS: &[&str] = &[
+    "orders.>\norders.*.new\norders.eu.new",
+    ">\n*.b\na.b",
+    "$SYS.>\n*\n$SYS.a",
+    "a.*.c\na.b.>\na.b.c.d",
+];
+
+const CONFIG: &[&str] = &[
+    "[node]\nname = \"alpha\"\nroles = [\"worker\"]\n",
+    "[api]\nlisten = \"127.0.0.1:0\"\n[nats]\nlisten = \"127.0.0.1:4222\"\n[blobs]\nbytes_max = \"8GiB\"\nkeep = \"1d\"\n",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args_os().nth(1).ok_or("usage: weft-fuzz-seeds FOLDER")?;
+    let folder = Path::new(&folder);
+    for (count, line) in WIRE.lines().enumerate() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (Some(name), Some(text)) = (words.first(), words.last()) else {
+            continue;
+        };
+        let Some((_, target)) = TARGETS.iter().find(|(begins, _)| name.starts_with(begins)) else {
+            continue;
+        };
+        // Some samples are text.
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes());
+        put(
+            folder,
+            target,
+            &format!("{count}-{name}"),
+            &bytes.unwrap_or_else(|_| text.as_bytes().to_vec()),
+        )?;
+    }
+    for (target, texts) in [("nats", NATS), ("subjects", SUBJECTS), ("config", CONFIG)] {
+        for (count, text) in texts.iter().enumerate() {
+            put(folder, target, &count.to_string(), text.as_bytes())?;
+        }
+    }
+    put(
+        folder,
+        "config",
+        "all",
+        weft_node::config::Config::defaults_annotated().as_bytes(),
+    )?;
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/scenarios"))? {
+        let entry = entry?;
+        put(
+            folder,
+            "scenario",
+            &entry.file_name().to_string_lossy(),
+            &fs::read(entry.path())?,
+        )?;
+    }
+    let every = concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/src/scenario/tests/every.toml");
+    put(folder, "scenario", "every", &fs::read(every)?)?;
+    requests(folder)?;
+    for kind in 0..5_u8 {
+        for file in 0..8_u8 {
+            put(
+                folder,
+                "store",
+                &format!("{kind}-{file}"),
+                &[file, kind, kind * 3, 200 - file, 1, 2, 3, 4],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A request for each route.
+fn requests(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let document = serde_json::to_value(weft_node::local::openapi())?;
+    let paths = document["paths"]
+        .as_object()
+        .ok_or("no paths in the API's description")?;
+    let mut count = 0;
+    for (path, methods) in paths {
+        for method in methods.as_object().into_iter().flatten().map(|(method, _)| method) {
+            let path = path.replace(['{', '}'], "");
+            let body = "{\"name\":\"x\",\"ttl\":\"1h\"}";
+            let request = format!(
+                "{} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                method.to_uppercase(),
+                body.len(),
+            );
+            count += 1;
+            put(folder, "http", &count.to_string(), request.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn put(folder: &Path, target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    let folder = folder.join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)?;
+    Ok(())
+}
