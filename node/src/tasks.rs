@@ -2,6 +2,7 @@
 //! everything spawned stand still.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     future::Future,
     panic::AssertUnwindSafe,
@@ -153,6 +154,17 @@ impl Tasks {
             .spawn(task.instrument(tracing::debug_span!("task", task = name)));
     }
 
+    /// The future with its panics caught, for what is polled beside others in one task: then nothing, and it counts as a task that panicked.
+    pub(crate) fn catch<T>(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = T>,
+    ) -> impl Future<Output = Option<T>> {
+        let panics = Arc::clone(&self.panics);
+        let caught = AssertUnwindSafe(future).catch_unwind();
+        caught.map(move |ended| ended.inspect_err(|panic| note_panic(&panics, name, &**panic)).ok())
+    }
+
     /// Resolves when the spawner is cancelled.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
         self.cancel.clone().cancelled_owned()
@@ -227,9 +239,8 @@ impl<F: Future<Output = ()>> Future for Task<F> {
             return Poll::Pending;
         }
         if let Err(panic) = ready!(this.future.poll(cx)) {
-            this.panics.fetch_add(1, Ordering::Relaxed);
             let name = this.running.name;
-            tracing::error!(task = name, panic = panic_text(&*panic), "a task panicked");
+            note_panic(this.panics, name, &*panic);
             if let Some(broken) = this.broken {
                 broken.send_if_modified(|first| {
                     let is_first = first.is_none();
@@ -240,6 +251,11 @@ impl<F: Future<Output = ()>> Future for Task<F> {
         }
         Poll::Ready(())
     }
+}
+
+fn note_panic(panics: &AtomicU64, name: &'static str, panic: &(dyn Any + Send)) {
+    panics.fetch_add(1, Ordering::Relaxed);
+    tracing::error!(task = name, panic = panic_text(panic), "a task panicked");
 }
 
 struct Running {

@@ -298,6 +298,10 @@ impl Mesh {
         payload: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, MeshError> {
+        if within.is_zero() {
+            // Sent all the same, it would be served for nobody.
+            return Err(timed_out(peer, within));
+        }
         hello.deadline_ms = Some(u32::try_from(within.as_millis()).unwrap_or(u32::MAX));
         let request = DirectRequest { hello, payload };
         let bytes = request

@@ -8,12 +8,11 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
-    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::future::BoxFuture;
 use libp2p::{PeerId, StreamProtocol};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc},
@@ -31,6 +30,7 @@ use super::{
     streams::MeshStream,
 };
 use crate::{
+    tasks::Tasks,
     telemetry::{metrics::MeshCounters, trace},
     trust::{Rule, Trust},
 };
@@ -229,6 +229,8 @@ pub(crate) struct DoorKeeper {
     places: PerPeer,
     scales: Arc<Scales>,
     counters: MeshCounters,
+    /// Counts what panics.
+    tasks: Tasks,
 }
 
 impl DoorKeeper {
@@ -237,6 +239,7 @@ impl DoorKeeper {
         doors: HashMap<String, Door>,
         memory_budget_bytes: usize,
         counters: MeshCounters,
+        tasks: Tasks,
     ) -> Self {
         let streams = (memory_budget_bytes / STREAM_WINDOW_BYTES).max(64);
         DoorKeeper {
@@ -246,6 +249,7 @@ impl DoorKeeper {
             places: PerPeer::default(),
             scales: Scales::new(memory_budget_bytes),
             counters,
+            tasks,
         }
     }
 
@@ -351,7 +355,6 @@ impl DoorKeeper {
             .deadline_ms
             .map_or(REQUEST_DEADLINE, |ms| Duration::from_millis(ms.into()));
         let deadline = Instant::now() + within;
-        let name = door.name;
         let answering = async {
             // A pattern that is just starting is waited for.
             let answers = match door.requests.get() {
@@ -368,13 +371,10 @@ impl DoorKeeper {
             answers.answer(request).await
         };
         // A pattern that breaks down over one request must not take the others of the lane with it.
-        let answering = AssertUnwindSafe(answering.instrument(span.clone())).catch_unwind();
+        let answering = self.tasks.catch(door.name, answering.instrument(span.clone()));
         match timeout_at(deadline, answering).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => {
-                tracing::error!(%peer, pattern = name, "the pattern panicked over a request");
-                self.refused(Refusal::Closing, "the pattern broke down over this request")
-            }
+            Ok(Some(reply)) => reply,
+            Ok(None) => self.refused(Refusal::Closing, "the pattern broke down over this request"),
             Err(_) => self.refused(Refusal::Deadline, "no answer before the deadline"),
         }
     }

@@ -262,6 +262,10 @@ fn request_by_clients(server: &Server, in_flight: usize, bytes: usize) -> f64 {
             }
         });
         let payload = Bytes::from(vec![b'x'; bytes]);
+        // The server may know the question before it knows who answers.
+        while asker.request("ask.clients", payload.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let started = Instant::now();
         let asking = (0..in_flight).map(|_| {
             let (asker, payload) = (asker.clone(), payload.clone());

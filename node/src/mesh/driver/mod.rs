@@ -201,7 +201,13 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
     let local = keypair.public().to_peer_id();
     let swarm = Swarm::new(transport, Boxed(behaviour), local, swarm_config);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let door = DoorKeeper::new(trust.clone(), doors, config.memory_budget_bytes, counters.clone());
+    let door = DoorKeeper::new(
+        trust.clone(),
+        doors,
+        config.memory_budget_bytes,
+        counters.clone(),
+        tasks.clone(),
+    );
     let peers = PeerTable::new();
     let lanes = Lanes::default();
     let notes = Notes::default();

@@ -57,6 +57,21 @@ async fn a_request_that_nobody_waits_for_holds_no_place_on_the_lane() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_time_is_over_is_not_sent() {
+    let (a, b, seen) = pair("tcp").await;
+    let target = a.mesh().local_peer();
+    ask(&b, target, vec![0]).await.unwrap();
+    eventually("a lane to a", || has_lane(&b, &target)).await;
+    let late = b.mesh().request(target, hello(&b), vec![1], Duration::ZERO).await;
+    assert!(matches!(late, Err(MeshError::Timeout { .. })), "{late:?}");
+    // What comes behind it on the lane is served after it.
+    ask(&b, target, vec![2]).await.unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 2);
+    assert!(b.stop().await);
+    assert!(a.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pattern_that_panics_over_a_request_takes_no_other_with_it() {
     let (a, b, _) = pair("tcp").await;
     let target = a.mesh().local_peer();
@@ -77,6 +92,7 @@ async fn a_pattern_that_panics_over_a_request_takes_no_other_with_it() {
         assert!(answer.unwrap() == *body);
     }
     assert!(has_lane(&b, &target), "the lane goes on");
+    assert_eq!(a.tasks().panics(), 1, "it is told like that of a task");
     assert!(b.stop().await);
     assert!(a.stop().await);
 }
