@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use futures::AsyncWriteExt as _;
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::watch, time::timeout};
 use weft_protocol::{
@@ -35,6 +36,8 @@ const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same while a member is just telling it. Shorter than a prover waits.
 pub(crate) const SETTLE_TIMEOUT_TELLING: Duration = Duration::from_secs(8);
+/// How long the other side may take to end its half of a stream whose dialogue is over.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests on one stream: ticket, proof, and a second proof after an adoption.
 const REQUESTS_MAX: usize = 4;
 
@@ -70,21 +73,21 @@ pub(crate) enum AdmissionError {
     Trust(#[from] crate::error::NodeError),
 }
 
-/// Proves this node to the peer on `stream`. Returns when the peer has admitted or refused us; while we wait for
-/// approval that may take long. With `test_only` the connection is not to be used by anybody. `heard` becomes true when the peer has told us all the revocations it knows.
+/// Proves this node to the peer on `stream`. Returns when the peer has admitted or refused us, and then [`end`] is due; while
+/// we wait for approval that may take long. With `test_only` the connection is not to be used by anybody. `heard` becomes true when the peer has told us all the revocations it knows.
 pub(crate) async fn prove(
     trust: &Trust,
     introduction: &Introduction,
     ticket: Option<&Ticket>,
     test_only: bool,
     heard: &watch::Sender<bool>,
-    mut stream: MeshStream,
+    stream: &mut MeshStream,
 ) -> Result<Proved, AdmissionError> {
     let mut standing = trust.watch_standing();
     for _ in 0..REQUESTS_MAX {
         let request = next_request(trust, introduction, ticket, test_only);
-        frames::write(&mut stream, &request).await?;
-        match converse(trust, &mut stream, &mut standing, heard).await? {
+        frames::write(stream, &request).await?;
+        match converse(trust, stream, &mut standing, heard).await? {
             Outcome::Admitted => return Ok(Proved::Admitted),
             Outcome::Refused(reason, detail) => return Ok(Proved::Refused(reason, detail)),
             Outcome::ProveAgain => {}
@@ -409,7 +412,17 @@ async fn tell_revocations(trust: &Trust, stream: &mut MeshStream) -> Result<(), 
     Ok(())
 }
 
-/// Tells a verified peer that our gate is open for it.
+/// Ends a dialogue that came to its verdict: closes this node's half of the stream and waits a moment for the end of the
+/// other's. A stream that is dropped before both have ended is reset, which libp2p of others reports as a failure.
+pub(crate) async fn end(mut stream: MeshStream) {
+    let _ = timeout(END_TIMEOUT, async {
+        stream.close().await.map_err(FrameError::from)?;
+        frames::read_bytes(&mut stream, 0).await
+    })
+    .await;
+}
+
+/// Tells a verified peer that our gate is open for it. Then [`end`] is due.
 pub(crate) async fn admit(trust: &Trust, stream: &mut MeshStream) -> Result<(), AdmissionError> {
     let Some(mesh) = trust.mesh() else {
         return Err(AdmissionError::OutOfTurn);

@@ -35,12 +35,13 @@ export function decode (bytes, at = { place: 0 }) {
 export function framed (stream) {
   let kept = new Uint8Array(0)
   let ended = false
+  let torn
   let wake = () => {}
   stream.addEventListener('message', ({ data }) => {
     kept = Uint8Array.from([...kept, ...(data.subarray ? data.subarray() : data)])
     wake()
   })
-  for (const end of ['remoteCloseWrite', 'close']) stream.addEventListener(end, () => { ended = true; wake() })
+  for (const end of ['remoteCloseWrite', 'close']) stream.addEventListener(end, ({ error }) => { ended = true; torn ??= error; wake() })
   return {
     write (message) {
       const body = encode(message)
@@ -58,9 +59,15 @@ export function framed (stream) {
           kept = kept.slice(end + 1 + length)
           return decode(body)
         }
-        if (ended) throw new Error('the stream ended')
+        if (ended) throw torn ?? new Error('the stream ended')
         await new Promise((resolve) => { wake = resolve })
       }
+    },
+    // Nothing more is said: ends both halves, in good order.
+    async end () {
+      await stream.close()
+      while (!ended) await new Promise((resolve) => { wake = resolve })
+      if (torn) throw torn
     }
   }
 }
@@ -106,6 +113,7 @@ export async function answerMembers (node) {
     if (kind !== 0) return frames.write([4, [8, 'only members come here']])
     frames.write([3, [[], false]])
     frames.write([0, [fields[0], known.root, known.open, NOTHING]])
+    await frames.end()
   })
   await node.handle(CONTROL, async (stream) => {
     const frames = framed(stream)
@@ -134,6 +142,7 @@ export async function join (node, known, connection, { name, invitation }) {
     }
     if (kind === 0) {
       Object.assign(known, { mesh: fields[0], root: fields[1], open: fields[2] })
+      await frames.end()
       return known
     }
   }

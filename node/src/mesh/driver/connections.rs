@@ -88,12 +88,13 @@ impl Driver {
                 let _ = tokio::time::timeout(ISSUER_FIRST, member).await;
             }
             for _ in 0..PROVE_TRIES {
-                let Ok(stream) = open_admission(&sender, peer, id).await else {
+                let Ok(mut stream) = open_admission(&sender, peer, id).await else {
                     return;
                 };
-                match admission::prove(&trust, &introduction, ticket.as_ref(), test_only, &heard, stream).await {
+                match admission::prove(&trust, &introduction, ticket.as_ref(), test_only, &heard, &mut stream).await {
                     Ok(Proved::Admitted) => {
                         let _ = sender.send(Command::RemoteReady { connection: id }).await;
+                        admission::end(stream).await;
                         return;
                     }
                     Ok(Proved::Refused(AdmissionRefusal::Busy, detail)) => {
@@ -162,10 +163,11 @@ impl Driver {
                         tracing::debug!(%peer, %error, "the verdict did not arrive");
                         let _ = sender.send(Command::Close { connection: id }).await;
                     }
+                    admission::end(stream).await;
                 }
                 Ok(Verified::Refused(reason)) => {
                     // Closing at once could overtake the refusal: QUIC gives up what it has not sent yet.
-                    tokio::time::sleep(FAREWELL).await;
+                    tokio::join!(tokio::time::sleep(FAREWELL), admission::end(stream));
                     let detail = String::new();
                     let refused = Command::NotAdmitted {
                         connection: id,
