@@ -58,6 +58,8 @@ const TOLD_MAX: usize = 6;
 const TELL_AFTER: Duration = Duration::from_millis(100);
 /// How long a publisher waits for its neighbours to keep up.
 const PACE_PATIENCE: Duration = Duration::from_secs(2);
+/// When nothing of an awaited line has come for so long, it is fetched.
+const AWAITED_STALL: Duration = Duration::from_millis(300);
 /// Before the deadline of a request its answer leaves.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
@@ -359,12 +361,35 @@ impl Repair {
         RepairReply::Heads { heads: beyond }
     }
 
-    /// Waits until this node follows a line so far, or until the asker hardly waits any more; how far it is then.
-    async fn await_line(&self, line: Line, seq: u64, deadline: Instant) -> RepairReply {
-        let mut progress = self.hub.progress.subscribe();
-        let there = progress.wait_for(|_| self.hub.followed(&line).is_some_and(|last| last >= seq));
+    /// Waits until this node follows a line so far, or until the asker hardly waits any more; how far it is then. If nothing of it comes,
+    /// although its own publisher says that it is so far, gossip did not bring it: it is fetched.
+    async fn await_line(&self, peer: PeerId, line: Line, seq: u64, deadline: Instant) -> RepairReply {
         let until = deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
-        let _ = tokio::time::timeout_at(until, there).await;
+        let follow = async {
+            let mut progress = self.hub.progress.subscribe();
+            let mut is_fetched = peer != line.publisher();
+            loop {
+                let before = self.hub.followed(&line);
+                if before.is_some_and(|last| last >= seq) {
+                    return;
+                }
+                let there = progress.wait_for(|_| self.hub.followed(&line).is_some_and(|last| last >= seq));
+                if tokio::time::timeout(AWAITED_STALL, there).await.is_err()
+                    && !is_fetched
+                    && self.hub.followed(&line) == before
+                {
+                    is_fetched = true;
+                    let (last_seq, first_seq) = (seq, 0);
+                    let claimed = Head {
+                        line,
+                        last_seq,
+                        first_seq,
+                    };
+                    self.catch_up(peer, vec![claimed]).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(until, follow).await;
         let head = Head {
             line,
             last_seq: self.hub.followed(&line).unwrap_or(0),
@@ -417,7 +442,9 @@ impl Answers for Repair {
                 }
                 Some(RepairReply::Noted)
             }
-            RepairRequest::Await { line, seq } => Some(self.await_line(line, seq, request.deadline).await),
+            RepairRequest::Await { line, seq } => {
+                Some(self.await_line(request.peer, line, seq, request.deadline).await)
+            }
         };
         match reply {
             Some(reply) => DirectReply::answer(reply.to_bytes()),

@@ -1,9 +1,12 @@
 //! What goes directly to the members that want it, queue groups, and reports, between real nodes.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
-use weft_protocol::{Pattern, PeerId, Subject, limits};
+use weft_protocol::{
+    Pattern, PeerId, Subject, limits,
+    patterns::pub_sub::{Attributes, Frame, Run},
+};
 
 use super::super::*;
 use crate::{
@@ -341,4 +344,31 @@ async fn what_is_handed_in_together_is_dealt_out_in_a_group() {
     both.sort_unstable();
     assert_eq!(both, (first..first + 1000).collect::<Vec<u32>>(), "each once");
     drop(others);
+}
+
+/// What gossip lost is fetched by who is asked to have followed so far, before anything else is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_publisher_waits_for_and_gossip_did_not_bring_is_fetched() {
+    let nodes = mesh(2).await;
+    let (hub, data) = (handle(&nodes[1]).hub, b"lost".as_slice());
+    let subject: Subject = "orders.eu".parse().unwrap();
+    let shard = subject.shard(SHARDS);
+    let mut wanted = handle(&nodes[0]).subscribe("orders.>".parse().unwrap(), None);
+    let frame = Frame {
+        epoch: hub.epoch,
+        shard,
+        first_seq: 1,
+        before_ms: 0,
+        runs: vec![Run {
+            attributes: Cow::Owned(Attributes::new(subject)),
+            data: vec![data],
+        }],
+    };
+    // As if gossip had taken it.
+    hub.went_out(&frame, &frame.to_bytes(), 1);
+    repair::await_members(&hub, vec![nodes[0].mesh().local_peer()], shard, 1).await;
+    let line = hub.own_line(shard).unwrap();
+    assert_eq!(handle(&nodes[0]).hub.followed(&line), Some(1));
+    let delivery = tokio::time::timeout(PATIENCE, wanted.next()).await.unwrap();
+    assert!(matches!(delivery, Some(Delivery::Message(message)) if message.data() == data));
 }
