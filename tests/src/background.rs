@@ -80,6 +80,11 @@ impl Background {
         self.stderr.lock().unwrap().join("\n")
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end; the exit code.
     #[track_caller]
     pub fn wait_ended(&mut self) -> Option<i32> {

@@ -14,6 +14,7 @@ pub mod background;
 pub mod cgroup;
 pub mod collector;
 pub mod command;
+pub mod faults;
 pub mod http;
 pub mod mesh;
 pub mod node;

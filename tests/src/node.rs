@@ -345,6 +345,22 @@ impl Node {
         child.wait().unwrap();
     }
 
+    /// Makes sure that the process has ended, killing it if it has not.
+    pub fn end(&mut self) {
+        if !self.has_ended() {
+            self.kill();
+        }
+    }
+
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().is_none_or(|c| c.try_wait().unwrap().is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
     /// Asks it to stop and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         signal_to(self.pid(), Signal::TERM);
@@ -394,7 +410,8 @@ impl Node {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines it has logged.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
