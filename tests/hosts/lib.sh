@@ -95,11 +95,23 @@ plug() {
 }
 
 # router ROUTER SWITCH NETWORK WAN KIND [udp-blocked]: a NAT router at WAN on the switch, with a network of its own behind
-# it, where it is NETWORK.1. KIND is `restricted` (a port keeps its number; only whom we spoke to may answer) or
-# `symmetric` (another port for each destination).
+# it, where it is NETWORK.1. What KIND lets in, in the words of RFC 3489: `cone` everybody (to NETWORK.2, who alone may be behind
+# it), `address` whom NETWORK.2 has spoken to, from any port, `restricted` only who was spoken to at that port; `symmetric` besides
+# gives each destination another port.
 router() {
-    local name="$1" to="$2" network="$3" wan="$4" extra="" blocked=""
-    [ "$5" = symmetric ] && extra=" random,fully-random"
+    local name="$1" to="$2" network="$3" wan="$4" extra="" blocked="" into="" seen="" inward="" outward=""
+    case "$5" in
+        restricted) ;;
+        symmetric) extra=" random,fully-random" ;;
+        cone | address) into="iifname \"wan0\" meta l4proto { tcp, udp } dnat to $network.2" ;;
+        *) echo "no kind of router: $5" >&2; return 2 ;;
+    esac
+    [ "$5" = cone ] && inward='iifname "wan0" accept'
+    if [ "$5" = address ]; then
+        seen="set seen { type ipv4_addr; flags dynamic,timeout; timeout 5m; }"
+        outward='iifname "br0" update @seen { ip daddr }'
+        inward='iifname "wan0" ip saddr @seen accept'
+    fi
     [ "${6:-}" = udp-blocked ] && blocked="meta l4proto udp drop"
     switch "$name"
     plug "$name" wan0 "$to" "$wan"
@@ -109,12 +121,17 @@ router() {
     # that follows would get another port: no hole could ever be punched.
     in_host "$name" nft -f - <<RULES
 table ip nat {
+ chain pre {
+  type nat hook prerouting priority -100; policy accept;
+  $into
+ }
  chain post {
   type nat hook postrouting priority 100; policy accept;
   oifname "wan0" masquerade$extra
  }
 }
 table ip fw {
+ $seen
  chain inp {
   type filter hook input priority 0; policy accept;
   iifname "wan0" ct state new,invalid drop
@@ -122,7 +139,9 @@ table ip fw {
  chain forw {
   type filter hook forward priority 0; policy drop;
   $blocked
+  $outward
   ct state established,related accept
+  $inward
   iifname "br0" accept
  }
 }
