@@ -1,6 +1,7 @@
 // A member of a mesh of Weft in JavaScript, on js-libp2p: what docs/protocol.md says, and no more of it than one needs who calls
 // services, publishes and listens. It has no directory, so nobody calls it.
-import { createHash, createHmac, randomBytes } from 'node:crypto'
+import { hmac } from '@noble/hashes/hmac.js'
+import { sha256 } from '@noble/hashes/sha2.js'
 
 // --- CBOR in the one shape that Weft reads: integers, text, bytes, arrays, null and booleans.
 
@@ -98,9 +99,10 @@ export function ticket (text) {
 }
 
 function redemption ({ mesh, issuer, secret }, own, name) {
-  const key = createHash('sha256').update(secret).digest()
-  const nonce = randomBytes(16)
-  const proof = createHmac('sha256', key).update('weft-ticket-v1').update(mesh).update(issuer).update(own).update(nonce).digest()
+  const key = sha256(secret)
+  const nonce = crypto.getRandomValues(new Uint8Array(16))
+  const said = [new TextEncoder().encode('weft-ticket-v1'), mesh, issuer, own, nonce]
+  const proof = hmac(sha256, key, Uint8Array.from(said.flatMap((part) => [...part])))
   return [mesh, issuer, key.subarray(0, 6), proof, name, 'weft-js', nonce]
 }
 
