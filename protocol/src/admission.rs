@@ -42,6 +42,10 @@ pub enum AdmissionRequest {
         /// The prover has made this connection only to try an address and will close it soon: nothing else is to use it.
         #[n(4)]
         test_only: bool,
+        /// Another number with each start of the node: its connections with another one are what an earlier process left behind. `None`:
+        /// it does not say.
+        #[n(5)]
+        run: Option<u64>,
     },
     /// To become a member by a ticket.
     #[n(1)]

@@ -108,6 +108,7 @@ fn mesh_samples() -> Vec<Sample> {
         name: name.clone(),
         agent: agent.clone(),
         test_only: false,
+        run: Some(7),
     };
     let redemption = Redemption::new(&crate::ticket::tests::ticket(), &public(4), &name, &agent, [6; 16]);
     let redeem = AdmissionRequest::Redeem(redemption.clone());

@@ -285,6 +285,7 @@ impl Attacker {
             name,
             agent,
             test_only: false,
+            run: None,
         };
         let proved = self.request_admission(&prove).await?;
         match proved.last() {

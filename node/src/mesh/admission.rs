@@ -49,6 +49,8 @@ pub(crate) type Settled = watch::Receiver<bool>;
 pub(crate) struct Introduction {
     pub(crate) name: String,
     pub(crate) agent: String,
+    /// Another number with each start.
+    pub(crate) run: u64,
 }
 
 /// How proving ourselves ended.
@@ -108,7 +110,7 @@ fn next_request(
     ticket: Option<&Ticket>,
     test_only: bool,
 ) -> AdmissionRequest {
-    let Introduction { name, agent } = introduction.clone();
+    let Introduction { name, agent, run } = introduction.clone();
     if let Some(mesh) = trust.mesh() {
         return AdmissionRequest::Prove {
             mesh: mesh.id,
@@ -116,6 +118,7 @@ fn next_request(
             name,
             agent,
             test_only,
+            run: Some(run),
         };
     }
     match ticket {
@@ -203,6 +206,8 @@ pub(crate) enum Verified {
     Member {
         /// The connection is for nothing but the peer's test of an address.
         test_only: bool,
+        /// Which start of the peer's it is, if it says so.
+        run: Option<u64>,
     },
     /// The peer is none and was told why.
     Refused(AdmissionRefusal),
@@ -226,7 +231,7 @@ pub(crate) async fn verify(
     address: &str,
     stream: &mut MeshStream,
 ) -> Result<Verified, AdmissionError> {
-    let mut test_only = false;
+    let (mut test_only, mut run) = (false, None);
     for _ in 0..REQUESTS_MAX {
         let request = timeout(STEP_TIMEOUT, frames::read::<AdmissionRequest>(stream));
         let request = match request.await.map_err(|_| AdmissionError::Timeout)? {
@@ -244,9 +249,10 @@ pub(crate) async fn verify(
                 chain,
                 name,
                 test_only: for_test,
+                run: this_run,
                 ..
             } => {
-                test_only = for_test;
+                (test_only, run) = (for_test, this_run);
                 on_prove(trust, settled, proven, &peer, &mesh, &chain, &name, stream).await?
             }
             AdmissionRequest::Redeem(redemption) => match trust.mesh() {
@@ -268,7 +274,7 @@ pub(crate) async fn verify(
             }
         };
         match step {
-            Some(Verified::Member { .. }) => return Ok(Verified::Member { test_only }),
+            Some(Verified::Member { .. }) => return Ok(Verified::Member { test_only, run }),
             Some(verdict) => return Ok(verdict),
             None => {}
         }
@@ -304,7 +310,10 @@ async fn on_prove(
     tell_revocations(trust, stream).await?;
     let _ = timeout(SETTLE_TIMEOUT_TELLING, settled.wait_for(|s| *s)).await;
     match trust.verify_proof(peer, mesh, chain, name) {
-        ProofVerdict::Member => Ok(Some(Verified::Member { test_only: false })),
+        ProofVerdict::Member => {
+            let (test_only, run) = (false, None);
+            Ok(Some(Verified::Member { test_only, run }))
+        }
         ProofVerdict::Adopted(chain) => issued(trust, chain, stream).await,
         ProofVerdict::Refused(reason, detail) => Ok(Some(refuse(stream, reason, &detail).await?)),
     }

@@ -268,3 +268,36 @@ fn a_serving_application_survives_its_nodes_restart() {
         mesh[1].get("/v1/services").as_array()?.is_empty().then_some(())
     });
 }
+
+/// The others still have connections of its earlier process, which are dead, and for gossip the new one would be no first one.
+#[test]
+fn a_killed_publisher_is_heard_in_order_from_its_first_word_on() {
+    let mut mesh = Mesh::of(4);
+    let subscriptions: Vec<_> = mesh.0[..3]
+        .iter()
+        .map(|node| node.subscribe(&["orders.>", "--raw"]))
+        .collect();
+    let publish = |node: &Node, n: usize| {
+        let request = node
+            .request("POST", "/v1/messages/orders.eu")
+            .body(n.to_string().as_bytes());
+        let request = request.header("content-type", "text/plain");
+        assert_eq!(node.send(&request).status / 100, 2);
+    };
+    publish(&mesh[3], 0);
+    for subscription in &subscriptions {
+        subscription.wait_lines(1);
+    }
+    let killed = mesh[3].id().to_owned();
+    mesh[3].kill();
+    mesh[3].start();
+    (1..=100).for_each(|n| publish(&mesh[3], n));
+    let expected: Vec<String> = (0..=100).map(|n: usize| n.to_string()).collect();
+    for subscription in &subscriptions {
+        assert_eq!(subscription.wait_lines(101), expected);
+    }
+    for node in &mesh.0[..3] {
+        let told = format!("a member was started again: closing what it left behind peer={killed}");
+        until("what it left is closed", || node.log().contains(&told).then_some(()));
+    }
+}

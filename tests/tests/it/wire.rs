@@ -221,6 +221,7 @@ fn malformed_admissions_are_refused() {
             name: "m".into(),
             agent: "m/1".into(),
             test_only: false,
+            run: None,
         };
         let mut thief = Attacker::new(&[DIRECT]);
         thief.connect(&address).await.unwrap();

@@ -100,6 +100,7 @@ pub(crate) enum Command {
     Verified {
         connection: ConnectionId,
         test_only: bool,
+        run: Option<u64>,
         done: oneshot::Sender<()>,
     },
     /// The peer has admitted us.
@@ -198,8 +199,9 @@ impl Driver {
             Command::Verified {
                 connection,
                 test_only,
+                run,
                 done,
-            } => self.on_verified(connection, test_only, done),
+            } => self.on_verified(connection, (test_only, run), done),
             Command::RemoteReady { connection } => self.on_remote_ready(connection),
             Command::NotAdmitted {
                 connection,

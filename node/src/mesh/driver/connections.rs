@@ -32,6 +32,8 @@ const STRANGER_BAN: Duration = Duration::from_secs(60);
 const REVOKED_BAN: Duration = Duration::from_secs(10);
 /// Who was refused gets so long to hear why before the connection is closed.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long a connection is kept from being used while those are closed that an earlier process of the peer has left.
+const LEFT_BEHIND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a newcomer leaves it to the ticket's issuer before it hands the ticket's redemption to another member.
 const ISSUER_FIRST: Duration = Duration::from_millis(700);
 /// Proving is tried again after a broken dialogue.
@@ -57,6 +59,8 @@ impl Driver {
             remote_ready: false,
             waits_for_approval: false,
             test_only: is_test(endpoint),
+            run: None,
+            waits_to_open: None,
         };
         self.spawn_prover(peer, id, &connection, remote_verified, heard);
         self.connections.insert(id, connection);
@@ -149,11 +153,12 @@ impl Driver {
                 } => never,
             };
             match verified {
-                Ok(Verified::Member { test_only }) => {
+                Ok(Verified::Member { test_only, run }) => {
                     let (done, opened) = oneshot::channel();
                     let verified = Command::Verified {
                         connection: id,
                         test_only,
+                        run,
                         done,
                     };
                     if sender.send(verified).await.is_err() || opened.await.is_err() {
@@ -185,7 +190,12 @@ impl Driver {
 
     /// `done` hears of it once the connection accepts the members' protocols: what the peer opens as soon as it knows that
     /// it is admitted must not come too early.
-    pub(super) fn on_verified(&mut self, id: ConnectionId, test_only: bool, done: oneshot::Sender<()>) {
+    pub(super) fn on_verified(
+        &mut self,
+        id: ConnectionId,
+        (test_only, run): (bool, Option<u64>),
+        done: oneshot::Sender<()>,
+    ) {
         self.follow_standing();
         if self.swarm.behaviour_mut().members.inner().is_none() {
             // No gate can be opened yet; the peer gets no verdict and asks again.
@@ -204,12 +214,59 @@ impl Driver {
             let _ = done.send(());
             return;
         }
-        connection.opened = true;
         connection.test_only |= test_only;
+        connection.run = run;
         connection.waits_for_approval = false;
         connection.verified.send_replace(true);
+        let left_behind = self.left_behind(id);
+        if left_behind.is_empty() {
+            return self.open_gate(id, done);
+        }
+        // The peer was started again, and its earlier process said no farewell. What it left is dead, though this machine has not noticed; and
+        // to gossip a connection beside it would be no first one, on which subscriptions are told. It is opened when they are gone.
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.waits_to_open = Some((done, Instant::now()));
+            tracing::info!(peer = %connection.peer, ?left_behind, "a member was started again: closing what it left behind");
+        }
+        for other in left_behind {
+            self.swarm.close_connection(other);
+        }
+    }
+
+    /// The connections of an earlier process of the peer.
+    fn left_behind(&self, id: ConnectionId) -> Vec<ConnectionId> {
+        let Some((peer, run)) = self.connections.get(&id).and_then(|c| Some((c.peer, c.run?))) else {
+            return Vec::new();
+        };
+        let others = self.connections.iter().filter(|(_, c)| c.peer == peer);
+        let others = others.filter(|(_, c)| c.run.is_some_and(|other| other != run));
+        others.map(|(other, _)| *other).collect()
+    }
+
+    fn open_gate(&mut self, id: ConnectionId, done: oneshot::Sender<()>) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.opened = true;
+        }
         self.swarm.behaviour_mut().members.open(id, done);
         self.maybe_connected(id);
+    }
+
+    /// Opens the connections for which nothing is left to wait for, or long enough was waited.
+    pub(super) fn open_waiting(&mut self, now: Instant) {
+        let waiting = self
+            .connections
+            .iter()
+            .filter_map(|(id, c)| Some((*id, c.waits_to_open.as_ref()?.1)));
+        let waiting: Vec<_> = waiting.collect();
+        for (id, since) in waiting {
+            if now.duration_since(since) < LEFT_BEHIND_TIMEOUT && !self.left_behind(id).is_empty() {
+                continue;
+            }
+            let waited = self.connections.get_mut(&id).and_then(|c| c.waits_to_open.take());
+            if let Some((done, _)) = waited {
+                self.open_gate(id, done);
+            }
+        }
     }
 
     pub(super) fn on_remote_ready(&mut self, id: ConnectionId) {
@@ -352,6 +409,7 @@ impl Driver {
         self.forget_connection(id);
         self.peers.closed(&peer, id);
         self.lanes.remove(&peer, id);
+        self.open_waiting(Instant::now());
         if !self.connections.values().any(|c| c.peer == peer) {
             self.agents.remove(&peer);
             self.connector.on_disconnected(&peer, Instant::now());

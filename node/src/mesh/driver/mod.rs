@@ -106,6 +106,10 @@ struct Connection {
     waits_for_approval: bool,
     /// Made to try an address, and used for nothing else.
     test_only: bool,
+    /// Which start of the peer's it is of, if it has said so.
+    run: Option<u64>,
+    /// Who is told that it is opened, and since when it waits for that.
+    waits_to_open: Option<(oneshot::Sender<()>, Instant)>,
 }
 
 type Providers = oneshot::Sender<Result<Vec<PeerId>, MeshError>>;
@@ -252,6 +256,7 @@ pub(crate) fn start(platform: &dyn Platform, parts: DriverParts) -> Result<Mesh,
         introduction: Introduction {
             name: config.name.clone(),
             agent: config.agent.clone(),
+            run: u64::from_be_bytes(crate::platform::random(&*platform.entropy() as &dyn Entropy)),
         },
         ticket: config.ticket.clone(),
         connector: Connector::new(local, config.connection_target, seed),
@@ -360,6 +365,7 @@ impl Driver {
             self.prefer_best();
             self.carriers_tick(now);
             self.reconnect_deaf(now);
+            self.open_waiting(now);
             self.dial_doubted(now);
             self.trust.expire_records();
             self.counters.set_sizes(self.peers.len(), self.trust.known_count());
