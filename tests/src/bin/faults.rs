@@ -28,6 +28,9 @@ struct Args {
     /// Where the history is written, an object of JSON a line
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
+    /// A folder for detailed logs of the nodes
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// What is done; without any, all that is possible here
     #[arg(value_parser = PossibleValuesParser::new(Fault::ALL.map(Fault::name)).map(|name| by_name(&name)))]
     faults: Vec<Fault>,
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         seed: args.seed,
         faults: wanted,
         history: args.history,
+        logs: args.logs,
     };
     let began = std::time::Instant::now();
     let report = faults::run(&plan, &mut |what| {

@@ -36,6 +36,8 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 const CALM: Duration = Duration::from_secs(2);
 /// The nodes that offer the services.
 const SERVERS: usize = 2;
+/// What the nodes log when their logs are wanted.
+const LOG_FILTER: &str = "info,weft_node=debug";
 /// Numbers of the messages that end the history, beyond those of the load.
 const LAST_WORDS: u64 = 1 << 40;
 
@@ -52,6 +54,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Where the history is written, if it is wanted or something was broken.
     pub history: Option<PathBuf>,
+    /// A folder for the nodes' logs, which then are detailed.
+    pub logs: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -179,6 +183,11 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Report {
         load.history.write_to(path).unwrap();
     }
     drop((subscribers, services));
+    if let Some(folder) = &plan.logs {
+        for (at, host) in hosts.iter().enumerate() {
+            fs::write(folder.join(format!("node{at}.log")), host.node.log()).unwrap();
+        }
+    }
     report
 }
 
@@ -198,6 +207,9 @@ fn hosts(plan: &Plan) -> Vec<Host> {
         }
         if index > 0 {
             node = node.arg("--join").arg(&ticket);
+        }
+        if plan.logs.is_some() {
+            node = node.arg("--log").arg(LOG_FILTER);
         }
         let disk = with_disk.then(|| Disk::mount(&node.home().join("disk"), &node.data_dir()).unwrap());
         node.start();
