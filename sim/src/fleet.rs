@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use libp2p::Multiaddr;
+use tracing::Instrument as _;
 use weft_node::{
     Node, NodeError, NodeOptions,
     config::{Config, Sources},
@@ -279,7 +280,10 @@ impl Fleet {
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
         };
-        let node = builder.start(platform, options).await?;
+        let node = builder
+            .start(platform, options)
+            .instrument(tracing::info_span!(target: "weft_node", "node", n = host))
+            .await?;
         let is_outside = matches!(*node.trust().watch_standing().borrow(), Standing::Outside);
         member.forgot = is_outside && member.entered;
         if is_outside {

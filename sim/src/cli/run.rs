@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use super::{
     CliError,
@@ -72,12 +73,34 @@ pub(crate) struct RunArgs {
     /// The program for the modes that start processes [default: `weft` beside this one, or on PATH]
     #[arg(long, value_name = "PATH", env = "WEFT_BIN", value_hint = clap::ValueHint::FilePath)]
     weft: Option<PathBuf>,
+    /// What the nodes log, on standard error, with the time of the run: weft_node=debug; in virtual time
+    #[arg(long, value_name = "FILTER", conflicts_with = "seeds", value_parser = log_filter)]
+    log: Option<String>,
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| e.to_string())
+}
+
+/// Has the nodes' logs written. The clock they are dated by is that of the thread: the virtual one, where there is one.
+fn write_logs(filter: &str) {
+    let filter = EnvFilter::new(filter);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // The first one stays; there is no other.
+    let _ = logs.with_ansi(false).try_init();
 }
 
 /// Runs it and shows the report.
 pub(crate) fn execute(out: &Out, args: RunArgs) -> Result<(), CliError> {
     let loaded = args.which.load()?;
     let mode = Mode::from(args.mode);
+    if let Some(filter) = &args.log {
+        write_logs(filter);
+    }
     fits(&loaded, mode)?;
     if let Some(seeds) = args.seeds {
         return sweep::sweep(out, &loaded, mode, seeds, args.jobs);

@@ -18,7 +18,7 @@ macro_rules! shipped {
 /// All of them.
 pub const fn shipped() -> &'static [Shipped] {
     shipped!(
-        "hello" "churn" "islands" "slow-link" "lossy-bulk" "datagrams" "thundering-herd" "wan" "flood" "sybil" "eclipse"
+        "hello" "churn" "islands" "slow-link" "lossy-bulk" "datagrams" "thundering-herd" "wan" "sites" "flood" "sybil" "eclipse"
         "cold-boot" "flash" "covert-flash" "censor" "degraded" "relay-island" "upgrade" "power-cut" "repair" "services" "breaker" "scale"
     )
 }

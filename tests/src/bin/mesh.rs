@@ -1,7 +1,7 @@
 //! Figures of the mesh: start, join, fifty nodes, an idle node, memory under pressure and over time. Each is printed with its limit and their ratio.
 //!
-//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|r9|soak|fifty]…`, with `WEFT_BIN` naming the binary
-//! to measure (a release build, for figures that mean something). Not part of the timed tests: a busy machine makes the
+//! `cargo run --release -p weft-tests --bin weft-bench-mesh [start|join|idle|r9|soak|fifty]… [--minutes N]`, with `WEFT_BIN` naming the
+//! binary to measure (a release build, for figures that mean something); the minutes are those of the soak. Not part of the timed tests: a busy machine makes the
 //! times longer, so compare the ratios of one run with each other.
 
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -19,14 +19,22 @@ use weft_tests::{
 const ROUNDS: usize = 7;
 /// How long the idle node is watched.
 const IDLE: Duration = Duration::from_secs(20);
-/// The soak, and what comes before it is counted.
-const SOAK: Duration = Duration::from_secs(600);
+/// The soak, unless it is to be longer, and what comes before it is counted.
+const SOAK_MINUTES: u64 = 10;
 const SOAK_WARM_UP: Duration = Duration::from_secs(120);
 /// Nodes of the large mesh.
 const FIFTY: usize = 50;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let minutes = match wanted.iter().position(|w| w == "--minutes") {
+        Some(at) => {
+            let minutes = wanted.get(at + 1).and_then(|n| n.parse().ok());
+            wanted.drain(at..(at + 2).min(wanted.len()));
+            minutes.expect("--minutes wants a whole number")
+        }
+        None => SOAK_MINUTES,
+    };
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
     println!("binary  {}", command::binary().display());
     println!("{:<44} {:>10} {:>10} {:>8}", "figure", "measured", "limit", "ratio");
@@ -43,7 +51,7 @@ fn main() {
         pressure();
     }
     if is_wanted("soak") {
-        soak_for_minutes();
+        soak_for_minutes(minutes);
     }
     if is_wanted("fifty") {
         fifty();
@@ -126,9 +134,9 @@ fn pressure() {
     }
 }
 
-/// Twelve minutes of calls, messages, applications and members that come and go; the first two do not count.
-fn soak_for_minutes() {
-    let seen = soak(SOAK_WARM_UP, SOAK);
+/// Minutes of calls, messages, applications and members that come and go, after two that do not count.
+fn soak_for_minutes(minutes: u64) {
+    let seen = soak(SOAK_WARM_UP, Duration::from_secs(minutes * 60));
     report("soak, growth of RSS (MiB a minute)", seen.rss_slope_mib_per_min, 1.0);
     report("soak, growth of descriptors (a minute)", seen.fd_slope_per_min, 1.0);
     report(

@@ -3,7 +3,8 @@
 //! Gossipsub tells a peer what it subscribes to once, with the first connection. A member that was killed and comes back finds the
 //! other side with a connection that is dead and not yet known to be: the new one is its second, on which nothing is told, and
 //! what the returned member publishes would never be sent there. Every node subscribes to the shards of its mesh, so a member of
-//! whom gossip knows no subscription after a while was not heard: its connections are closed, and the next is a first one again.
+//! whom gossip knows no subscription after a while was not heard: its connections are closed, and the next is a first one again. A node that says
+//! which run it is need not wait for that: what an earlier run left is closed before the new connection is used.
 
 use std::{
     collections::{HashMap, HashSet},

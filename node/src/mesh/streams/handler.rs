@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Ready,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -19,7 +19,7 @@ use libp2p::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-use super::{MeshStream, NEGOTIATING_MAX, OPEN_QUEUE_MAX, OUTBOUND_MAX, OpenError, OpenRequest};
+use super::{MeshStream, NEGOTIATING_MAX, OPEN_QUEUE_MAX, OUTBOUND_MAX, OpenError, OpenRequest, link::Link};
 
 /// A negotiated inbound stream on its way to the behaviour.
 pub(crate) struct Inbound(pub(super) libp2p::Stream);
@@ -67,7 +67,7 @@ impl OutboundUpgrade<libp2p::Stream> for Negotiate {
 /// See the module.
 pub(crate) struct Handler {
     peer: PeerId,
-    exchanged: Arc<AtomicU64>,
+    link: Arc<Link>,
     protocols: Vec<StreamProtocol>,
     queue: VecDeque<OpenRequest>,
     negotiating: usize,
@@ -78,10 +78,10 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(peer: PeerId, protocols: Vec<StreamProtocol>, exchanged: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(peer: PeerId, protocols: Vec<StreamProtocol>, link: Arc<Link>) -> Self {
         Handler {
             peer,
-            exchanged,
+            link,
             protocols,
             queue: VecDeque::new(),
             negotiating: 0,
@@ -112,6 +112,13 @@ impl Handler {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+/// It goes when its connection begins to close.
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.link.go();
     }
 }
 
@@ -193,11 +200,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 self.negotiating -= 1;
                 let (request, permit) = info;
-                let stream = MeshStream {
-                    stream: protocol.1.0,
-                    exchanged: Arc::clone(&self.exchanged),
-                    _permit: Some(permit),
-                };
+                let stream = MeshStream::new(protocol.1.0, Arc::clone(&self.link), Some(permit));
                 let _ = request.reply.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError {

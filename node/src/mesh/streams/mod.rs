@@ -6,25 +6,25 @@
 //! requests per peer, [`NEGOTIATING_MAX`] negotiations and [`OUTBOUND_MAX`] live outbound streams per connection; what
 //! exceeds the first is refused with [`OpenError::Busy`], what exceeds the others waits its turn.
 //!
+//! Who reads hears of it when the connection is gone, whichever side closed it.
+//!
 //! Does not look at what flows on a stream; `mesh::inbound` is the door-keeper.
 //!
 //! Why not `libp2p-stream`: its accept queue has one slot and drops what does not fit, and dial requests in a burst may
 //! never return.
 
 mod handler;
+mod link;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt, io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, task::AtomicWaker};
 pub(crate) use handler::Handler;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
@@ -35,6 +35,8 @@ use libp2p::{
     },
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use self::link::Link;
 
 use crate::error::ErrorKind;
 
@@ -111,26 +113,33 @@ impl OpenError {
 /// A stream to a peer. Dropping it frees its place among the connection's [`OUTBOUND_MAX`].
 pub struct MeshStream {
     stream: libp2p::Stream,
-    /// Bytes of all streams of the connection, both ways.
-    exchanged: Arc<AtomicU64>,
+    link: Arc<Link>,
+    reader: Arc<AtomicWaker>,
     /// Held for its drop.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl MeshStream {
-    pub(crate) fn inbound(stream: libp2p::Stream, exchanged: Arc<AtomicU64>) -> Self {
+    fn new(stream: libp2p::Stream, link: Arc<Link>, permit: Option<OwnedSemaphorePermit>) -> Self {
         MeshStream {
             stream,
-            exchanged,
-            _permit: None,
+            reader: link.reader(),
+            link,
+            _permit: permit,
         }
     }
 
     fn count(&self, moved: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = moved {
-            self.exchanged.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.link.count(bytes);
         }
         moved
+    }
+}
+
+impl Drop for MeshStream {
+    fn drop(&mut self) {
+        self.link.forget(&self.reader);
     }
 }
 
@@ -143,6 +152,12 @@ impl fmt::Debug for MeshStream {
 impl AsyncRead for MeshStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let moved = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if moved.is_pending() {
+            self.reader.register(cx.waker());
+            if self.link.is_gone() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
         self.count(moved)
     }
 }
@@ -190,8 +205,7 @@ pub(crate) enum Event {
 pub(crate) struct Behaviour {
     protocols: Vec<StreamProtocol>,
     connections: HashMap<PeerId, Vec<ConnectionId>>,
-    /// Bytes that the streams of each connection have carried.
-    exchanged: HashMap<ConnectionId, Arc<AtomicU64>>,
+    links: HashMap<ConnectionId, Arc<Link>>,
     /// The connection to use for a peer with several: the one that measured best.
     preferred: HashMap<PeerId, ConnectionId>,
     waiting: HashMap<PeerId, VecDeque<OpenRequest>>,
@@ -206,7 +220,7 @@ impl Behaviour {
         Behaviour {
             protocols,
             connections: HashMap::new(),
-            exchanged: HashMap::new(),
+            links: HashMap::new(),
             preferred: HashMap::new(),
             waiting: HashMap::new(),
             events: VecDeque::new(),
@@ -276,7 +290,7 @@ impl Behaviour {
 
     /// Bytes that streams of the standing connections have carried, by peer.
     pub(crate) fn exchanged(&self) -> BTreeMap<PeerId, u64> {
-        let of = |id: &ConnectionId| self.exchanged.get(id).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        let of = |id: &ConnectionId| self.links.get(id).map_or(0, |link| link.exchanged());
         self.connections
             .iter()
             .map(|(peer, ids)| (*peer, ids.iter().map(of).sum()))
@@ -284,8 +298,8 @@ impl Behaviour {
     }
 
     fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Handler {
-        let exchanged = Arc::clone(self.exchanged.entry(id).or_default());
-        Handler::new(peer, self.protocols.clone(), exchanged)
+        let link = Arc::clone(self.links.entry(id).or_default());
+        Handler::new(peer, self.protocols.clone(), link)
     }
 }
 
@@ -324,13 +338,13 @@ impl NetworkBehaviour for Behaviour {
             }
             // Another behaviour may have refused a connection that this one had a handler for.
             FromSwarm::DialFailure(e) => {
-                self.exchanged.remove(&e.connection_id);
+                self.links.remove(&e.connection_id);
             }
             FromSwarm::ListenFailure(e) => {
-                self.exchanged.remove(&e.connection_id);
+                self.links.remove(&e.connection_id);
             }
             FromSwarm::ConnectionClosed(e) => {
-                self.exchanged.remove(&e.connection_id);
+                self.links.remove(&e.connection_id);
                 if let Some(connections) = self.connections.get_mut(&e.peer_id) {
                     connections.retain(|c| *c != e.connection_id);
                     if connections.is_empty() {
@@ -351,7 +365,7 @@ impl NetworkBehaviour for Behaviour {
             peer,
             connection,
             protocol,
-            stream: MeshStream::inbound(stream.0, self.exchanged.get(&connection).cloned().unwrap_or_default()),
+            stream: MeshStream::new(stream.0, self.links.get(&connection).cloned().unwrap_or_default(), None),
         }));
     }
 
