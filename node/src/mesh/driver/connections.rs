@@ -204,11 +204,6 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if !self.trust.is_member(&connection.peer) {
-            // It was revoked in this very moment.
-            self.swarm.close_connection(id);
-            return;
-        }
         if connection.opened {
             // It asked again because the verdict did not reach it.
             let _ = done.send(());
@@ -244,9 +239,17 @@ impl Driver {
     }
 
     fn open_gate(&mut self, id: ConnectionId, done: oneshot::Sender<()>) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.opened = true;
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        // Another verdict on it may still have waited.
+        connection.waits_to_open = None;
+        if !self.trust.is_member(&connection.peer) {
+            // It was revoked in this very moment.
+            self.swarm.close_connection(id);
+            return;
         }
+        connection.opened = true;
         self.swarm.behaviour_mut().members.open(id, done);
         self.maybe_connected(id);
     }
