@@ -1,8 +1,10 @@
 // A libp2p node as the tests need it.
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
+import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
+import { kadDHT } from '@libp2p/kad-dht'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { webSockets } from '@libp2p/websockets'
@@ -17,13 +19,16 @@ Promise.withResolvers ??= () => {
   return parts
 }
 
-export const create = (gossip = {}) => createLibp2p({
-  transports: [tcp(), webSockets()],
+// `mesh`: the first eight letters of its id, for one that takes part in the mesh's table of who has what.
+export const create = (gossip = {}, mesh) => createLibp2p({
+  addresses: { listen: mesh ? ['/ip4/127.0.0.1/tcp/0'] : [] },
+  transports: [tcp(), webSockets(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: {
     identify: identify(),
     ping: ping(),
-    pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, floodPublish: true, ...gossip })
+    pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, floodPublish: true, ...gossip }),
+    ...(mesh && { dht: kadDHT({ protocol: `/weft/${mesh}/kad/1`, clientMode: false, peerInfoMapper: (peer) => peer }) })
   }
 })

@@ -4,7 +4,9 @@ import { execFile, spawn } from 'node:child_process'
 import { promisify } from 'node:util'
 import { multiaddr } from '@multiformats/multiaddr'
 import { create } from './node.mjs'
-import { answerMembers, call, join, messages, publisher, topic } from './weft.mjs'
+import { CID } from 'multiformats/cid'
+import { sha256 } from 'multiformats/hashes/sha2'
+import { answerMembers, base32, call, join, messages, publisher, ticket, topic } from './weft.mjs'
 
 const { WEFT_BIN, ALPHA, ADDRESS, WS_ADDRESS } = process.env
 const weft = async (...args) => (await promisify(execFile)(WEFT_BIN, ['--data-dir', ALPHA, ...args])).stdout.trim()
@@ -18,11 +20,12 @@ async function until (what, condition) {
   throw new Error(`not within a minute: ${what}`)
 }
 
-async function member (address, gossip) {
-  const node = await create(gossip)
+async function member (address, gossip, { table } = {}) {
+  const invitation = await weft('invite')
+  const node = await create(gossip, table && base32(ticket(invitation).mesh).slice(0, 8))
   const known = await answerMembers(node)
   const connection = await node.dial(multiaddr(address))
-  await join(node, known, connection, { name: 'js', invitation: await weft('invite') })
+  await join(node, known, connection, { name: 'js', invitation })
   return { node, connection, mesh: known.mesh }
 }
 
@@ -108,6 +111,70 @@ const cases = {
     assert.deepEqual(came.map((line) => JSON.parse(line).data), ['signed'])
     stop()
     await Promise.all([node.stop(), honest.node.stop()])
+  },
+
+  async 'what was changed after it was signed, or is said to be of another, is not taken' () {
+    const forger = await member(ADDRESS)
+    const honest = await member(ADDRESS)
+    const { topic: name } = topic(honest.mesh, 'forged.b')
+    for (const { node } of [forger, honest]) node.services.pubsub.subscribe(name)
+    await until('a neighbour in gossip', () => [forger, honest].every(({ node }) => node.services.pubsub.getMeshPeers(name).length > 0))
+    const { came, stop } = await follow('forged.>')
+    await pause(1000)
+    const { pubsub } = forger.node.services
+    const send = pubsub.sendRpc.bind(pubsub)
+    let tampered = 0
+    const forgeries = [
+      (message) => { message.data = message.data.map((byte, at) => at === message.data.length - 1 ? byte ^ 1 : byte) },
+      (message) => { message.from = honest.node.peerId.toMultihash().bytes },
+      (message) => { message.from = honest.node.peerId.toMultihash().bytes; message.key = undefined }
+    ]
+    for (const forge of forgeries) {
+      pubsub.sendRpc = (to, rpc) => {
+        for (const message of rpc.messages ?? []) { forge(message); tampered++ }
+        return send(to, rpc)
+      }
+      await publisher(forger.node, forger.mesh)('forged.b', 'a forgery')
+    }
+    assert(tampered >= forgeries.length)
+    await publisher(honest.node, honest.mesh)('forged.b', 'true')
+    await until('the true one', () => came.length > 0)
+    await pause(2000)
+    assert.deepEqual(came.map((line) => JSON.parse(line).data), ['true'])
+    stop()
+    await Promise.all([forger.node.stop(), honest.node.stop()])
+  },
+
+  async 'who is behind no address of its own is reached through a node as its relay' () {
+    const [hidden, caller] = [await member(ADDRESS), await member(ADDRESS)]
+    await hidden.node.components.transportManager.listen([multiaddr(`${ADDRESS}/p2p-circuit`)])
+    const way = multiaddr(`${ADDRESS}/p2p-circuit/p2p/${hidden.node.peerId}`)
+    const connection = await caller.node.dial(way)
+    assert.match(String(connection.remoteAddr), /p2p-circuit/)
+    assert.equal(String(connection.remotePeer), String(hidden.node.peerId))
+    assert(await caller.node.services.ping.ping(way) >= 0)
+    await Promise.all([hidden.node.stop(), caller.node.stop()])
+  },
+
+  async 'who provides something is found through the mesh\'s table' () {
+    const [has, wants] = [await member(ADDRESS, {}, { table: true }), await member(ADDRESS, {}, { table: true })]
+    const cid = CID.createV1(0x55, await sha256.digest(new TextEncoder().encode('a film')))
+    for (const { node, connection, mesh } of [has, wants]) {
+      // A node's handlers of what few use sleep until somebody does; identify does not tell of them.
+      await node.peerStore.merge(connection.remotePeer, { protocols: [`/weft/${base32(mesh).slice(0, 8)}/kad/1`] })
+      await until('the node is in the table', async () => {
+        await node.services.dht.routingTable.add(connection.remotePeer).catch(() => {})
+        return node.services.dht.routingTable.size > 0
+      })
+    }
+    for await (const event of has.node.services.dht.provide(cid)) assert.notEqual(event.name, 'QUERY_ERROR', event.error?.message)
+    const found = []
+    for await (const event of wants.node.services.dht.findProviders(cid)) {
+      if (event.name === 'PROVIDER') found.push(...event.providers.map(({ id }) => String(id)))
+      if (found.length > 0) break
+    }
+    assert.deepEqual(found, [String(has.node.peerId)])
+    await Promise.all([has.node.stop(), wants.node.stop()])
   }
 }
 
