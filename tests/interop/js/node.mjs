@@ -1,5 +1,6 @@
 // A libp2p node as the tests need it.
 import { noise } from '@chainsafe/libp2p-noise'
+import { quic } from '@chainsafe/libp2p-quic'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { gossipsub } from '@libp2p/gossipsub'
@@ -22,7 +23,7 @@ Promise.withResolvers ??= () => {
 // `mesh`: the first eight letters of its id, for one that takes part in the mesh's table of who has what.
 export const create = (gossip = {}, mesh) => createLibp2p({
   addresses: { listen: mesh ? ['/ip4/127.0.0.1/tcp/0'] : [] },
-  transports: [tcp(), webSockets(), circuitRelayTransport()],
+  transports: [tcp(), webSockets(), quic(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: {

@@ -8,7 +8,7 @@ import { CID } from 'multiformats/cid'
 import { sha256 } from 'multiformats/hashes/sha2'
 import { answerMembers, base32, call, join, messages, publisher, ticket, topic } from './weft.mjs'
 
-const { WEFT_BIN, ALPHA, ADDRESS, WS_ADDRESS } = process.env
+const { WEFT_BIN, ALPHA, ADDRESS, WS_ADDRESS, QUIC_ADDRESS, OPEN_ADDRESS } = process.env
 const weft = async (...args) => (await promisify(execFile)(WEFT_BIN, ['--data-dir', ALPHA, ...args])).stdout.trim()
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -51,12 +51,21 @@ const cases = {
   },
 
   async 'a ticket makes a member, and a member calls a service' () {
-    for (const address of [ADDRESS, WS_ADDRESS]) {
+    for (const address of [ADDRESS, WS_ADDRESS, QUIC_ADDRESS]) {
       const { node, connection } = await member(address)
       assert.equal(await call(connection, 'greet', 'world'), 'hello world')
       await assert.rejects(call(connection, 'nobody', 'x'), /no such instance/)
       await node.stop()
     }
+  },
+
+  async 'in an open mesh nobody needs a ticket' () {
+    const node = await create()
+    const known = await answerMembers(node)
+    const connection = await node.dial(multiaddr(OPEN_ADDRESS))
+    assert.equal((await join(node, known, connection, { name: 'js' })).open, true)
+    await until('the service is offered', async () => await call(connection, 'greet', 'world').catch(() => '') === 'open world')
+    await node.stop()
   },
 
   async 'a wrong ticket is refused with the reason' () {
