@@ -72,6 +72,12 @@ fn unready(status: &Value) -> String {
         .get("pending")
         .map(|pending| view::text(pending, "reason"))
         .unwrap_or_default();
+    let warning = view::list(status, "warnings").first().and_then(Value::as_str);
+    let reason = if reason.is_empty() {
+        warning.unwrap_or_default()
+    } else {
+        &reason
+    };
     let words = if reason.is_empty() {
         format!("the node is {state}")
     } else {

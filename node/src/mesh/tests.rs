@@ -19,10 +19,10 @@ use super::{Answers, InboundRequest, MeshError, frames, streams};
 use crate::{
     context::{Context, greeting},
     error::NodeError,
-    node::Node,
+    node::{Node, NodeOptions},
     pattern::Pattern,
-    testing::{PATIENCE, address, eventually, key, member, mesh_config, peers, start},
-    trust::{IssueOptions, MeshKind},
+    testing::{PATIENCE, TestPlatform, address, eventually, key, member, mesh_config, peers, start},
+    trust::{FoundOptions, IssueOptions, MeshKind},
 };
 
 /// A pattern that echoes one frame on every stream and every request, and counts them.
@@ -400,6 +400,28 @@ async fn a_private_mesh_lets_in_whom_somebody_approved() {
     eventually("b is cut", || !a.mesh().peers().contains(&peer)).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!a.mesh().peers().contains(&peer), "b came back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_whose_clock_is_late_says_why_it_is_outside_and_joins_once_it_is_right() {
+    let late_by = Duration::from_secs(300);
+    let (ahead, late) = (TestPlatform::going_on(), TestPlatform::going_on());
+    ahead.clock.advance(late_by);
+    let options = NodeOptions::new(key(1), "/store", mesh_config("a", Vec::new(), "tcp"));
+    let a = Node::builder().start(ahead, options).await.unwrap();
+    let (kind, name) = (MeshKind::Private, "a".to_owned());
+    a.trust().found(&key(99), FoundOptions { kind, name }).await.unwrap();
+    eventually("a listens", || a.mesh().state().listening).await;
+    let options = NodeOptions::new(key(2), "/store", mesh_config("b", vec![address(&a)], "tcp"));
+    let b = Node::builder().start(late.clone(), options).await.unwrap();
+    let peer = b.mesh().local_peer();
+    eventually("b waits at a", || a.trust().pending().iter().any(|p| p.peer == peer)).await;
+    a.trust().approve(&peer, &IssueOptions::default()).unwrap();
+    let says_why = || b.mesh().state().refusal.is_some_and(|why| why.contains("clock"));
+    eventually("b says why it cannot come in", says_why).await;
+    assert!(b.trust().mesh().is_none());
+    late.clock.advance(late_by);
+    member(&b).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,3 +1,5 @@
+mod convergence;
+
 use std::time::Duration;
 
 use weft_protocol::{Audience, Subject, Verb, Verbs, admission::AdmissionRefusal};

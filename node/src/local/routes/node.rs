@@ -146,7 +146,7 @@ pub(super) fn status_of(app: &App) -> Status {
             }),
             _ => None,
         },
-        warnings: warnings(app, kind),
+        warnings: warnings(app, kind, mesh_state.refusal.as_deref()),
         reachability: match mesh_state.reachability {
             Reachability::Unknown => "unknown",
             Reachability::Private => "private",
@@ -165,8 +165,11 @@ pub(super) fn status_of(app: &App) -> Status {
     }
 }
 
-fn warnings(app: &App, kind: Option<MeshKind>) -> Vec<String> {
+fn warnings(app: &App, kind: Option<MeshKind>, refusal: Option<&str>) -> Vec<String> {
     let mut all = Vec::new();
+    if let Some(refusal) = refusal.filter(|_| kind.is_none()) {
+        all.push(refusal.to_owned());
+    }
     if kind == Some(MeshKind::Open) {
         all.push("this mesh is open: anyone with an address may join".to_owned());
     }

@@ -114,6 +114,11 @@ pub(crate) enum Command {
         detail: String,
         by_remote: bool,
     },
+    /// What the peer told us on a connection is worth nothing here, for this reason.
+    CannotUse {
+        connection: ConnectionId,
+        detail: String,
+    },
     /// The peer waits for approval: its connection is left alone.
     WaitsForApproval {
         connection: ConnectionId,
@@ -211,6 +216,7 @@ impl Driver {
             } => {
                 self.on_not_admitted(connection, reason, &detail, by_remote);
             }
+            Command::CannotUse { connection, detail } => self.on_cannot_use(connection, &detail),
             Command::WaitsForApproval { connection } => {
                 if let Some(connection) = self.connections.get_mut(&connection) {
                     connection.waits_for_approval = true;

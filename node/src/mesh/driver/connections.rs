@@ -116,6 +116,11 @@ impl Driver {
                         let _ = sender.send(refused).await;
                         return;
                     }
+                    Err(AdmissionError::Trust(error)) if trust.mesh().is_none() => {
+                        let detail = error.to_string();
+                        let _ = sender.send(Command::CannotUse { connection: id, detail }).await;
+                        return;
+                    }
                     Err(AdmissionError::Frame(error)) => {
                         tracing::debug!(%peer, %error, "the admission dialogue broke off");
                         tokio::time::sleep(PROVE_AGAIN).await;
@@ -404,6 +409,25 @@ impl Driver {
             Some(AdmissionRefusal::Revoked) => self.swarm.behaviour_mut().front.sources.ban(peer, REVOKED_BAN),
             _ => {}
         }
+        self.connector.on_failed(&peer, Instant::now());
+    }
+
+    /// What the peer issued or told is worth nothing here. Most likely one of the two clocks is wrong.
+    pub(super) fn on_cannot_use(&mut self, id: ConnectionId, detail: &str) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let peer = connection.peer;
+        let beginning = format!("what {peer} says cannot be used here");
+        let refusal = format!("{beginning}: {detail}; is the clock of each machine right?");
+        let is_known = |known: &String| known.starts_with(&beginning);
+        if self.state.borrow().refusal.as_ref().is_some_and(is_known) {
+            tracing::debug!("{refusal}");
+        } else {
+            tracing::warn!("{refusal}");
+        }
+        self.state.send_modify(|s| s.refusal = Some(refusal));
+        self.swarm.close_connection(id);
         self.connector.on_failed(&peer, Instant::now());
     }
 
