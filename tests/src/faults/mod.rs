@@ -52,7 +52,7 @@ pub struct Plan {
     pub seed: u64,
     /// Those that are possible here.
     pub faults: Vec<Fault>,
-    /// Where the history is written, if it is wanted or something was broken.
+    /// Where the history is written, if it is wanted.
     pub history: Option<PathBuf>,
     /// A folder for the nodes' logs, which then are detailed.
     pub logs: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub struct Report {
     pub faults: BTreeMap<Fault, u32>,
     /// What happened how often, in words.
     pub figures: Vec<(&'static str, usize)>,
-    /// The longest time from the end of a fault until everybody saw everybody.
+    /// The longest time from the end of a fault until everybody saw everybody, and the struck node took everything again.
     pub healed_after_s: f64,
     /// Promises that were broken.
     pub broken: Vec<String>,
