@@ -19,7 +19,8 @@ use crate::{
     nats::Nats,
     node::{Node, NodeOptions},
     patterns::{
-        batching::Batching, blobs::Blobs, presence::Presence, pub_sub::PubSub, request_response::RequestResponse,
+        batching::Batching, blobs::Blobs, event_sourcing::EventSourcing, presence::Presence, pub_sub::PubSub,
+        request_response::RequestResponse,
     },
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
@@ -79,6 +80,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         .pattern(Blobs {
             options: settings::blobs(&config),
         })
+        .pattern(EventSourcing)
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

@@ -13,6 +13,7 @@ use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
 use crate::control::{ControlReply, ControlRequest, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::blobs::{BlobId, BlobMessage};
+use crate::patterns::event_sourcing as streams;
 use crate::patterns::nats::{NatsInterest, NatsInterests, NatsItem, NatsItems, NatsReached};
 use crate::patterns::presence::{Presence, Presences, Will};
 use crate::patterns::pub_sub::{

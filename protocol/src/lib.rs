@@ -21,6 +21,7 @@ pub mod error;
 pub mod hello;
 pub mod ident;
 pub mod limits;
+pub mod merkle;
 pub mod message;
 pub mod name;
 pub mod patterns;

@@ -314,7 +314,7 @@ async fn list(session: &Session, client: &Client) -> Result<(), CliError> {
 async fn put(session: &Session, client: &Client, args: &PutArgs) -> Result<(), CliError> {
     let mut total = 0;
     if args.lines {
-        let mut lines = read_ahead(args).await?;
+        let mut lines = input::read_ahead(args.file.as_deref(), LINES_AHEAD).await?;
         while let Some(first) = lines.recv().await {
             let put = async { put_lines(client, args, first?, &mut lines).await }.await;
             total += put.inspect_err(|_| {
@@ -328,32 +328,6 @@ async fn put(session: &Session, client: &Client, args: &PutArgs) -> Result<(), C
         total += put_body(client, args, body, "/records").await?;
     }
     counted(session, &json!({ "records": total }), "records are on the disk")
-}
-
-/// Reads lines while earlier ones are written down.
-async fn read_ahead(args: &PutArgs) -> Result<mpsc::Receiver<Result<Bytes, CliError>>, CliError> {
-    let mut reader = input::lines(args.file.as_deref()).await?;
-    let (sink, lines) = mpsc::channel(LINES_AHEAD);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a command has no node whose tasks it could belong to"
-    )]
-    tokio::spawn(async move {
-        loop {
-            let line = input::next_line(&mut reader).await;
-            let line = line.map_err(|error| CliError::io("cannot read the lines", error));
-            let is_last = !matches!(line, Ok(Some(_)));
-            if let Some(line) = line.transpose()
-                && sink.send(line).await.is_err()
-            {
-                return;
-            }
-            if is_last {
-                return;
-            }
-        }
-    });
-    Ok(lines)
 }
 
 /// Puts a line and those that have been read meanwhile.

@@ -15,7 +15,10 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    sync::mpsc,
+};
 use tokio_util::io::ReaderStream;
 
 use super::{client::OutgoingBody, error::CliError};
@@ -171,4 +174,30 @@ pub(crate) async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::R
         return Err(io::Error::new(io::ErrorKind::InvalidData, words));
     }
     Ok(Some(Bytes::from(line)))
+}
+
+/// Reads lines, so many ahead, while earlier ones are dealt with.
+pub(crate) async fn read_ahead(file: Option<&Path>, ahead: usize) -> Result<mpsc::Receiver<Result<Bytes, CliError>>, CliError> {
+    let mut reader = lines(file).await?;
+    let (sink, read) = mpsc::channel(ahead);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a command has no node whose tasks it could belong to"
+    )]
+    tokio::spawn(async move {
+        loop {
+            let line = next_line(&mut reader).await;
+            let line = line.map_err(|error| CliError::io("cannot read the lines", error));
+            let is_last = !matches!(line, Ok(Some(_)));
+            if let Some(line) = line.transpose()
+                && sink.send(line).await.is_err()
+            {
+                return;
+            }
+            if is_last {
+                return;
+            }
+        }
+    });
+    Ok(read)
 }

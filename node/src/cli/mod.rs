@@ -32,6 +32,7 @@ mod cap;
 mod client;
 mod completions;
 mod config;
+mod consumer;
 mod doctor;
 mod error;
 mod id;
@@ -47,6 +48,7 @@ mod peers;
 mod ping;
 mod presence;
 mod progress;
+mod proof;
 mod publish;
 mod receipt;
 pub mod run;
@@ -55,6 +57,7 @@ mod service;
 mod signals;
 mod sim;
 mod status;
+mod stream;
 mod subscribe;
 mod trace;
 mod view;
@@ -141,6 +144,9 @@ enum Command {
     Presence(presence::PresenceArgs),
     Blob(blob::BlobArgs),
     Batch(batch::BatchArgs),
+    Stream(stream::StreamArgs),
+    Consumer(consumer::ConsumerArgs),
+    VerifyProof(proof::VerifyProofArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
     Sim(sim::SimArgs),
@@ -236,6 +242,9 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Blob(args) => blob::execute(session, args).await,
         Command::Sub(args) => Box::pin(subscribe::execute(session, &args)).await,
         Command::Batch(args) => batch::execute(session, args).await,
+        Command::Stream(args) => Box::pin(stream::execute(session, args)).await,
+        Command::Consumer(args) => Box::pin(consumer::execute(session, args)).await,
+        Command::VerifyProof(args) => proof::execute(session, &args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,
         Command::Config(args) => config::execute(session, args).await,
         Command::Sim(args) => sim::execute(session, &args),

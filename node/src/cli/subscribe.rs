@@ -288,7 +288,7 @@ async fn save(
 }
 
 /// The bytes that were published, from a CloudEvent in its JSON form.
-fn data(message: &Value) -> Vec<u8> {
+pub(crate) fn data(message: &Value) -> Vec<u8> {
     if let Some(encoded) = message.get("data_base64").and_then(Value::as_str) {
         return BASE64
             .decode(encoded.as_bytes())

@@ -25,6 +25,7 @@ use crate::{
     patterns::{
         batching::{self, Batching, BatchingHandle},
         blobs::{self, Blobs, BlobsHandle},
+        event_sourcing::{self, EventSourcing, EventSourcingHandle},
         presence::{self, Presence, PresenceHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
@@ -41,6 +42,7 @@ pub struct App {
     pub(crate) batches: Option<BatchingHandle>,
     pub(crate) presence: Option<PresenceHandle>,
     pub(crate) blobs: Option<BlobsHandle>,
+    pub(crate) streams: Option<EventSourcingHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -77,6 +79,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
     let batches = node.handle::<Batching>();
     let presence = node.handle::<Presence>();
     let blobs = node.handle::<Blobs>();
+    let streams = node.handle::<EventSourcing>();
     Ok(App {
         node,
         calls,
@@ -84,6 +87,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
         batches,
         presence,
         blobs,
+        streams,
         info: Arc::new(info),
     })
 }
@@ -105,6 +109,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(batching::routes::routes())
         .merge(presence::routes::routes())
         .merge(blobs::routes::routes())
+        .merge(event_sourcing::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

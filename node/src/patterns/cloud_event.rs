@@ -14,18 +14,18 @@ pub(crate) fn parse_time(text: &str) -> Option<u64> {
     Some(u64::try_from(ms.max(0)).unwrap_or(u64::MAX))
 }
 
+/// Whether a media type means JSON.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.ends_with("/json") || essence.ends_with("+json")
+}
+
 /// Puts data into an event: as JSON, as text or in base64, by its media type (CloudEvents JSON format, §3.1).
 pub(crate) fn insert_data(event: &mut Map<String, Value>, content_type: Option<&str>, data: &[u8]) {
     if data.is_empty() {
         return;
     }
-    let essence = content_type
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    if (essence.ends_with("/json") || essence.ends_with("+json"))
+    if is_json(content_type.unwrap_or_default())
         && let Ok(value) = serde_json::from_slice::<Value>(data)
     {
         event.insert("data".into(), value);

@@ -6,6 +6,7 @@ pub mod batching;
 pub mod blobs;
 pub mod body;
 pub(crate) mod cloud_event;
+pub mod event_sourcing;
 pub mod presence;
 pub mod pub_sub;
 pub mod request_response;

@@ -25,6 +25,7 @@ pub async fn run(disk: Arc<dyn Disk>, root: &Path) {
     nothing_is_lost_between_many_writers(place("writers")).await;
     records_outlive_a_restart(place("records")).await;
     reads_keep_to_their_limits(place("limits")).await;
+    an_append_begins_where_it_was_to_or_not_at_all(place("at")).await;
     a_log_can_be_shortened_at_both_ends(place("shortened")).await;
     the_root_is_that_of_all_records_ever(place("root")).await;
     logs_are_listed_and_removed(place("removal")).await;
@@ -279,6 +280,27 @@ async fn records_outlive_a_restart(place: Place) {
     let log = store.log("history").await.expect("opens again in the same process");
     assert_eq!(log.read(310, 1, 1).await.expect("reads")[0].data, Bytes::new());
     assert!(log.damage().is_empty());
+    store.close().await.expect("closes");
+}
+
+async fn an_append_begins_where_it_was_to_or_not_at_all(place: Place) {
+    let store = place.open().await;
+    let log = store.log("at").await.expect("opens");
+    let grown = log.watch();
+    let first = log.append_at(0, vec![record(0), record(1)]).await.expect("is queued");
+    // Behind one that is refused, and decided upon it.
+    let wrong = log.append_at(7, vec![record(7)]).await.expect("is queued");
+    let behind = log.append_at(8, vec![record(8)]).await.expect("is queued");
+    let next = log.append_at(2, vec![record(2)]).await.expect("is queued");
+    assert_eq!(first.leaves(), [leaf_hash(&record(0)), leaf_hash(&record(1))]);
+    assert_eq!(first.durable().await.expect("is there"), 0);
+    for refused in [wrong.durable().await, behind.durable().await] {
+        assert!(matches!(refused, Err(StoreError::Elsewhere { .. })), "{refused:?}");
+    }
+    assert_eq!(next.durable().await.expect("is there"), 2);
+    assert_eq!(*grown.borrow(), 3);
+    expect_records(&log, 0..3).await;
+    assert_eq!(log.segments().iter().map(|(first, _)| *first).collect::<Vec<_>>(), [0]);
     store.close().await.expect("closes");
 }
 

@@ -62,6 +62,14 @@ pub enum StoreError {
         /// The key, readable bytes as they are and others in hexadecimal.
         key: String,
     },
+    /// The append was to begin where the log does not end; nothing was appended.
+    #[error("log {log} does not end before record {expected}")]
+    Elsewhere {
+        /// The log.
+        log: String,
+        /// Where the append was to begin.
+        expected: u64,
+    },
     /// An argument is outside its limits.
     #[error("{what} is {actual}, allowed is {allowed}")]
     Invalid {
@@ -144,6 +152,7 @@ impl StoreError {
             StoreError::Failed { .. } => ErrorKind::Internal,
             StoreError::Corrupt { .. } => ErrorKind::Corrupt,
             StoreError::Conflict { .. }
+            | StoreError::Elsewhere { .. }
             | StoreError::InUse { .. }
             | StoreError::TooNew { .. }
             | StoreError::TooOld { .. }

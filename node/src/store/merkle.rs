@@ -3,26 +3,8 @@
 //! A frontier is the list of perfect subtrees, largest first, that the leaves so far make up: at most 64 hashes. It is
 //! enough to add leaves and to give the root, and small enough to stand in every segment's header.
 
-use sha2::{Digest, Sha256};
-
-/// A SHA-256 hash.
-pub type Hash = [u8; 32];
-
-/// The hash of a leaf: SHA-256 of a zero byte and the data.
-pub fn leaf_hash(data: &[u8]) -> Hash {
-    let mut hasher = Sha256::new();
-    hasher.update([0]);
-    hasher.update(data);
-    hasher.finalize().into()
-}
-
-/// The hash of an inner node: SHA-256 of a one byte and both children.
-pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    let mut joined = [1; 65];
-    joined[1..33].copy_from_slice(left);
-    joined[33..].copy_from_slice(right);
-    Sha256::digest(joined).into()
-}
+use weft_protocol::merkle::empty_root;
+pub use weft_protocol::merkle::{Hash, leaf_hash, node_hash};
 
 /// The frontier of a growing tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +53,7 @@ impl Frontier {
     pub fn root(&self) -> Hash {
         let mut peaks = self.peaks.iter().rev();
         match peaks.next() {
-            None => Sha256::digest([]).into(),
+            None => empty_root(),
             Some(last) => peaks.fold(*last, |right, left| node_hash(left, &right)),
         }
     }
@@ -84,7 +66,7 @@ mod tests {
     /// The definition in RFC 6962, section 2.1, word for word.
     fn root_by_definition(leaves: &[Hash]) -> Hash {
         match leaves.len() {
-            0 => Sha256::digest([]).into(),
+            0 => empty_root(),
             1 => leaves[0],
             count => {
                 let split = count.next_power_of_two() / 2;

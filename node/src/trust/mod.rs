@@ -275,6 +275,11 @@ impl Trust {
         weft_protocol::Signed::sign(value, &self.0.key)
     }
 
+    /// Signs a text in a form that others have specified.
+    pub(crate) fn sign_note(&self, sign: impl FnOnce(&SecretKey) -> String) -> String {
+        sign(&self.0.key)
+    }
+
     /// Changes whenever a revocation is learned.
     pub fn watch_revocations(&self) -> watch::Receiver<u64> {
         self.0.revoked.subscribe()

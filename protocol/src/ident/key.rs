@@ -83,6 +83,20 @@ impl PublicKey {
         key.verify_strict(&in_domain(domain, bytes), &Signature::from_bytes(signature))
             .is_ok()
     }
+
+    /// Whether `signature` is this key's over a text in a form that others have specified, which has no domain: C2SP's `signed-note`.
+    pub fn verify_note(&self, text: &str, signature: &[u8; 64]) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
+            return false;
+        };
+        let signature = Signature::from_bytes(signature);
+        is_note(text) && key.verify_strict(text.as_bytes(), &signature).is_ok()
+    }
+}
+
+/// What is signed in another form than ours must not be one of ours, nor libp2p's.
+fn is_note(text: &str) -> bool {
+    ["weft-v1:", "libp2p", "noise-libp2p"].iter().all(|ours| !text.starts_with(ours))
 }
 
 /// Keys a thread remembers to have found good; a mesh has few, and meets them with every message.
@@ -184,6 +198,12 @@ impl SecretKey {
     /// Signs `bytes` in `domain`, see [`PublicKey::verify`].
     pub fn sign(&self, domain: &str, bytes: &[u8]) -> [u8; 64] {
         self.0.sign(&in_domain(domain, bytes)).to_bytes()
+    }
+
+    /// Signs a text in a form that others have specified, see [`PublicKey::verify_note`].
+    pub fn sign_note(&self, text: &str) -> [u8; 64] {
+        debug_assert!(is_note(text), "a note must not be taken for something else");
+        self.0.sign(text.as_bytes()).to_bytes()
     }
 
     /// The same key as libp2p wants it.

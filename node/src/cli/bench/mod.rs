@@ -3,6 +3,7 @@
 
 mod call;
 mod pub_sub;
+mod stream;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::{
     error::NodeError,
     mesh::MeshConfig,
     node::{Node, NodeOptions},
-    patterns::{pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{event_sourcing::EventSourcing, pub_sub::PubSub, request_response::RequestResponse},
     platform::{Entropy, Platform as _, RealPlatform, new_key, random},
     trust::{FoundOptions, MeshKind},
 };
@@ -30,6 +31,7 @@ const MEMORY_BUDGET_BYTES: usize = 64 << 30;
   weft bench pubsub --size 64,1KiB,64KiB
   weft bench fanout --subscribers 1,4,16
   weft bench latency --rate 1000,10000 --json
+  weft bench stream --in-flight 1,64,512
 
 Each figure is of nodes in this one process, which share its processors. A busy machine gives lower ones.")]
 pub(crate) struct BenchArgs {
@@ -43,6 +45,7 @@ enum BenchCommand {
     Pubsub(pub_sub::PubSubArgs),
     Fanout(pub_sub::FanoutArgs),
     Latency(pub_sub::LatencyArgs),
+    Stream(stream::StreamArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -74,6 +77,7 @@ pub(crate) async fn execute(session: &Session, args: BenchArgs) -> Result<(), Cl
         BenchCommand::Pubsub(args) => Box::pin(pub_sub::pubsub(session, &args)).await,
         BenchCommand::Fanout(args) => Box::pin(pub_sub::fanout(session, &args)).await,
         BenchCommand::Latency(args) => Box::pin(pub_sub::latency(session, &args)).await,
+        BenchCommand::Stream(args) => Box::pin(stream::stream(session, &args)).await,
     }
 }
 
@@ -82,8 +86,14 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self, CliError> {
+        Self::in_dir(None)
+    }
+
+    /// In a folder that was named, or that of temporary files.
+    fn in_dir(dir: Option<&std::path::Path>) -> Result<Self, CliError> {
         let name: [u8; 8] = random(&*RealPlatform.entropy());
-        let path = std::env::temp_dir().join(format!("weft-bench-{}", data_encoding::HEXLOWER.encode(&name)));
+        let dir = dir.map_or_else(std::env::temp_dir, PathBuf::from);
+        let path = dir.join(format!("weft-bench-{}", data_encoding::HEXLOWER.encode(&name)));
         let made = std::fs::create_dir(&path);
         made.map_err(|error| CliError::io(format!("cannot make the folder {}", path.display()), error))?;
         Ok(Folder(path))
@@ -149,6 +159,7 @@ async fn node(
     Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
+        .pattern(EventSourcing)
         .start(Arc::new(RealPlatform), options)
         .await
 }

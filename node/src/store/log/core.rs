@@ -10,6 +10,7 @@ use super::segment::{Index, Trailer};
 use crate::platform::disk::DiskFile;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::watch;
 
 const ADVICE: &str = "fetch the lost records from another node, or restore the log's folder from a backup";
 
@@ -24,6 +25,8 @@ pub(in crate::store) struct Core {
     pub(super) tail: Mutex<Tail>,
     pub(super) view: RwLock<View>,
     pub(super) cache: Mutex<Cache>,
+    /// The sequence number of the next record, for those who wait for more.
+    pub(super) grown: watch::Sender<u64>,
 }
 
 /// What the writer needs; locked while it writes and syncs.

@@ -29,7 +29,7 @@ use super::shared::Shared;
 use super::state::State;
 use bytes::Bytes;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(super) use self::core::Core;
 pub(super) use self::open::DIR;
@@ -74,18 +74,45 @@ impl Log {
     /// append dropped before it was queued leaves no trace, one dropped later is appended whole although nobody hears
     /// of it.
     pub async fn append(&self, records: Vec<Bytes>) -> Result<u64> {
+        self.queue(None, records).await?.durable().await
+    }
+
+    /// Queues records that are to begin at `at`: what is queued after them comes behind them. They are durable when
+    /// [`Appending::durable`] says so, and refused with [`StoreError::Elsewhere`] when the log ends elsewhere by then.
+    ///
+    /// Cancel-safe: dropped before it returned, it leaves no trace.
+    pub async fn append_at(&self, at: u64, records: Vec<Bytes>) -> Result<Appending> {
+        self.queue(Some(at), records).await
+    }
+
+    async fn queue(&self, at: Option<u64>, records: Vec<Bytes>) -> Result<Appending> {
         self.core().shared.writable()?;
         let bytes = check_append(&records)?;
-        let records = records.into_iter().map(|data| (leaf_hash(&data), data)).collect();
+        let records: Vec<(Hash, Bytes)> = records.into_iter().map(|data| (leaf_hash(&data), data)).collect();
+        let leaves = at.map(|_| records.iter().map(|(leaf, _)| *leaf).collect());
         let (reply, answer) = oneshot::channel();
-        self.committer.submit(write::Append { records, reply }, bytes).await?;
-        let cut_off = |_| {
-            Err(self
-                .core()
-                .shared
-                .fail("an append was cut off before its end".to_string()))
-        };
-        answer.await.unwrap_or_else(cut_off)
+        self.committer
+            .submit(write::Append { records, at, reply }, bytes)
+            .await?;
+        Ok(Appending {
+            shared: Arc::clone(&self.core().shared),
+            leaves: leaves.unwrap_or_default(),
+            answer,
+        })
+    }
+
+    /// Follows [`Log::next_seq`].
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.core().grown.subscribe()
+    }
+
+    /// The segments: the first record of each, and its bytes on the disk. The last one is being written.
+    pub fn segments(&self) -> Vec<(u64, u64)> {
+        let view = self.core().read_view();
+        view.segments
+            .iter()
+            .map(|segment| (segment.first_seq, segment.data_end))
+            .collect()
     }
 
     /// Records from `from_seq` on, in order: at most `records_max`, at most `bytes_max` bytes of data but at least one
@@ -164,6 +191,27 @@ impl Log {
 
     pub(super) fn downgrade(&self) -> Weak {
         Weak(Arc::downgrade(&self.committer))
+    }
+}
+
+/// Records on their way to the disk. They arrive whether it is kept or dropped.
+#[derive(Debug)]
+pub struct Appending {
+    shared: Arc<Shared>,
+    leaves: Vec<Hash>,
+    answer: oneshot::Receiver<Result<u64>>,
+}
+
+impl Appending {
+    /// The leaf hashes of the records, in their order.
+    pub fn leaves(&self) -> &[Hash] {
+        &self.leaves
+    }
+
+    /// When they are durable: the sequence number of the first. Cancel-safe.
+    pub async fn durable(self) -> Result<u64> {
+        let cut_off = |_| Err(self.shared.fail("an append was cut off before its end".to_string()));
+        self.answer.await.unwrap_or_else(cut_off)
     }
 }
 

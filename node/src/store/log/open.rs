@@ -16,6 +16,7 @@ use super::segment;
 use super::survey::{Question, Survey, survey};
 use crate::platform::disk::{DiskFile, OpenMode};
 use std::path::{Path, PathBuf};
+use tokio::sync::watch;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The folder of all logs.
@@ -63,6 +64,7 @@ pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str,
     for damage in &view.damage {
         tracing::error!(target: "weft::store", log = name, %damage, "the log is damaged");
     }
+    let grown = watch::Sender::new(view.next_seq);
     let (tail, view) = (Mutex::new(tail), RwLock::new(view));
     Ok(Core {
         name: name.to_string(),
@@ -73,6 +75,7 @@ pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str,
         tail,
         view,
         cache: Mutex::new(Cache::default()),
+        grown,
     })
 }
 

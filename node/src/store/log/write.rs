@@ -22,12 +22,15 @@ const KEPT_BUFFER_BYTES: usize = 1 << 20;
 pub(in crate::store) struct Append {
     /// With their leaf hashes, which the callers compute beside each other while the writer waits for the disk.
     pub(super) records: Vec<(Hash, Bytes)>,
+    /// The sequence number the first of them must get, if that was said.
+    pub(super) at: Option<u64>,
     pub(super) reply: oneshot::Sender<Result<u64>>,
 }
 
 /// A group laid out for the disk.
 struct Group {
-    first_seqs: Vec<u64>,
+    /// None where the append was to begin elsewhere: it is not in the group.
+    first_seqs: Vec<Option<u64>>,
     next_seq: u64,
     frontier: Frontier,
     /// Where each record begins, relative to the group, for the index.
@@ -38,14 +41,18 @@ impl Work for Core {
     type Job = Append;
 
     fn run(&self, jobs: Vec<Append>) {
-        let (appends, replies): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.records, job.reply)).unzip();
+        let outcome = self.append_group(&jobs);
         // A caller that went away does not take its answer; the records are appended all the same.
-        match self.append_group(&appends) {
-            Ok(seqs) => replies.into_iter().zip(seqs).for_each(|(reply, seq)| {
-                let _ = reply.send(Ok(seq));
+        match outcome {
+            Ok(seqs) => jobs.into_iter().zip(seqs).for_each(|(job, seq)| {
+                let elsewhere = || StoreError::Elsewhere {
+                    log: self.name.clone(),
+                    expected: job.at.unwrap_or_default(),
+                };
+                let _ = job.reply.send(seq.ok_or_else(elsewhere));
             }),
-            Err(error) => replies.into_iter().for_each(|reply| {
-                let _ = reply.send(Err(error.clone()));
+            Err(error) => jobs.into_iter().for_each(|job| {
+                let _ = job.reply.send(Err(error.clone()));
             }),
         }
     }
@@ -53,7 +60,7 @@ impl Work for Core {
 
 impl Core {
     /// Appends, with one write and one sync; gives the first sequence number of each append. Blocks.
-    fn append_group(&self, appends: &[Vec<(Hash, Bytes)>]) -> Result<Vec<u64>> {
+    fn append_group(&self, appends: &[Append]) -> Result<Vec<Option<u64>>> {
         let mut tail = self.lock_tail();
         self.shared.sound()?;
         if let Some(error) = &tail.refused {
@@ -68,15 +75,19 @@ impl Core {
         written.map(|()| group.first_seqs)
     }
 
-    fn lay_out(&self, appends: &[Vec<(Hash, Bytes)>], buffer: &mut Vec<u8>, tail: &Tail) -> Group {
+    fn lay_out(&self, appends: &[Append], buffer: &mut Vec<u8>, tail: &Tail) -> Group {
         let mut group = Group {
             first_seqs: Vec::with_capacity(appends.len()),
             next_seq: tail.next_seq,
             frontier: tail.frontier.clone(),
             starts: Vec::new(),
         };
-        for records in appends {
-            group.first_seqs.push(group.next_seq);
+        for Append { records, at, .. } in appends {
+            if at.is_some_and(|at| at != group.next_seq) {
+                group.first_seqs.push(None);
+                continue;
+            }
+            group.first_seqs.push(Some(group.next_seq));
             for (index, (leaf, data)) in records.iter().enumerate() {
                 let header = Header {
                     data_bytes: data.len(),
@@ -246,6 +257,8 @@ impl Core {
             segment.data_end = tail.end;
             note(Arc::make_mut(&mut segment.index));
         }
+        drop(view);
+        self.grown.send_replace(tail.next_seq);
     }
 
     /// Removes the segments that lie wholly before `seq`; gives the first record that is left. Blocks.
@@ -366,6 +379,7 @@ impl Core {
         }
         drop(view);
         self.forget_cached();
+        self.grown.send_replace(seq);
         Ok(())
     }
 

@@ -1,0 +1,371 @@
+//! `weft stream …`: histories that are kept, read, followed and proved.
+
+mod append;
+mod read;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use http::{HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::{
+    CliError, Session, blob,
+    client::{Call, Client},
+    input,
+    output::escape,
+    parse, view,
+};
+
+pub(super) use read::{place, print_event};
+
+/// A check of all records may take long.
+const VERIFY_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Streams of events: append, read, follow, prove
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft stream create orders
+  weft stream append orders --type order.created '{\"id\":1}'        prints the stream's new version
+  weft stream read orders --follow                                 what is there, and what comes
+  weft stream append orders --type order.paid '{\"id\":1}' --expect 1   only if nothing came between
+  weft stream prove orders 1 -o order.proof                        weft verify-proof checks it anywhere
+  weft stream ls
+
+A stream is kept by the node it was created on, and used from every node of the mesh. What was appended is on that node's disk when the
+command ends; every record is a leaf of a hash tree that its owner signs.")]
+pub(crate) struct StreamArgs {
+    #[command(subcommand)]
+    command: StreamCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum StreamCommand {
+    Create(CreateArgs),
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    Info(NameArg),
+    Append(Box<append::AppendArgs>),
+    Read(Box<read::ReadArgs>),
+    Update(CreateArgs),
+    Verify(NameArg),
+    Prove(ProveArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+}
+
+/// Make a stream on this node
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft stream create orders                              kept for ever
+  weft stream create clicks --retain 30d
+  weft stream update clicks --retain-records 1000000     replaces what was said before")]
+struct CreateArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// How long records are kept
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
+    retain: Option<Duration>,
+    /// Bytes that are kept at least; beyond them whole segments of 64 MiB are removed
+    #[arg(long, value_name = "SIZE", value_parser = parse::size_bytes)]
+    retain_bytes: Option<u64>,
+    /// Records that are kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    retain_records: Option<u64>,
+}
+
+/// List the streams of the mesh
+#[derive(Debug, Args)]
+struct ListArgs {}
+
+/// Which stream
+#[derive(Debug, Args)]
+struct NameArg {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+}
+
+/// Prove that an event is in a stream, at its place
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft stream prove orders 17 -o order.proof
+  weft stream prove orders --id 7e3f -o order.proof
+  weft verify-proof order.proof                          anywhere, without a node")]
+struct ProveArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// The event's position
+    #[arg(value_name = "POSITION", required_unless_present = "id")]
+    position: Option<u64>,
+    /// The event with this id
+    #[arg(long, value_name = "ID", conflicts_with = "position")]
+    id: Option<String>,
+    /// Where to write the proof; without it, standard output
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    output: Option<PathBuf>,
+}
+
+/// Write out a stream of this node, with the proof that it is whole
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// Where to write it; it has this name once it is whole. Without it, standard output
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    output: Option<PathBuf>,
+}
+
+/// Make a stream on this node of one that was written out, if nothing of it was changed
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// What it is to be called
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// What `weft stream export` wrote; `-` is standard input
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+}
+
+/// Delete a stream of this node, with its consumers
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// Also if it has records, which are then gone
+    #[arg(long)]
+    force: bool,
+}
+
+/// Dispatches `weft stream …`.
+pub(crate) async fn execute(session: &Session, args: StreamArgs) -> Result<(), CliError> {
+    let client = session.client()?;
+    match args.command {
+        StreamCommand::Create(args) => define(session, &client, &args, "").await,
+        StreamCommand::Update(args) => define(session, &client, &args, "?update=true").await,
+        StreamCommand::Ls(ListArgs {}) => list(session, &client).await,
+        StreamCommand::Info(args) => info(session, &client, &args.stream).await,
+        StreamCommand::Append(args) => append::execute(session, &client, *args).await,
+        StreamCommand::Read(args) => read::execute(session, &client, &args).await,
+        StreamCommand::Verify(args) => verify(session, &client, &args.stream).await,
+        StreamCommand::Prove(args) => prove(session, &client, &args).await,
+        StreamCommand::Export(args) => export(session, &client, &args).await,
+        StreamCommand::Import(args) => import(session, &client, &args).await,
+        StreamCommand::Delete(args) => delete(session, &client, &args).await,
+    }
+}
+
+/// Where a stream is in the local API.
+pub(super) fn path(stream: &str, tail: &str) -> String {
+    format!("/v1/streams/{}{tail}", parse::percent(stream))
+}
+
+async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &str) -> Result<(), CliError> {
+    let options = json!({
+        "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
+    });
+    let body = Bytes::from(options.to_string());
+    let call = Call::new(Method::PUT, path(&args.stream, tail)).body(body, HeaderValue::from_static("application/json"));
+    let stream = client.send(call).await?.json()?;
+    if session.out.json {
+        return session.out.json_line(&stream);
+    }
+    let words = format!("{} is kept by this node{}", escape(&args.stream), kept(&stream));
+    session.out.say(&words);
+    Ok(())
+}
+
+/// How much of a stream is kept, in words.
+fn kept(stream: &Value) -> String {
+    let number = |key| stream.get(key).and_then(Value::as_u64);
+    let mut words = Vec::new();
+    if let Some(ms) = number("retain_ms") {
+        words.push(view::milliseconds(ms as f64));
+    }
+    if let Some(bytes) = number("retain_bytes") {
+        words.push(view::bytes(bytes));
+    }
+    if let Some(records) = number("retain_records") {
+        words.push(format!("{records} records"));
+    }
+    match words.is_empty() {
+        true => String::new(),
+        false => format!(", its last {}", words.join(", ")),
+    }
+}
+
+async fn list(session: &Session, client: &Client) -> Result<(), CliError> {
+    let streams = client.get("/v1/streams").await?;
+    let out = &session.out;
+    if out.json {
+        return view::elements(&streams).iter().try_for_each(|one| out.json_line(one));
+    }
+    let row = |one: &Value| {
+        let owner = match view::flag(one, "here") {
+            true => "this node".to_owned(),
+            false => view::short_id(&view::text(one, "owner")),
+        };
+        let bytes = one.get("bytes").and_then(Value::as_u64);
+        vec![
+            view::text(one, "name"),
+            owner,
+            view::text(one, "version"),
+            view::text(one, "records"),
+            bytes.map(view::bytes).unwrap_or_default(),
+            view::text(one, "consumers"),
+            kept(one).trim_start_matches(", its last ").to_owned(),
+        ]
+    };
+    let rows: Vec<_> = view::elements(&streams).iter().map(row).collect();
+    out.table(
+        &["STREAM", "OWNER", "VERSION", "RECORDS", "SIZE", "CONSUMERS", "KEPT"],
+        &rows,
+        "no streams; `weft stream create NAME` makes one",
+    )
+}
+
+async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), CliError> {
+    let one = client.get(&path(stream, "")).await?;
+    let out = &session.out;
+    if out.json {
+        return out.json_line(&one);
+    }
+    let bytes = one.get("bytes").and_then(Value::as_u64).unwrap_or_default();
+    let owner = match view::flag(&one, "here") {
+        true => format!("{} (this node)", view::text(&one, "owner")),
+        false => view::text(&one, "owner"),
+    };
+    let last = match view::text(&one, "last_recorded") {
+        none if none.is_empty() => "nothing yet".to_owned(),
+        last => last,
+    };
+    let mut lines = vec![
+        ("version", view::text(&one, "version")),
+        ("records", format!("{} from {} on", view::text(&one, "records"), view::text(&one, "first"))),
+        ("size", view::bytes(bytes)),
+        ("kept by", owner),
+        ("copies", format!("{}: when its owner's disk is lost, it is lost", view::text(&one, "copies"))),
+        ("created", view::text(&one, "created")),
+        ("last", last),
+        ("consumers", view::text(&one, "consumers")),
+    ];
+    let kept = kept(&one);
+    if !kept.is_empty() {
+        lines.push(("keeps", kept.trim_start_matches(", ").to_owned()));
+    }
+    let damage = view::text(&one, "damage");
+    if !damage.is_empty() {
+        lines.push(("damaged", damage));
+    }
+    lines.iter().try_for_each(|(what, text)| out.line(&format!("{what:<10} {}", escape(text))))
+}
+
+async fn verify(session: &Session, client: &Client, stream: &str) -> Result<(), CliError> {
+    let call = Call::new(Method::POST, path(stream, "/verify")).time_max(VERIFY_WITHIN);
+    let verified = client.send(call).await?.json()?;
+    if session.out.json {
+        return session.out.json_line(&verified);
+    }
+    session.out.say(&format!(
+        "{} records from {} on are as they were appended, and lead to what was signed:",
+        view::text(&verified, "records"),
+        view::text(&verified, "first"),
+    ));
+    session.out.line(view::text(&verified, "checkpoint").trim_end())
+}
+
+async fn prove(session: &Session, client: &Client, args: &ProveArgs) -> Result<(), CliError> {
+    let position = match (&args.id, args.position) {
+        (Some(id), _) => {
+            let found = client.get(&path(&args.stream, &format!("/records?id={}", parse::percent(id)))).await?;
+            let sequence = view::elements(&found).first().map(|event| view::text(event, "sequence"));
+            let position = sequence.and_then(|text| text.parse().ok());
+            position.ok_or_else(|| CliError::Protocol("the node did not say where the event is".to_owned()))?
+        }
+        (None, position) => position.unwrap_or_default(),
+    };
+    let answer = client.send(Call::new(Method::GET, path(&args.stream, &format!("/proofs/{position}")))).await?;
+    match &args.output {
+        None => session.out.bytes(&answer.body),
+        Some(file) => {
+            let written = tokio::fs::write(file, &answer.body).await;
+            written.map_err(|error| CliError::io(format!("cannot write {}", file.display()), error))?;
+            if session.out.json {
+                let told = json!({ "file": file.display().to_string(), "position": position });
+                return session.out.json_line(&told);
+            }
+            session.out.say(&format!("`weft verify-proof {}` checks it", escape(&file.display().to_string())));
+            Ok(())
+        }
+    }
+}
+
+async fn export(session: &Session, client: &Client, args: &ExportArgs) -> Result<(), CliError> {
+    let path = path(&args.stream, "/export");
+    match &args.output {
+        None => blob::copy(session, client, &path, &mut tokio::io::stdout()).await.map(drop),
+        Some(file) => {
+            let bytes = blob::save(session, client, &path, file).await?;
+            if session.out.json {
+                let saved = json!({ "file": file.display().to_string(), "bytes": bytes });
+                return session.out.json_line(&saved);
+            }
+            session.out.say(&format!("{} ({})", escape(&file.display().to_string()), view::bytes(bytes)));
+            Ok(())
+        }
+    }
+}
+
+async fn import(session: &Session, client: &Client, args: &ImportArgs) -> Result<(), CliError> {
+    let body = input::stream(None, Some(&args.file)).await?;
+    let path = format!("/v1/stream/streams/{}/import", parse::percent(&args.stream));
+    let response = client.stream(&Call::new(Method::POST, path), body).await?;
+    let answer = http_body_util::BodyExt::collect(response.into_body()).await;
+    let answer = answer.map_err(|error| CliError::Lost(error.to_string()))?.to_bytes();
+    let imported: Value = serde_json::from_slice(&answer)
+        .map_err(|error| CliError::Protocol(format!("the answer is not JSON: {error}")))?;
+    if session.out.json {
+        return session.out.json_line(&imported);
+    }
+    let name = view::text(&imported, "owner_name");
+    let by = match name.is_empty() {
+        true => view::text(&imported, "owner"),
+        false => format!("{name} ({})", view::text(&imported, "owner")),
+    };
+    session.out.say(&format!(
+        "{} records of {}, as {} of {} signed them at {}",
+        view::text(&imported, "records"),
+        escape(&view::text(&imported, "stream")),
+        escape(&by),
+        view::text(&imported, "mesh_id"),
+        view::text(&imported, "exported"),
+    ));
+    Ok(())
+}
+
+async fn delete(session: &Session, client: &Client, args: &DeleteArgs) -> Result<(), CliError> {
+    if !args.force {
+        let one = client.get(&path(&args.stream, "")).await?;
+        let records = one.get("records").and_then(Value::as_u64).unwrap_or_default();
+        if records > 0 {
+            return Err(CliError::Usage(format!(
+                "the stream {} has {records} records, which would be gone; --force deletes it",
+                args.stream
+            )));
+        }
+    }
+    client.delete(&path(&args.stream, "")).await?;
+    if session.out.json {
+        return session.out.json_line(&json!({ "stream": args.stream }));
+    }
+    session.out.say(&format!("{} is deleted", escape(&args.stream)));
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! How a stream is defined, and why something cannot be done with it.
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weft_protocol::{DecodeError, PeerId, Subject, patterns::event_sourcing::StreamFailure};
+
+use crate::{
+    error::{ErrorKind, Kind, NodeError},
+    mesh::MeshError,
+    store::StoreError,
+};
+
+/// Streams of one node.
+pub const STREAMS_MAX: u64 = 1_000_000;
+/// Producers that number what they append to one stream.
+pub(super) const PRODUCERS_MAX: usize = 10_000;
+
+/// Why something cannot be done with a stream.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// There is none of this name.
+    #[error("there is no stream {0}")]
+    NoStream(String),
+    /// It is kept by several nodes.
+    #[error("there are several streams {name}: at {owners}")]
+    Ambiguous {
+        /// The stream.
+        name: String,
+        /// Their owners, for people.
+        owners: String,
+    },
+    /// There is one of this name.
+    #[error("there is a stream {name} already, at {owner}")]
+    Exists {
+        /// The stream.
+        name: String,
+        /// Who keeps it.
+        owner: PeerId,
+    },
+    /// There is no record at this position.
+    #[error("the stream has no record {position}: it has {first} to {version}")]
+    NoRecord {
+        /// The position.
+        position: u64,
+        /// The first one that is kept.
+        first: u64,
+        /// The last one.
+        version: u64,
+    },
+    /// The stream has another version than was expected.
+    #[error("the stream has version {actual}, not {expected}")]
+    WrongVersion {
+        /// What was expected.
+        expected: u64,
+        /// What it has.
+        actual: u64,
+    },
+    /// What must not have happened has.
+    #[error("the condition does not hold: the event at {0} matches the query")]
+    ConditionFailed(u64),
+    /// Another event has this id.
+    #[error("the stream has another event with the id {id}, at {position}")]
+    IdTaken {
+        /// The id.
+        id: String,
+        /// Where the other one is.
+        position: u64,
+    },
+    /// A producer does not go on where it stopped.
+    #[error("producer {id} goes on with {expected}, not with {got}")]
+    ProducerGap {
+        /// The producer.
+        id: String,
+        /// Its next number.
+        expected: u64,
+        /// The number it said.
+        got: u64,
+    },
+    /// There is no consumer of this name.
+    #[error("the stream has no consumer {0}")]
+    NoConsumer(String),
+    /// Something exceeds a limit or is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// It contradicts what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// A bound is reached.
+    #[error("{0}")]
+    Busy(String),
+    /// What is stored does not fit together.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The stream was removed while it was used.
+    #[error("the stream {0} was deleted")]
+    Gone(String),
+    /// The stream's owner says so.
+    #[error("{detail}")]
+    AtOwner {
+        /// The sort of failure.
+        kind: ErrorKind,
+        /// Why, for people.
+        detail: String,
+    },
+    /// The stream's owner cannot be asked.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// It cannot be written down, or not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Closed,
+}
+
+impl From<DecodeError> for StreamError {
+    fn from(error: DecodeError) -> Self {
+        StreamError::Invalid(error.to_string())
+    }
+}
+
+impl Kind for StreamError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            StreamError::NoStream(_)
+            | StreamError::NoRecord { .. }
+            | StreamError::NoConsumer(_)
+            | StreamError::Gone(_) => ErrorKind::NotFound,
+            StreamError::Exists { .. }
+            | StreamError::Ambiguous { .. }
+            | StreamError::WrongVersion { .. }
+            | StreamError::ConditionFailed(_)
+            | StreamError::IdTaken { .. }
+            | StreamError::ProducerGap { .. }
+            | StreamError::Conflict(_) => ErrorKind::Conflict,
+            StreamError::Invalid(_) => ErrorKind::Invalid,
+            StreamError::Busy(_) => ErrorKind::Busy,
+            StreamError::Corrupt(_) => ErrorKind::Corrupt,
+            StreamError::AtOwner { kind, .. } => *kind,
+            StreamError::Mesh(error) => error.kind(),
+            StreamError::Store(error) => error.kind(),
+            StreamError::Closed => ErrorKind::Closed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            StreamError::NoStream(name) => Some(format!(
+                "`weft stream create {name}` makes it on this node; `weft stream ls` lists those of the mesh"
+            )),
+            StreamError::Ambiguous { name, .. } => Some(format!(
+                "delete all but one: `weft stream delete {name}` at the nodes that should not keep it"
+            )),
+            StreamError::WrongVersion { .. } | StreamError::ConditionFailed(_) => {
+                Some("read what was appended meanwhile, decide again, and append then".to_owned())
+            }
+            StreamError::Store(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl StreamError {
+    /// As its owner says it to another member.
+    pub(super) fn to_failure(&self) -> StreamFailure {
+        StreamFailure {
+            kind: self.kind().as_str().to_owned(),
+            detail: weft_protocol::name::reason(&self.to_string()),
+        }
+    }
+
+    /// As another member hears it.
+    pub(super) fn of_failure(failure: StreamFailure) -> Self {
+        StreamError::AtOwner {
+            kind: failure.kind.parse().unwrap_or(ErrorKind::Internal),
+            detail: failure.detail,
+        }
+    }
+}
+
+/// How much of a stream is kept. What is not said is kept for ever.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+pub struct StreamOptions {
+    /// How long records are kept, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(0)]
+    pub retain_ms: Option<u64>,
+    /// Bytes that are kept at least before whole segments of older records are removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(1)]
+    pub retain_bytes: Option<u64>,
+    /// Records that are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(2)]
+    pub retain_records: Option<u64>,
+}
+
+impl StreamOptions {
+    pub(super) fn check(&self) -> Result<(), StreamError> {
+        for (what, value) in [
+            ("the time that records are kept", self.retain_ms),
+            ("the bytes that are kept", self.retain_bytes),
+            ("the records that are kept", self.retain_records),
+        ] {
+            if value == Some(0) {
+                return Err(StreamError::Invalid(format!("{what} cannot be 0")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a stream may be called so: as any subject, but not one of the node's own.
+pub(super) fn check_name(name: &Subject) -> Result<(), StreamError> {
+    if name.is_reserved() {
+        return Err(StreamError::Invalid(format!("{name} is a name of the node's own")));
+    }
+    Ok(())
+}
+
+pub(super) fn not_built() -> NodeError {
+    NodeError::internal("the node was built without event sourcing")
+}

@@ -1,0 +1,386 @@
+//! How streams lie in the keyspace. The records themselves are in a log of the store, one for each stream.
+//!
+//! ```text
+//! s/NAME                    a stream: its number, options, when it was created
+//! n                         the number of the next stream
+//! x/STREAM                  one whose rest is being removed
+//! b/STREAM BLOCK            a block's root
+//! t/STREAM TERM BLOCK       which of its records have a type or a tag
+//! i/STREAM TERM             where the event with an id is
+//! p/STREAM TERM             how far a producer has come
+//! c/STREAM NAME             a consumer
+//! d/STREAM NAME / POSITION  its dead letters
+//! k/OWNER/NAME              the checkpoint of another member's stream that was verified last
+//! ```
+//! STREAM, BLOCK and POSITION are numbers of eight bytes, the most significant first; TERM has sixteen bytes.
+
+use minicbor::{Decode, Encode};
+use weft_protocol::{Subject, codec, merkle::Hash};
+
+use super::{
+    index::{Bits, Block, ItemTerms, Numbered, Term, Terms, producer_term},
+    options::{StreamError, StreamOptions},
+};
+use crate::store::{BATCH_OPERATIONS_MAX, Batch, Keyspace};
+
+/// Entries that are read at once.
+const PAGE: usize = 1000;
+/// What is stored of anything but a record.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+const NEXT: &[u8] = b"n";
+
+/// What is kept of a stream besides its records.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Facts {
+    /// Its number on this node.
+    #[n(0)]
+    pub(super) number: u64,
+    /// When it was created, Unix milliseconds.
+    #[n(1)]
+    pub(super) created_ms: u64,
+    /// How much is kept.
+    #[n(2)]
+    pub(super) options: StreamOptions,
+}
+
+#[derive(Encode, Decode)]
+struct NumberedProducer {
+    #[n(0)]
+    id: String,
+    #[n(1)]
+    numbered: Numbered,
+}
+
+pub(super) fn read<T: for<'b> Decode<'b, ()>>(bytes: &[u8], what: &'static str) -> Result<T, StreamError> {
+    codec::decode(bytes, ENTRY_BYTES_MAX, what)
+        .map_err(|error| StreamError::Corrupt(format!("what is stored of a stream cannot be read: {error}")))
+}
+
+fn key(kind: u8, number: u64, rest: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![kind, b'/'];
+    key.extend_from_slice(&number.to_be_bytes());
+    rest.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+fn tail_number(key: &[u8]) -> Option<u64> {
+    let tail = key.get(key.len().checked_sub(8)?..)?;
+    Some(u64::from_be_bytes(tail.try_into().ok()?))
+}
+
+fn name_key(name: &Subject) -> Vec<u8> {
+    [b"s/", name.as_str().as_bytes()].concat()
+}
+
+fn seen_key(owner: &str, name: &Subject) -> Vec<u8> {
+    format!("k/{owner}/{name}").into_bytes()
+}
+
+fn bits_to_bytes(bits: &Bits) -> Vec<u8> {
+    bits.iter().flat_map(|part| part.to_be_bytes()).collect()
+}
+
+fn bits_of(bytes: &[u8]) -> Result<Bits, StreamError> {
+    let mut bits = Bits::default();
+    let (parts, rest) = bytes.as_chunks::<8>();
+    if parts.len() != bits.len() || !rest.is_empty() {
+        return Err(StreamError::Corrupt("an entry of a stream's index has a wrong length".into()));
+    }
+    bits.iter_mut().zip(parts).for_each(|(bits, part)| *bits = u64::from_be_bytes(*part));
+    Ok(bits)
+}
+
+/// Everything that is kept of streams but their records.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    keyspace: Keyspace,
+}
+
+impl Shelf {
+    pub(super) fn new(keyspace: Keyspace) -> Self {
+        Shelf { keyspace }
+    }
+
+    /// Every stream, by name.
+    pub(super) async fn streams(&self) -> Result<Vec<(Subject, Facts)>, StreamError> {
+        let (mut streams, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.keyspace.scan_prefix(b"s/", after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(streams);
+            };
+            after = Some(last.clone());
+            for (key, value) in page {
+                let name = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
+                streams.push((Subject::reserved(&name)?, read(&value, "stream")?));
+            }
+        }
+    }
+
+    /// Notes a new stream, durably, under a number that no other has had.
+    pub(super) async fn create(&self, name: &Subject, options: StreamOptions, created_ms: u64) -> Result<Facts, StreamError> {
+        let before = self.keyspace.get(NEXT).await?;
+        let number = before.as_deref().and_then(tail_number).unwrap_or(1);
+        let facts = Facts {
+            number,
+            created_ms,
+            options,
+        };
+        let batch = Batch::new()
+            .require(NEXT, before)
+            .require(name_key(name), None)
+            .put(NEXT, (number + 1).to_be_bytes())
+            .put(name_key(name), codec::encode(&facts));
+        self.keyspace.commit(batch).await?;
+        Ok(facts)
+    }
+
+    /// Gives a stream another name, if nobody has it.
+    pub(super) async fn rename(&self, from: &Subject, to: &Subject, facts: &Facts) -> Result<(), StreamError> {
+        let batch = Batch::new()
+            .require(name_key(to), None)
+            .delete(name_key(from))
+            .put(name_key(to), codec::encode(facts));
+        Ok(self.keyspace.commit(batch).await?)
+    }
+
+    /// Changes how much of a stream is kept.
+    pub(super) async fn update(&self, name: &Subject, facts: &Facts) -> Result<(), StreamError> {
+        Ok(self.keyspace.put(name_key(name), codec::encode(facts)).await?)
+    }
+
+    /// Forgets a stream; what is left of it is removed by [`Shelf::sweep`], after a restart if need be.
+    pub(super) async fn delete(&self, name: &Subject, number: u64) -> Result<(), StreamError> {
+        let batch = Batch::new()
+            .delete(name_key(name))
+            .put(key(b'x', number, &[]), Vec::new());
+        Ok(self.keyspace.commit(batch).await?)
+    }
+
+    /// The numbers of streams that were deleted, and are not swept.
+    pub(super) async fn deleted(&self) -> Result<Vec<u64>, StreamError> {
+        let page = self.keyspace.scan_prefix(b"x/", None, PAGE).await?;
+        Ok(page.iter().filter_map(|(key, _)| tail_number(key)).collect())
+    }
+
+    /// Removes what is left of a deleted stream.
+    pub(super) async fn sweep(&self, number: u64) -> Result<(), StreamError> {
+        for kind in *b"btipcd" {
+            let prefix = key(kind, number, &[]);
+            loop {
+                let page = self.keyspace.scan_prefix(&prefix, None, PAGE).await?;
+                if page.is_empty() {
+                    break;
+                }
+                let batch = page.into_iter().fold(Batch::new(), |batch, (key, _)| batch.delete(key));
+                self.keyspace.commit(batch).await?;
+            }
+        }
+        Ok(self.keyspace.delete(key(b'x', number, &[])).await?)
+    }
+
+    /// The roots of the blocks whose entries are written, in their order.
+    pub(super) async fn blocks(&self, number: u64) -> Result<Vec<Hash>, StreamError> {
+        let (prefix, mut after, mut blocks) = (key(b'b', number, &[]), None, Vec::new());
+        loop {
+            let page = self.keyspace.scan_prefix(&prefix, after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(blocks);
+            };
+            after = Some(last.clone());
+            for (key, value) in page {
+                let root: Option<Hash> = value.try_into().ok();
+                match (tail_number(&key), root) {
+                    (Some(block), Some(root)) if block == blocks.len() as u64 => blocks.push(root),
+                    _ => return Err(StreamError::Corrupt("the index of a stream has a hole".into())),
+                }
+            }
+        }
+    }
+
+    /// Writes a full block's entries, all at once.
+    pub(super) async fn write(&self, number: u64, block: &Block) -> Result<(), StreamError> {
+        let Some(root) = block.root else {
+            return Ok(());
+        };
+        let at = block.number.to_be_bytes();
+        let mut batch = Batch::new().put(key(b'b', number, &[&at]), root.to_vec());
+        for (term, bits) in &block.terms {
+            batch = batch.put(key(b't', number, &[term, &at]), bits_to_bytes(bits));
+        }
+        for (id, index) in &block.ids {
+            batch = batch.put(key(b'i', number, &[id]), index.to_be_bytes());
+        }
+        for (id, numbered) in &block.producers {
+            let producer = NumberedProducer {
+                id: id.clone(),
+                numbered: *numbered,
+            };
+            batch = batch.put(key(b'p', number, &[&producer_term(id)]), codec::encode(&producer));
+        }
+        debug_assert!(batch.len() <= BATCH_OPERATIONS_MAX, "a block's entries fit into one batch");
+        Ok(self.keyspace.commit(batch).await?)
+    }
+
+    /// Every producer of a stream, and how far it had come when its last block was written.
+    pub(super) async fn producers(&self, number: u64) -> Result<Vec<(String, Numbered)>, StreamError> {
+        let (prefix, mut after, mut producers) = (key(b'p', number, &[]), None, Vec::new());
+        loop {
+            let page = self.keyspace.scan_prefix(&prefix, after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(producers);
+            };
+            after = Some(last.clone());
+            for (_, value) in page {
+                let NumberedProducer { id, numbered } = read(&value, "producer")?;
+                producers.push((id, numbered));
+            }
+        }
+    }
+
+    /// The record with this id, among those whose entries are written.
+    pub(super) async fn id(&self, number: u64, id: &Term) -> Result<Option<u64>, StreamError> {
+        let found = self.keyspace.get(&key(b'i', number, &[id])).await?;
+        Ok(found.as_deref().and_then(tail_number))
+    }
+
+    /// The first record from `from` on that is meant, among those whose entries are written.
+    pub(super) async fn find(&self, number: u64, terms: &Terms, from: u64) -> Result<Option<u64>, StreamError> {
+        let mut first: Option<u64> = None;
+        for item in terms.items() {
+            if let Some(found) = self.find_item(number, item, from, first).await? {
+                first = Some(first.map_or(found, |first| first.min(found)));
+            }
+        }
+        Ok(first)
+    }
+
+    async fn find_item(
+        &self,
+        number: u64,
+        item: &ItemTerms,
+        from: u64,
+        before: Option<u64>,
+    ) -> Result<Option<u64>, StreamError> {
+        // With tags any one of them leads; without, each of the types does.
+        let leading = match item.tags.first() {
+            Some(tag) => std::slice::from_ref(tag),
+            None => &item.types,
+        };
+        let mut first = before;
+        for lead in leading {
+            if let Some(found) = self.find_led(number, item, lead, from, first).await? {
+                first = Some(first.map_or(found, |first| first.min(found)));
+            }
+        }
+        Ok(first)
+    }
+
+    async fn find_led(
+        &self,
+        number: u64,
+        item: &ItemTerms,
+        lead: &Term,
+        from: u64,
+        before: Option<u64>,
+    ) -> Result<Option<u64>, StreamError> {
+        use super::tree::BLOCK;
+        let prefix = key(b't', number, &[lead]);
+        // What is read is what follows a key: that of the block before.
+        let mut after = (from / BLOCK)
+            .checked_sub(1)
+            .map(|block| key(b't', number, &[lead, &block.to_be_bytes()]));
+        let mut size = 8;
+        loop {
+            let page = self.keyspace.scan_prefix(&prefix, after.as_deref(), size).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(None);
+            };
+            after = Some(last.clone());
+            size = PAGE.min(size * 4);
+            for (found, _) in &page {
+                let Some(block) = tail_number(found) else { continue };
+                if before.is_some_and(|before| block * BLOCK >= before) {
+                    return Ok(None);
+                }
+                let mut known = std::collections::BTreeMap::new();
+                for term in item.tags.iter().chain(&item.types) {
+                    let bits = self.keyspace.get(&key(b't', number, &[term, &block.to_be_bytes()])).await?;
+                    if let Some(bits) = bits {
+                        known.insert(*term, bits_of(&bits)?);
+                    }
+                }
+                if let Some(found) = item.first(block, from, |term| known.get(term).copied()) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+    }
+
+    /// The last checkpoint of another member's stream that was verified here.
+    pub(super) async fn seen(&self, owner: &str, name: &Subject) -> Result<Option<String>, StreamError> {
+        let found = self.keyspace.get(&seen_key(owner, name)).await?;
+        Ok(found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Notes it.
+    pub(super) async fn saw(&self, owner: &str, name: &Subject, checkpoint: &str) -> Result<(), StreamError> {
+        Ok(self.keyspace.put(seen_key(owner, name), checkpoint.as_bytes()).await?)
+    }
+
+    /// Every consumer of a stream, as it was written.
+    pub(super) async fn consumers(&self, number: u64) -> Result<Vec<(String, Vec<u8>)>, StreamError> {
+        let prefix = key(b'c', number, &[]);
+        let page = self.keyspace.scan_prefix(&prefix, None, PAGE).await?;
+        let name = |key: &[u8]| String::from_utf8_lossy(key.get(prefix.len()..).unwrap_or_default()).into_owned();
+        Ok(page.into_iter().map(|(key, value)| (name(&key), value)).collect())
+    }
+
+    /// Writes a consumer, and dead letters that it has or has no longer.
+    pub(super) async fn write_consumer(
+        &self,
+        number: u64,
+        name: &str,
+        state: Vec<u8>,
+        dead: &[(u64, Option<Vec<u8>>)],
+    ) -> Result<(), StreamError> {
+        let mut batch = Batch::new().put(key(b'c', number, &[name.as_bytes()]), state);
+        for (position, letter) in dead {
+            let place = key(b'd', number, &[name.as_bytes(), b"/", &position.to_be_bytes()]);
+            batch = match letter {
+                Some(letter) => batch.put(place, letter.clone()),
+                None => batch.delete(place),
+            };
+        }
+        Ok(self.keyspace.commit(batch).await?)
+    }
+
+    /// Dead letters of a consumer, behind a position.
+    pub(super) async fn dead(
+        &self,
+        number: u64,
+        name: &str,
+        after: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StreamError> {
+        let prefix = key(b'd', number, &[name.as_bytes(), b"/"]);
+        let after = [&prefix[..], &after.to_be_bytes()].concat();
+        let page = self.keyspace.scan_prefix(&prefix, Some(&after), most.min(PAGE)).await?;
+        let numbered = page.into_iter().filter_map(|(key, value)| Some((tail_number(&key)?, value)));
+        Ok(numbered.collect())
+    }
+
+    /// Forgets a consumer.
+    pub(super) async fn remove_consumer(&self, number: u64, name: &str) -> Result<(), StreamError> {
+        loop {
+            let letters = self.dead(number, name, 0, PAGE).await?;
+            if letters.is_empty() {
+                break;
+            }
+            let place = |position: u64| key(b'd', number, &[name.as_bytes(), b"/", &position.to_be_bytes()]);
+            let batch = letters.iter().fold(Batch::new(), |batch, (position, _)| batch.delete(place(*position)));
+            self.keyspace.commit(batch).await?;
+        }
+        Ok(self.keyspace.delete(key(b'c', number, &[name.as_bytes()])).await?)
+    }
+}
