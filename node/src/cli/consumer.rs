@@ -135,7 +135,9 @@ struct InfoArgs {
 
 /// Hand out the next records
 #[derive(Debug, Args)]
-#[command(after_help = "Before each event stands what settles it, POSITION:DELIVERY. Exit code 5 when none came in time.")]
+#[command(
+    after_help = "Before each event stands what settles it, POSITION:DELIVERY. Exit code 5 when none came in time."
+)]
 struct NextArgs {
     #[command(flatten)]
     which: WhichArgs,
@@ -211,7 +213,8 @@ struct RedriveArgs {
 /// `17:1`.
 fn handed(text: &str) -> Result<Value, String> {
     let parts = text.split_once(':');
-    let parts = parts.and_then(|(position, delivery)| Some((position.parse::<u64>().ok()?, delivery.parse::<u32>().ok()?)));
+    let parts =
+        parts.and_then(|(position, delivery)| Some((position.parse::<u64>().ok()?, delivery.parse::<u32>().ok()?)));
     let (position, delivery) = parts.ok_or_else(|| format!("`{}` is not POSITION:DELIVERY", text.escape_debug()))?;
     Ok(json!({ "position": position, "delivery": delivery }))
 }
@@ -225,20 +228,40 @@ pub(crate) async fn execute(session: &Session, args: ConsumerArgs) -> Result<(),
         ConsumerCommand::Next(args) => next(session, &client, &args).await,
         ConsumerCommand::Ack(args) => {
             let body = json!({ "handed": args.handed });
-            settle(session, &client, &args.which.path("/ack"), &body, args.handed.len(), "done").await
+            settle(
+                session,
+                &client,
+                &args.which.path("/ack"),
+                &body,
+                args.handed.len(),
+                "done",
+            )
+            .await
         }
         ConsumerCommand::Nack(args) => {
             let body = json!({
                 "handed": args.handed, "pause_ms": args.pause.map(parse::millis), "dead": args.dead, "reason": args.reason,
             });
             let words = if args.dead { "dead letters" } else { "handed out again" };
-            settle(session, &client, &args.which.path("/nack"), &body, args.handed.len(), words).await
+            settle(
+                session,
+                &client,
+                &args.which.path("/nack"),
+                &body,
+                args.handed.len(),
+                words,
+            )
+            .await
         }
         ConsumerCommand::Reset(args) => {
             let place = stream::place(args.begin.from, args.begin.at.as_deref(), args.begin.last);
             let path = args.which.path(&format!("/reset?{place}"));
             let consumer = client.send(Call::new(Method::POST, path)).await?.json()?;
-            said(session, &consumer, &format!("begins anew behind {}", view::text(&consumer, "reached")))
+            said(
+                session,
+                &consumer,
+                &format!("begins anew behind {}", view::text(&consumer, "reached")),
+            )
         }
         ConsumerCommand::DeadLetters(args) => dead(session, &client, &args).await,
         ConsumerCommand::Redrive(args) => {
@@ -263,7 +286,9 @@ fn said(session: &Session, consumer: &Value, words: &str) -> Result<(), CliError
     if session.out.json {
         return session.out.json_line(consumer);
     }
-    session.out.say(&format!("{} {words}", escape(&view::text(consumer, "name"))));
+    session
+        .out
+        .say(&format!("{} {words}", escape(&view::text(consumer, "name"))));
     Ok(())
 }
 
@@ -286,12 +311,20 @@ async fn add(session: &Session, client: &Client, args: &AddArgs) -> Result<(), C
     let call = Call::new(Method::PUT, args.which.path("")).body(body, HeaderValue::from_static("application/json"));
     let consumer = client.send(call).await?.json()?;
     let behind = view::text(&consumer, "behind");
-    said(session, &consumer, &format!("has {behind} records of {} before it", escape(&args.which.stream)))
+    said(
+        session,
+        &consumer,
+        &format!("has {behind} records of {} before it", escape(&args.which.stream)),
+    )
 }
 
 async fn info(session: &Session, client: &Client, args: &InfoArgs) -> Result<(), CliError> {
     let all = client.get(&stream::path(&args.stream, "/consumers")).await?;
-    let is_asked = |one: &&Value| args.consumer.as_ref().is_none_or(|name| view::text(one, "name") == *name);
+    let is_asked = |one: &&Value| {
+        args.consumer
+            .as_ref()
+            .is_none_or(|name| view::text(one, "name") == *name)
+    };
     let list: Vec<&Value> = view::elements(&all).iter().filter(is_asked).collect();
     if let (Some(name), true) = (&args.consumer, list.is_empty()) {
         let words = format!("the stream {} has no consumer {name}", args.stream);
@@ -301,11 +334,15 @@ async fn info(session: &Session, client: &Client, args: &InfoArgs) -> Result<(),
     if out.json {
         return list.iter().try_for_each(|one| out.json_line(one));
     }
-    let cells = ["name", "settled", "reached", "behind", "pending", "waiting", "dead", "order"];
+    let cells = [
+        "name", "settled", "reached", "behind", "pending", "waiting", "dead", "order",
+    ];
     let row = |one: &&Value| cells.iter().map(|cell| view::text(one, cell)).collect();
     let rows: Vec<Vec<String>> = list.iter().map(row).collect();
     out.table(
-        &["CONSUMER", "SETTLED", "REACHED", "BEHIND", "PENDING", "WAITING", "DEAD", "ORDER"],
+        &[
+            "CONSUMER", "SETTLED", "REACHED", "BEHIND", "PENDING", "WAITING", "DEAD", "ORDER",
+        ],
         &rows,
         "no consumers; `weft consumer add STREAM NAME` makes one",
     )
@@ -313,12 +350,20 @@ async fn info(session: &Session, client: &Client, args: &InfoArgs) -> Result<(),
 
 async fn next(session: &Session, client: &Client, args: &NextArgs) -> Result<(), CliError> {
     let wait_ms = parse::millis(args.wait);
-    let path = args.which.path(&format!("/next?count={}&wait_ms={wait_ms}", args.count));
+    let path = args
+        .which
+        .path(&format!("/next?count={}&wait_ms={wait_ms}", args.count));
     let within = args.wait + Duration::from_secs(30);
-    let handed = client.send(Call::new(Method::POST, path).time_max(within)).await?.json()?;
+    let handed = client
+        .send(Call::new(Method::POST, path).time_max(within))
+        .await?
+        .json()?;
     let list = view::elements(&handed);
     if list.is_empty() {
-        return Err(CliError::Timeout(format!("no record came in {} s", args.wait.as_secs_f64())));
+        return Err(CliError::Timeout(format!(
+            "no record came in {} s",
+            args.wait.as_secs_f64()
+        )));
     }
     for one in list {
         if session.out.json {
@@ -332,7 +377,9 @@ async fn next(session: &Session, client: &Client, args: &NextArgs) -> Result<(),
     if args.ack {
         let token = |one: &Value| json!({ "position": one.get("position"), "delivery": one.get("delivery") });
         let handed: Vec<Value> = list.iter().map(token).collect();
-        client.send(json_call(&args.which.path("/ack"), &json!({ "handed": handed }))?).await?;
+        client
+            .send(json_call(&args.which.path("/ack"), &json!({ "handed": handed }))?)
+            .await?;
     }
     Ok(())
 }
@@ -353,7 +400,9 @@ async fn settle(
     if count < asked as u64 {
         return Err(CliError::Node(crate::error::NodeError::new(
             crate::error::ErrorKind::Conflict,
-            format!("{count} of {asked} were yours to settle: the time of the others was over, or they were settled before"),
+            format!(
+                "{count} of {asked} were yours to settle: the time of the others was over, or they were settled before"
+            ),
         )));
     }
     if !session.out.json {
@@ -365,7 +414,9 @@ async fn settle(
 async fn dead(session: &Session, client: &Client, args: &DeadArgs) -> Result<(), CliError> {
     let (mut after, mut left, mut shown) = (0, args.limit, Vec::new());
     while left > 0 {
-        let path = args.which.path(&format!("/dead-letters?after={after}&limit={}", left.min(500)));
+        let path = args
+            .which
+            .path(&format!("/dead-letters?after={after}&limit={}", left.min(500)));
         let page = client.get(&path).await?;
         let page = view::elements(&page);
         let Some(last) = page.last() else { break };

@@ -177,7 +177,10 @@ pub(crate) async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::R
 }
 
 /// Reads lines, so many ahead, while earlier ones are dealt with.
-pub(crate) async fn read_ahead(file: Option<&Path>, ahead: usize) -> Result<mpsc::Receiver<Result<Bytes, CliError>>, CliError> {
+pub(crate) async fn read_ahead(
+    file: Option<&Path>,
+    ahead: usize,
+) -> Result<mpsc::Receiver<Result<Bytes, CliError>>, CliError> {
     let mut reader = lines(file).await?;
     let (sink, read) = mpsc::channel(ahead);
     #[expect(

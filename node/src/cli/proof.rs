@@ -48,7 +48,9 @@ pub(crate) async fn execute(session: &Session, args: &VerifyProofArgs) -> Result
     let wrong = |why: String| CliError::Node(NodeError::denied(format!("the proof does not hold: {why}")));
     let fail = |error| CliError::io(format!("cannot read {}", args.file.display()), error);
     let bytes = match args.file.as_os_str() == "-" {
-        true => input::bounded(tokio::io::stdin(), PROOF_BYTES_MAX as u64).await.map_err(fail)?,
+        true => input::bounded(tokio::io::stdin(), PROOF_BYTES_MAX as u64)
+            .await
+            .map_err(fail)?,
         false => {
             let file = tokio::fs::File::open(&args.file).await.map_err(fail)?;
             input::bounded(file, PROOF_BYTES_MAX as u64).await.map_err(fail)?

@@ -45,8 +45,8 @@ pub use keyspace::{
     SCAN_ENTRIES_MAX, VALUE_BYTES_MAX,
 };
 pub use log::{
-    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, Appending, LOG_NAME_BYTES_MAX, Log, READ_BYTES_MAX, READ_RECORDS_MAX, RECORD_BYTES_MAX,
-    RECORD_HEADER_BYTES, Record,
+    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, Appending, LOG_NAME_BYTES_MAX, Log, READ_BYTES_MAX, READ_RECORDS_MAX,
+    RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record,
 };
 pub use merkle::{Frontier, Hash, leaf_hash, node_hash};
 pub use report::{FileReport, Finding, Report, Stats};

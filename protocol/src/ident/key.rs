@@ -96,7 +96,9 @@ impl PublicKey {
 
 /// What is signed in another form than ours must not be one of ours, nor libp2p's.
 fn is_note(text: &str) -> bool {
-    ["weft-v1:", "libp2p", "noise-libp2p"].iter().all(|ours| !text.starts_with(ours))
+    ["weft-v1:", "libp2p", "noise-libp2p"]
+        .iter()
+        .all(|ours| !text.starts_with(ours))
 }
 
 /// Keys a thread remembers to have found good; a mesh has few, and meets them with every message.

@@ -14,7 +14,7 @@ mod query;
 mod record;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use query::{Query, QueryItem};
 pub use record::{Event, Producer, Record, check_producer_id, check_tag};

@@ -94,7 +94,17 @@ pub(super) async fn stream(session: &Session, args: &StreamArgs) -> Result<(), C
     if session.out.json {
         return Ok(());
     }
-    let headers = ["BYTES", "IN FLIGHT", "BATCH", "EVENTS/S", "P50", "P99", "DISK/S", "RATIO", "REPLAY/S"];
+    let headers = [
+        "BYTES",
+        "IN FLIGHT",
+        "BATCH",
+        "EVENTS/S",
+        "P50",
+        "P99",
+        "DISK/S",
+        "RATIO",
+        "REPLAY/S",
+    ];
     session.out.table(&headers, &rows, "nothing was measured")
 }
 

@@ -108,7 +108,10 @@ impl AppendArgs {
             Ack::Memory => "memory",
             Ack::Disk => "disk",
         };
-        let expect = self.expect.map(|version| format!("&expect={version}")).unwrap_or_default();
+        let expect = self
+            .expect
+            .map(|version| format!("&expect={version}"))
+            .unwrap_or_default();
         let media = self.content_type.clone().unwrap_or_else(|| publish::media_type(&body));
         let target = path(&self.stream, &format!("/records?ack={ack}{expect}{tail}"));
         let mut call = Call::new(Method::POST, target).body(body, media);
@@ -149,14 +152,18 @@ impl AppendArgs {
         }
         if self.unless_type.is_empty() && self.unless_tag.is_empty() {
             return match self.after {
-                Some(_) => Err(CliError::Usage("--after belongs to --unless-type or --unless-tag".to_owned())),
+                Some(_) => Err(CliError::Usage(
+                    "--after belongs to --unless-type or --unless-tag".to_owned(),
+                )),
                 None => Ok(None),
             };
         }
         let item = json!({ "types": self.unless_type, "tags": self.unless_tag });
         let condition = json!({ "query": { "items": [item] }, "after": self.after.unwrap_or(0) });
         let value = HeaderValue::try_from(condition.to_string());
-        Ok(Some(value.map_err(|_| CliError::Usage("a type or a tag is no text".to_owned()))?))
+        Ok(Some(value.map_err(|_| {
+            CliError::Usage("a type or a tag is no text".to_owned())
+        })?))
     }
 }
 
@@ -165,7 +172,10 @@ pub(super) async fn execute(session: &Session, client: &Client, args: AppendArgs
     let appended = match args.lines {
         true => append_lines(session, client, &args).await?,
         false => {
-            let named = args.data.as_ref().and_then(|data| data.as_encoded_bytes().strip_prefix(b"@"));
+            let named = args
+                .data
+                .as_ref()
+                .and_then(|data| data.as_encoded_bytes().strip_prefix(b"@"));
             let named = named.map(|name| PathBuf::from(String::from_utf8_lossy(name).into_owned()));
             let data = args.data.clone().filter(|_| named.is_none());
             let body = input::body(data, named.as_deref().or(args.file.as_deref())).await?;
@@ -228,7 +238,9 @@ async fn append_some(
     }
     body.extend_from_slice(b"\n");
     let media = args.content_type.clone().unwrap_or_else(|| publish::media_type(&first));
-    let call = args.call("&lines=true", body.freeze())?.header(http::header::CONTENT_TYPE, media);
+    let call = args
+        .call("&lines=true", body.freeze())?
+        .header(http::header::CONTENT_TYPE, media);
     let appended = client.send(call).await?.json()?;
     broken.map_or(Ok((count, appended)), Err)
 }

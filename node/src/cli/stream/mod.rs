@@ -173,7 +173,8 @@ async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &st
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
     });
     let body = Bytes::from(options.to_string());
-    let call = Call::new(Method::PUT, path(&args.stream, tail)).body(body, HeaderValue::from_static("application/json"));
+    let call =
+        Call::new(Method::PUT, path(&args.stream, tail)).body(body, HeaderValue::from_static("application/json"));
     let stream = client.send(call).await?.json()?;
     if session.out.json {
         return session.out.json_line(&stream);
@@ -249,10 +250,19 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
     };
     let mut lines = vec![
         ("version", view::text(&one, "version")),
-        ("records", format!("{} from {} on", view::text(&one, "records"), view::text(&one, "first"))),
+        (
+            "records",
+            format!("{} from {} on", view::text(&one, "records"), view::text(&one, "first")),
+        ),
         ("size", view::bytes(bytes)),
         ("kept by", owner),
-        ("copies", format!("{}: when its owner's disk is lost, it is lost", view::text(&one, "copies"))),
+        (
+            "copies",
+            format!(
+                "{}: when its owner's disk is lost, it is lost",
+                view::text(&one, "copies")
+            ),
+        ),
         ("created", view::text(&one, "created")),
         ("last", last),
         ("consumers", view::text(&one, "consumers")),
@@ -265,7 +275,9 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
     if !damage.is_empty() {
         lines.push(("damaged", damage));
     }
-    lines.iter().try_for_each(|(what, text)| out.line(&format!("{what:<10} {}", escape(text))))
+    lines
+        .iter()
+        .try_for_each(|(what, text)| out.line(&format!("{what:<10} {}", escape(text))))
 }
 
 async fn verify(session: &Session, client: &Client, stream: &str) -> Result<(), CliError> {
@@ -285,14 +297,23 @@ async fn verify(session: &Session, client: &Client, stream: &str) -> Result<(), 
 async fn prove(session: &Session, client: &Client, args: &ProveArgs) -> Result<(), CliError> {
     let position = match (&args.id, args.position) {
         (Some(id), _) => {
-            let found = client.get(&path(&args.stream, &format!("/records?id={}", parse::percent(id)))).await?;
-            let sequence = view::elements(&found).first().map(|event| view::text(event, "sequence"));
+            let found = client
+                .get(&path(&args.stream, &format!("/records?id={}", parse::percent(id))))
+                .await?;
+            let sequence = view::elements(&found)
+                .first()
+                .map(|event| view::text(event, "sequence"));
             let position = sequence.and_then(|text| text.parse().ok());
             position.ok_or_else(|| CliError::Protocol("the node did not say where the event is".to_owned()))?
         }
         (None, position) => position.unwrap_or_default(),
     };
-    let answer = client.send(Call::new(Method::GET, path(&args.stream, &format!("/proofs/{position}")))).await?;
+    let answer = client
+        .send(Call::new(
+            Method::GET,
+            path(&args.stream, &format!("/proofs/{position}")),
+        ))
+        .await?;
     match &args.output {
         None => session.out.bytes(&answer.body),
         Some(file) => {
@@ -302,7 +323,10 @@ async fn prove(session: &Session, client: &Client, args: &ProveArgs) -> Result<(
                 let told = json!({ "file": file.display().to_string(), "position": position });
                 return session.out.json_line(&told);
             }
-            session.out.say(&format!("`weft verify-proof {}` checks it", escape(&file.display().to_string())));
+            session.out.say(&format!(
+                "`weft verify-proof {}` checks it",
+                escape(&file.display().to_string())
+            ));
             Ok(())
         }
     }
@@ -311,14 +335,20 @@ async fn prove(session: &Session, client: &Client, args: &ProveArgs) -> Result<(
 async fn export(session: &Session, client: &Client, args: &ExportArgs) -> Result<(), CliError> {
     let path = path(&args.stream, "/export");
     match &args.output {
-        None => blob::copy(session, client, &path, &mut tokio::io::stdout()).await.map(drop),
+        None => blob::copy(session, client, &path, &mut tokio::io::stdout())
+            .await
+            .map(drop),
         Some(file) => {
             let bytes = blob::save(session, client, &path, file).await?;
             if session.out.json {
                 let saved = json!({ "file": file.display().to_string(), "bytes": bytes });
                 return session.out.json_line(&saved);
             }
-            session.out.say(&format!("{} ({})", escape(&file.display().to_string()), view::bytes(bytes)));
+            session.out.say(&format!(
+                "{} ({})",
+                escape(&file.display().to_string()),
+                view::bytes(bytes)
+            ));
             Ok(())
         }
     }

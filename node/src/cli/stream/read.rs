@@ -141,7 +141,9 @@ async fn follow(session: &Session, args: &ReadArgs, place: &str) -> Result<(), C
                             }
                         }
                         Ok(Some(event)) if event.name == "error" => break told_failure(&event.data),
-                        Ok(Some(event)) if event.name == "caught-up" => session.detail(&format!("read up to {}", event.data)),
+                        Ok(Some(event)) if event.name == "caught-up" => {
+                            session.detail(&format!("read up to {}", event.data))
+                        }
                         Ok(Some(_)) => {}
                         Ok(None) => break CliError::Lost("the node ended the stream".to_owned()),
                         Err(error) => break error,
@@ -170,8 +172,8 @@ fn told_failure(data: &str) -> CliError {
 }
 
 fn print(session: &Session, args: &ReadArgs, line: &[u8]) -> Result<(), CliError> {
-    let event: Value = serde_json::from_slice(line)
-        .map_err(|error| CliError::Protocol(format!("an event is not JSON: {error}")))?;
+    let event: Value =
+        serde_json::from_slice(line).map_err(|error| CliError::Protocol(format!("an event is not JSON: {error}")))?;
     if session.out.json {
         return session.out.json_line(&event);
     }

@@ -87,7 +87,9 @@ impl Tail {
     pub(super) fn check_numbers(&self, producer: &Producer, count: u64) -> Result<Numbering, StreamError> {
         let Some(known) = self.producers.get(&producer.id) else {
             if self.producers.len() >= PRODUCERS_MAX {
-                return Err(StreamError::Busy(format!("a stream has at most {PRODUCERS_MAX} producers")));
+                return Err(StreamError::Busy(format!(
+                    "a stream has at most {PRODUCERS_MAX} producers"
+                )));
             }
             return Ok(Numbering::Next);
         };
@@ -117,7 +119,10 @@ impl Tail {
 
 /// Whether events with ids that are known are the ones that were recorded: then all of them are, in a row. `found` has, for each event with an
 /// id that is known, where the record is and, if it is still kept, the event in it.
-pub(super) fn check_ids(events: &[Event], found: &[Option<(u64, Option<Event>)>]) -> Result<Option<Appended>, StreamError> {
+pub(super) fn check_ids(
+    events: &[Event],
+    found: &[Option<(u64, Option<Event>)>],
+) -> Result<Option<Appended>, StreamError> {
     let Some((at, (first, _))) = found.iter().enumerate().find_map(|(at, one)| Some((at, one.as_ref()?))) else {
         return Ok(None);
     };
@@ -187,7 +192,10 @@ mod tests {
         // A part of it is new, or something is left out.
         for (sequence, count) in [(9, 2), (11, 1)] {
             let refused = numbers(&tail, sequence, count).unwrap_err();
-            assert!(matches!(refused, StreamError::ProducerGap { expected: 10, .. }), "{refused}");
+            assert!(
+                matches!(refused, StreamError::ProducerGap { expected: 10, .. }),
+                "{refused}"
+            );
         }
         // Another's record between them: what was before it is known to be there, not where.
         push(&mut tail, Some(("other", 0)));

@@ -25,7 +25,10 @@ pub(crate) fn to_json(stream: &Subject, recorded: &Recorded) -> Value {
     };
     put("specversion", "1.0".to_owned());
     put("id", event.id.clone().unwrap_or_else(|| position.to_string()));
-    put("source", event.source.clone().unwrap_or_else(|| format!("/v1/streams/{stream}")));
+    put(
+        "source",
+        event.source.clone().unwrap_or_else(|| format!("/v1/streams/{stream}")),
+    );
     put("type", event.kind.clone());
     let optional = [
         ("subject", &event.subject),
@@ -151,7 +154,10 @@ mod tests {
         for (name, value) in json.as_object().unwrap() {
             assert_eq!(shown.get(name), Some(value), "{name}");
         }
-        assert_eq!((&shown["sequence"], &shown["recordedtime"]), (&json!("7"), &json!("2026-09-21T14:13:20.000Z")));
+        assert_eq!(
+            (&shown["sequence"], &shown["recordedtime"]),
+            (&json!("7"), &json!("2026-09-21T14:13:20.000Z"))
+        );
         // And what is shown can be put in again.
         assert_eq!(from_json(Value::Object(shown)).unwrap(), from_json(json).unwrap());
     }
@@ -159,7 +165,10 @@ mod tests {
     #[test]
     fn where_nothing_is_said_the_stream_is_the_source() {
         let shown = shown(Event::new("k", [0xff]));
-        assert_eq!((&shown["source"], &shown["id"]), (&json!("/v1/streams/shop.orders"), &json!("7")));
+        assert_eq!(
+            (&shown["source"], &shown["id"]),
+            (&json!("/v1/streams/shop.orders"), &json!("7"))
+        );
         assert_eq!(shown["data_base64"], "/w==");
     }
 

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_protocol::{
     PeerId, Subject, Wire as _,
     merkle::Hash,
     patterns::event_sourcing::{
-        ANNOUNCEMENT_KEY, Append, Appended, From, OpenedStreams, Query, ReadRequest, Record, StreamFigures, StreamReply,
-        StreamRequest,
+        ANNOUNCEMENT_KEY, Append, Appended, From, OpenedStreams, Query, ReadRequest, Record, StreamFigures,
+        StreamReply, StreamRequest,
         consumer::{ConsumerReply, ConsumerRequest},
         proof::Proof,
     },
@@ -23,10 +23,17 @@ use super::{
     streams::{Opened, Streams},
     transfer::{self, Imported},
 };
-use crate::patterns::body::BodyReader;
+use crate::{
+    error::{ErrorKind, Kind as _},
+    patterns::body::BodyReader,
+};
 
 /// How long other members have to say how their streams are, when all are listed.
 const LIST_WITHIN: Duration = Duration::from_secs(2);
+/// How long the owner of a stream may be away, a restart say, before that is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause until it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Members that are asked at once.
 const ASKED_MAX: usize = 32;
 
@@ -132,7 +139,11 @@ impl EventSourcingHandle {
 
     /// Every stream of the mesh that is known here, by name. Owners that do not answer in two seconds say nothing of theirs.
     pub async fn list(&self) -> Vec<StreamInfo> {
-        let own = self.streams.names().into_iter().map(|name| (name, self.streams.local_peer()));
+        let own = self
+            .streams
+            .names()
+            .into_iter()
+            .map(|name| (name, self.streams.local_peer()));
         let others = self.announced().into_iter();
         let others = others.flat_map(|(peer, said)| said.names.into_iter().map(move |name| (name, peer)));
         let all: Vec<(Subject, PeerId)> = own.chain(others).collect();
@@ -230,7 +241,10 @@ impl EventSourcingHandle {
     /// # Errors
     /// `NoStream`; its owner cannot be reached.
     pub async fn locate(&self, name: &Subject, id: &str) -> Result<Option<u64>, StreamError> {
-        match self.ask(name, StreamRequest::Locate(id.to_owned()), Duration::ZERO).await? {
+        match self
+            .ask(name, StreamRequest::Locate(id.to_owned()), Duration::ZERO)
+            .await?
+        {
             StreamReply::Located(position) => Ok(position),
             _ => Err(unexpected()),
         }
@@ -281,7 +295,8 @@ impl EventSourcingHandle {
     pub async fn import(&self, name: &Subject, body: BodyReader) -> Result<Imported, StreamError> {
         self.check_free(name)?;
         let (streams, name) = (Arc::clone(&self.streams), name.clone());
-        self.finish(async move { transfer::import(&streams, &name, body).await }).await
+        self.finish(async move { transfer::import(&streams, &name, body).await })
+            .await
     }
 
     /// Reads every record, from this node's disk or from the stream's owner: whether each is what was appended and signed, and whether the owner
@@ -350,7 +365,26 @@ impl EventSourcingHandle {
     ) -> Result<StreamReply, StreamError> {
         match place {
             Place::Here(opened) => remote::perform(&self.streams, &opened, request, None).await,
-            Place::At(owner) => remote::ask(&self.streams, owner, name, &request, wait).await,
+            Place::At(owner) => self.ask_patiently(owner, name, &request, wait).await,
+        }
+    }
+
+    /// Asks the owner, and again while it cannot be reached, if it does no harm that it may have heard it the first time.
+    async fn ask_patiently(
+        &self,
+        owner: PeerId,
+        name: &Subject,
+        request: &StreamRequest,
+        wait: Duration,
+    ) -> Result<StreamReply, StreamError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = remote::ask(&self.streams, owner, name, request, wait).await;
+            let is_away = matches!(&answer, Err(StreamError::Mesh(error)) if error.kind() == ErrorKind::Unreachable);
+            if !is_away || !remote::is_repeatable(request) || Instant::now() > until {
+                return answer;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -358,7 +392,9 @@ impl EventSourcingHandle {
     fn announced(&self) -> Vec<(PeerId, OpenedStreams)> {
         let said = self.streams.mesh.trust().announcements(ANNOUNCEMENT_KEY).into_iter();
         let read = |(peer, bytes): (PeerId, Vec<u8>)| Some((peer, OpenedStreams::from_bytes(&bytes).ok()?));
-        said.filter(|(peer, _)| *peer != self.streams.local_peer()).filter_map(read).collect()
+        said.filter(|(peer, _)| *peer != self.streams.local_peer())
+            .filter_map(read)
+            .collect()
     }
 
     fn announcing(&self, name: &Subject) -> Vec<PeerId> {

@@ -69,7 +69,10 @@ impl Pattern for EventSourcing {
         let streams = streams::Streams::open_all(parts).await?;
         tasks.spawn_vital("streams", Arc::clone(&streams).run());
         doors.requests.open(remote::Serving::new(Arc::clone(&streams)));
-        tasks.spawn_vital("stream-readers", remote::run(doors.streams, Arc::clone(&streams), tasks.child()));
+        tasks.spawn_vital(
+            "stream-readers",
+            remote::run(doors.streams, Arc::clone(&streams), tasks.child()),
+        );
         Ok(EventSourcingHandle::new(streams))
     }
 }

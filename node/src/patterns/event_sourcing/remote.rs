@@ -40,6 +40,16 @@ pub(super) fn verb(request: &StreamRequest) -> Verb {
     }
 }
 
+/// Whether a request asked twice does what it does once. Of an append only what it is known by makes it so.
+pub(super) fn is_repeatable(request: &StreamRequest) -> bool {
+    match request {
+        StreamRequest::Append(append) => {
+            append.producer.is_some() || append.events.iter().all(|event| event.id.is_some())
+        }
+        _ => true,
+    }
+}
+
 /// Asks the owner of a stream.
 pub(super) async fn ask(
     streams: &Streams,
@@ -118,7 +128,9 @@ impl Serving {
     async fn serve(&self, request: &InboundRequest) -> Result<StreamReply, StreamError> {
         let asked = StreamRequest::from_bytes(&request.payload)?;
         if verb(&asked) != request.hello.verb {
-            return Err(StreamError::Invalid("the greeting asks for another right than the request needs".into()));
+            return Err(StreamError::Invalid(
+                "the greeting asks for another right than the request needs".into(),
+            ));
         }
         let name: Subject = request.hello.resource.parse()?;
         let opened = self.streams.get(&name).await?;
@@ -136,7 +148,10 @@ impl Serving {
 
 impl Answers for Serving {
     async fn answer(&self, request: InboundRequest) -> DirectReply {
-        let reply = self.serve(&request).await.unwrap_or_else(|error| StreamReply::Failed(error.to_failure()));
+        let reply = self
+            .serve(&request)
+            .await
+            .unwrap_or_else(|error| StreamReply::Failed(error.to_failure()));
         match reply.to_checked_bytes() {
             Ok(payload) => DirectReply::Answer { payload },
             Err(error) => DirectReply::refused(Refusal::Unknown, &error.to_string()),
@@ -163,7 +178,11 @@ async fn give(streams: Arc<Streams>, mut inbound: InboundStream) {
     let _ = timeout(PATIENCE, inbound.stream.close()).await;
 }
 
-async fn give_all(streams: &Arc<Streams>, inbound: &mut InboundStream, request: ReadRequest) -> Result<(), StreamError> {
+async fn give_all(
+    streams: &Arc<Streams>,
+    inbound: &mut InboundStream,
+    request: ReadRequest,
+) -> Result<(), StreamError> {
     if inbound.hello.verb != Verb::Read {
         return Err(StreamError::Invalid("who reads asks for the right to read".into()));
     }

@@ -155,7 +155,10 @@ async fn define(
 /// Delete a stream of this node, with its records and its consumers
 #[utoipa::path(delete, path = "/v1/streams/{stream}", params(("stream" = String, Path)), responses((status = 204)))]
 async fn delete(State(app): State<App>, Path(stream): Path<String>) -> Result<StatusCode, Problem> {
-    handle(&app)?.delete(&name_of(&stream)?).await.map_err(NodeError::from)?;
+    handle(&app)?
+        .delete(&name_of(&stream)?)
+        .await
+        .map_err(NodeError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -173,7 +176,10 @@ struct VerifiedView {
 /// Read every record of a stream of this node from the disk: whether each is what was appended
 #[utoipa::path(post, path = "/v1/streams/{stream}/verify", params(("stream" = String, Path)), responses((status = 200, body = VerifiedView)))]
 async fn verify(State(app): State<App>, Path(stream): Path<String>) -> Result<Json<VerifiedView>, Problem> {
-    let verified = handle(&app)?.verify(&name_of(&stream)?).await.map_err(NodeError::from)?;
+    let verified = handle(&app)?
+        .verify(&name_of(&stream)?)
+        .await
+        .map_err(NodeError::from)?;
     Ok(Json(VerifiedView {
         records: verified.records,
         first: verified.first,
@@ -213,10 +219,7 @@ async fn checkpoint(
 
 /// Prove a record: a text that a stranger checks with `weft verify-proof`
 #[utoipa::path(get, path = "/v1/streams/{stream}/proofs/{position}", params(("stream" = String, Path), ("position" = u64, Path)), responses((status = 200, body = String, content_type = "text/plain")))]
-async fn prove(
-    State(app): State<App>,
-    Path((stream, position)): Path<(String, u64)>,
-) -> Result<String, Problem> {
+async fn prove(State(app): State<App>, Path((stream, position)): Path<(String, u64)>) -> Result<String, Problem> {
     let proof = handle(&app)?.prove(&name_of(&stream)?, position).await;
     Ok(proof.map_err(NodeError::from)?.to_text())
 }
@@ -224,7 +227,10 @@ async fn prove(
 /// Everything that a stream of this node keeps, as one text that proves itself
 #[utoipa::path(get, path = "/v1/streams/{stream}/export", params(("stream" = String, Path)), responses((status = 200, body = String, content_type = "text/plain")))]
 async fn export(State(app): State<App>, Path(stream): Path<String>) -> Result<Response, Problem> {
-    let body = handle(&app)?.export(&name_of(&stream)?).await.map_err(NodeError::from)?;
+    let body = handle(&app)?
+        .export(&name_of(&stream)?)
+        .await
+        .map_err(NodeError::from)?;
     let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     Ok((plain, streamed::outgoing(body)).into_response())
 }
@@ -251,7 +257,10 @@ async fn import(
     body: Body,
 ) -> Result<(StatusCode, Json<ImportedView>), Problem> {
     let body = streamed::incoming(app.node.tasks(), body);
-    let imported = handle(&app)?.import(&name_of(&stream)?, body).await.map_err(NodeError::from)?;
+    let imported = handle(&app)?
+        .import(&name_of(&stream)?, body)
+        .await
+        .map_err(NodeError::from)?;
     let view = ImportedView {
         stream: imported.stream.to_string(),
         records: imported.records,

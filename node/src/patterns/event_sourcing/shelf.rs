@@ -84,9 +84,13 @@ fn bits_of(bytes: &[u8]) -> Result<Bits, StreamError> {
     let mut bits = Bits::default();
     let (parts, rest) = bytes.as_chunks::<8>();
     if parts.len() != bits.len() || !rest.is_empty() {
-        return Err(StreamError::Corrupt("an entry of a stream's index has a wrong length".into()));
+        return Err(StreamError::Corrupt(
+            "an entry of a stream's index has a wrong length".into(),
+        ));
     }
-    bits.iter_mut().zip(parts).for_each(|(bits, part)| *bits = u64::from_be_bytes(*part));
+    bits.iter_mut()
+        .zip(parts)
+        .for_each(|(bits, part)| *bits = u64::from_be_bytes(*part));
     Ok(bits)
 }
 
@@ -118,7 +122,12 @@ impl Shelf {
     }
 
     /// Notes a new stream, durably, under a number that no other has had.
-    pub(super) async fn create(&self, name: &Subject, options: StreamOptions, created_ms: u64) -> Result<Facts, StreamError> {
+    pub(super) async fn create(
+        &self,
+        name: &Subject,
+        options: StreamOptions,
+        created_ms: u64,
+    ) -> Result<Facts, StreamError> {
         let before = self.keyspace.get(NEXT).await?;
         let number = before.as_deref().and_then(tail_number).unwrap_or(1);
         let facts = Facts {
@@ -218,7 +227,10 @@ impl Shelf {
             };
             batch = batch.put(key(b'p', number, &[&producer_term(id)]), codec::encode(&producer));
         }
-        debug_assert!(batch.len() <= BATCH_OPERATIONS_MAX, "a block's entries fit into one batch");
+        debug_assert!(
+            batch.len() <= BATCH_OPERATIONS_MAX,
+            "a block's entries fit into one batch"
+        );
         Ok(self.keyspace.commit(batch).await?)
     }
 
@@ -305,7 +317,10 @@ impl Shelf {
                 }
                 let mut known = std::collections::BTreeMap::new();
                 for term in item.tags.iter().chain(&item.types) {
-                    let bits = self.keyspace.get(&key(b't', number, &[term, &block.to_be_bytes()])).await?;
+                    let bits = self
+                        .keyspace
+                        .get(&key(b't', number, &[term, &block.to_be_bytes()]))
+                        .await?;
                     if let Some(bits) = bits {
                         known.insert(*term, bits_of(&bits)?);
                     }
@@ -366,7 +381,9 @@ impl Shelf {
         let prefix = key(b'd', number, &[name.as_bytes(), b"/"]);
         let after = [&prefix[..], &after.to_be_bytes()].concat();
         let page = self.keyspace.scan_prefix(&prefix, Some(&after), most.min(PAGE)).await?;
-        let numbered = page.into_iter().filter_map(|(key, value)| Some((tail_number(&key)?, value)));
+        let numbered = page
+            .into_iter()
+            .filter_map(|(key, value)| Some((tail_number(&key)?, value)));
         Ok(numbered.collect())
     }
 
@@ -378,7 +395,9 @@ impl Shelf {
                 break;
             }
             let place = |position: u64| key(b'd', number, &[name.as_bytes(), b"/", &position.to_be_bytes()]);
-            let batch = letters.iter().fold(Batch::new(), |batch, (position, _)| batch.delete(place(*position)));
+            let batch = letters
+                .iter()
+                .fold(Batch::new(), |batch, (position, _)| batch.delete(place(*position)));
             self.keyspace.commit(batch).await?;
         }
         Ok(self.keyspace.delete(key(b'c', number, &[name.as_bytes()])).await?)

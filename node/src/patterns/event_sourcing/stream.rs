@@ -84,7 +84,10 @@ impl Stream {
     }
 
     pub(super) fn facts(&self) -> Facts {
-        self.facts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.facts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn set_facts(&self, facts: Facts) {
@@ -493,7 +496,12 @@ impl Stream {
         self.first.fetch_max(first, Ordering::AcqRel);
         // What is not in the index yet is read again at the next start.
         let indexed = self.shelf.blocks(self.number).await?.len() as u64 * BLOCK;
-        if self.log.segments().get(1).is_some_and(|(second, _)| *second <= first.min(indexed)) {
+        if self
+            .log
+            .segments()
+            .get(1)
+            .is_some_and(|(second, _)| *second <= first.min(indexed))
+        {
             self.log.truncate_before(first.min(indexed)).await?;
         }
         Ok(())

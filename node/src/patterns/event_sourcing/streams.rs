@@ -87,7 +87,11 @@ impl Streams {
             clock,
             tasks,
         } = parts;
-        let (imports, known): (Vec<_>, Vec<_>) = shelf.streams().await?.into_iter().partition(|(name, _)| name.is_reserved());
+        let (imports, known): (Vec<_>, Vec<_>) = shelf
+            .streams()
+            .await?
+            .into_iter()
+            .partition(|(name, _)| name.is_reserved());
         for (name, facts) in imports {
             // It was cut off.
             shelf.delete(&name, facts.number).await?;
@@ -122,7 +126,11 @@ impl Streams {
     }
 
     /// Makes a stream.
-    pub(super) async fn create(self: &Arc<Self>, name: &Subject, options: StreamOptions) -> Result<Opened, StreamError> {
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        name: &Subject,
+        options: StreamOptions,
+    ) -> Result<Opened, StreamError> {
         check_name(name)?;
         options.check()?;
         let _changing = self.changing.lock().await;
@@ -210,7 +218,8 @@ impl Streams {
             return;
         }
         // One for the map, one for its consumers, and at times one for its index.
-        let is_used = |opened: &Opened| Arc::strong_count(&opened.stream) > 3 || Arc::strong_count(&opened.consumers) > 1;
+        let is_used =
+            |opened: &Opened| Arc::strong_count(&opened.stream) > 3 || Arc::strong_count(&opened.consumers) > 1;
         open.retain(|_, opened| is_used(opened));
     }
 
@@ -244,7 +253,10 @@ impl Streams {
             });
         }
         let hidden = Subject::reserved(&format!("{IMPORTS}.{name}"))?;
-        let facts = self.shelf.create(&hidden, StreamOptions::default(), self.clock.now_unix_ms()).await;
+        let facts = self
+            .shelf
+            .create(&hidden, StreamOptions::default(), self.clock.now_unix_ms())
+            .await;
         let facts = facts.map_err(|error| match error {
             StreamError::Store(StoreError::Conflict { .. }) => {
                 StreamError::Conflict(format!("the stream {name} is being imported already"))
@@ -258,13 +270,16 @@ impl Streams {
     /// It is all there: it gets its name.
     pub(super) async fn end_import(&self, name: &Subject, hidden: &Hidden) -> Result<(), StreamError> {
         let _changing = self.changing.lock().await;
-        self.shelf.rename(&hidden.name, name, &hidden.facts).await.map_err(|error| match error {
-            StreamError::Store(StoreError::Conflict { .. }) => StreamError::Exists {
-                name: name.to_string(),
-                owner: self.local_peer(),
-            },
-            error => error,
-        })?;
+        self.shelf
+            .rename(&hidden.name, name, &hidden.facts)
+            .await
+            .map_err(|error| match error {
+                StreamError::Store(StoreError::Conflict { .. }) => StreamError::Exists {
+                    name: name.to_string(),
+                    owner: self.local_peer(),
+                },
+                error => error,
+            })?;
         self.known().insert(name.clone(), hidden.facts.clone());
         self.changed.notify_one();
         Ok(())
@@ -329,7 +344,11 @@ impl Streams {
         let bounded: Vec<Subject> = {
             let known = self.known();
             let is_bounded = |facts: &Facts| facts.options != StreamOptions::default();
-            known.iter().filter(|(_, facts)| is_bounded(facts)).map(|(name, _)| name.clone()).collect()
+            known
+                .iter()
+                .filter(|(_, facts)| is_bounded(facts))
+                .map(|(name, _)| name.clone())
+                .collect()
         };
         for name in bounded {
             let done = match self.get(&name).await {

@@ -154,7 +154,11 @@ impl Lines {
             match self.body.next().await {
                 Ok(Some(part)) => self.buffer.extend_from_slice(&part),
                 Ok(None) if self.buffer.is_empty() => return Ok(None),
-                Ok(None) => return Err(StreamError::Invalid("the export breaks off in the middle of a line".into())),
+                Ok(None) => {
+                    return Err(StreamError::Invalid(
+                        "the export breaks off in the middle of a line".into(),
+                    ));
+                }
                 Err(error) => return Err(StreamError::Invalid(format!("the export breaks off: {error}"))),
             }
         }
@@ -162,11 +166,7 @@ impl Lines {
 }
 
 /// Reads a stream in, under a name that nobody sees until all of it was checked.
-pub(super) async fn import(
-    streams: &Arc<Streams>,
-    name: &Subject,
-    from: BodyReader,
-) -> Result<Imported, StreamError> {
+pub(super) async fn import(streams: &Arc<Streams>, name: &Subject, from: BodyReader) -> Result<Imported, StreamError> {
     super::options::check_name(name)?;
     let hidden = streams.begin_import(name).await?;
     let done = async {
@@ -205,7 +205,13 @@ async fn read_in(log: &Log, from: BodyReader) -> Result<Imported, StreamError> {
     }
     let (mut frontier, mut batch, mut bytes) = (Frontier::default(), Vec::new(), 0);
     while frontier.count() < head.version {
-        let short = || corrupt(format!("the export ends after {} of {} records", frontier.count(), head.version));
+        let short = || {
+            corrupt(format!(
+                "the export ends after {} of {} records",
+                frontier.count(),
+                head.version
+            ))
+        };
         let line = lines.next().await?.ok_or_else(short)?;
         let position = frontier.count() + 1;
         let record = BASE64.decode(&line);
@@ -286,7 +292,10 @@ pub(super) async fn verify(streams: &Arc<Streams>, opened: &Opened) -> Result<Ve
             }
             let record = kept.record()?;
             if record.recorded_ms < last_ms {
-                return Err(corrupt(format!("the record {} is older than the one before", kept.position)));
+                return Err(corrupt(format!(
+                    "the record {} is older than the one before",
+                    kept.position
+                )));
             }
             last_ms = record.recorded_ms;
             frontier.push(leaf_hash(&kept.bytes));
@@ -306,7 +315,8 @@ pub(super) async fn verify(streams: &Arc<Streams>, opened: &Opened) -> Result<Ve
 
 /// A checkpoint that says what it should be about.
 pub(super) fn open_of(text: &str, owner: PeerId, name: &Subject) -> Result<Checkpoint, StreamError> {
-    let checkpoint = Checkpoint::open(text).map_err(|error| corrupt(format!("the checkpoint does not hold: {error}")))?;
+    let checkpoint =
+        Checkpoint::open(text).map_err(|error| corrupt(format!("the checkpoint does not hold: {error}")))?;
     if checkpoint.origin.owner.peer_id() != owner || checkpoint.origin.stream != *name {
         return Err(corrupt("the checkpoint is of another stream"));
     }

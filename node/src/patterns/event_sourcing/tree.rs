@@ -134,7 +134,11 @@ mod tests {
             for index in (0..size).step_by(37).chain([size - 1]) {
                 let proof = hashes(&inclusion_ranges(index, size));
                 let leaf = &leaves[index as usize];
-                assert_eq!(root_of_inclusion(leaf, index, size, &proof), Ok(whole), "{index} of {size}");
+                assert_eq!(
+                    root_of_inclusion(leaf, index, size, &proof),
+                    Ok(whole),
+                    "{index} of {size}"
+                );
             }
             for old in (1..=size).step_by(41) {
                 let proof = hashes(&consistency_ranges(old, size));

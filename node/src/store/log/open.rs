@@ -16,8 +16,8 @@ use super::segment;
 use super::survey::{Question, Survey, survey};
 use crate::platform::disk::{DiskFile, OpenMode};
 use std::path::{Path, PathBuf};
-use tokio::sync::watch;
 use std::sync::{Arc, Mutex, RwLock};
+use tokio::sync::watch;
 
 /// The folder of all logs.
 pub(in crate::store) const DIR: &str = "logs";

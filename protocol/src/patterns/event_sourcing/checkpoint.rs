@@ -6,9 +6,9 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 use sha2::{Digest as _, Sha256};
 
-use crate::merkle::Hash;
 use crate::error::{DecodeError, TrustError, at_most};
 use crate::ident::{MeshId, PublicKey, SecretKey};
+use crate::merkle::Hash;
 use crate::subject::Subject;
 
 /// A checkpoint with its signatures, as text.
@@ -97,7 +97,10 @@ impl Checkpoint {
         }
         let number = |text: &str| text.parse::<u64>().ok().filter(|number| number.to_string() == text);
         let time_ms = time.strip_prefix("time ").and_then(number);
-        let root = BASE64.decode(root.as_bytes()).ok().and_then(|root| root.try_into().ok());
+        let root = BASE64
+            .decode(root.as_bytes())
+            .ok()
+            .and_then(|root| root.try_into().ok());
         let checkpoint = Self {
             origin,
             size: number(size).ok_or_else(|| malformed("its size is no number"))?,

@@ -70,7 +70,12 @@ impl ConsumerOptions {
         self.query.check()?;
         at_most("pauses", self.backoff_ms.len(), BACKOFF_MAX)?;
         let mut numbers = vec![
-            ("the time to settle a record, in milliseconds", self.ack_wait_ms, 1, DAY_MS),
+            (
+                "the time to settle a record, in milliseconds",
+                self.ack_wait_ms,
+                1,
+                DAY_MS,
+            ),
             ("the records handed out at once", self.pending_max.into(), 1, 10_000),
         ];
         if let Some(most) = self.deliver_max {

@@ -4,13 +4,13 @@ use data_encoding::BASE64;
 use minicbor::{Decode, Encode};
 
 use super::checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint};
-use crate::merkle::{Hash, PROOF_HASHES_MAX, leaf_hash, root_of_inclusion};
 use super::{RECORD_BYTES_MAX, Record};
 use crate::certificate::{Chain, Membership};
 use crate::codec::Wire;
 use crate::error::{DecodeError, TrustError, at_most};
 use crate::ident::MeshId;
 use crate::limits::{CHAIN_BYTES_MAX, CLOCK_SKEW_MS_MAX};
+use crate::merkle::{Hash, PROOF_HASHES_MAX, leaf_hash, root_of_inclusion};
 
 const HEAD: &str = "c2sp.org/tlog-proof@v1";
 const WHAT: &str = "proof";
@@ -137,7 +137,10 @@ impl Proof {
         let mut hashes = Vec::new();
         for line in lines {
             at_most("hashes of a proof", hashes.len() + 1, PROOF_HASHES_MAX)?;
-            let hash = BASE64.decode(line.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
+            let hash = BASE64
+                .decode(line.as_bytes())
+                .ok()
+                .and_then(|hash| hash.try_into().ok());
             hashes.push(hash.ok_or_else(|| malformed("a line is no hash"))?);
         }
         Ok(Self {

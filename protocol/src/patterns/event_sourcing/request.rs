@@ -4,7 +4,6 @@ use minicbor::{Decode, Encode};
 
 use super::checkpoint::CHECKPOINT_BYTES_MAX;
 use super::consumer::{ConsumerReply, ConsumerRequest};
-use crate::merkle::Hash;
 use super::proof::{Proof, hashes};
 use super::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX, check_producer_id,
@@ -13,6 +12,7 @@ use crate::codec::{Wire, bounded};
 use crate::direct::DIRECT_PAYLOAD_BYTES_MAX;
 use crate::error::{DecodeError, at_most};
 use crate::limits::{ANNOUNCEMENT_BYTES_MAX, MESSAGE_ATTRIBUTE_BYTES_MAX, REASON_BYTES_MAX};
+use crate::merkle::Hash;
 use crate::name::check_text;
 use crate::subject::Subject;
 

@@ -1,9 +1,11 @@
+pub(crate) mod samples;
+
 use super::checkpoint::{Checkpoint, Origin};
-use crate::merkle::*;
 use super::proof::{Enclosed, Proof};
 use super::*;
 use crate::codec::Wire;
 use crate::ident::{MeshId, SecretKey};
+use crate::merkle::*;
 use proptest::prelude::*;
 
 /// The definition in RFC 6962, §2.1, word for word.
@@ -113,7 +115,10 @@ fn a_checkpoint_is_its_owners_and_has_one_form() {
         assert!(opened.is_err(), "{changed}");
     }
     // Other signatures beside it, as witnesses give them, are passed over.
-    assert_eq!(Checkpoint::open(&format!("{text}\u{2014} witness AAAA\n")), Ok(checkpoint));
+    assert_eq!(
+        Checkpoint::open(&format!("{text}\u{2014} witness AAAA\n")),
+        Ok(checkpoint)
+    );
 }
 
 /// As other implementations of the form compute it.
@@ -179,10 +184,7 @@ fn the_largest_event_can_be_appended_recorded_and_proved() {
         ..Append::default()
     };
     StreamRequest::Append(append).to_checked_bytes().unwrap();
-    let record = Record {
-        event,
-        ..record(b"")
-    };
+    let record = Record { event, ..record(b"") };
     let mut proof = proof();
     proof.enclosed.record = record.to_checked_bytes().unwrap();
     proof.hashes = vec![[1; 32]; 64];
@@ -212,13 +214,34 @@ fn events_that_cannot_be_are_refused() {
         Event::new(long(), "x"),
         Event::new("a\nb", "x"),
         Event::new("k", vec![0; EVENT_DATA_BYTES_MAX + 1]),
-        Event { id: Some(String::new()), ..good.clone() },
-        Event { subject: Some(long()), ..good.clone() },
-        Event { tags: vec![String::new()], ..good.clone() },
-        Event { tags: vec!["a".into(), "a".into()], ..good.clone() },
-        Event { tags: (0..10_000).map(|n| n.to_string()).collect(), ..good.clone() },
-        Event { extensions: vec![("Bad".into(), "v".into())], ..good.clone() },
-        Event { extensions: (0..9).map(|n| (format!("e{n}"), "v".repeat(1000))).collect(), ..good.clone() },
+        Event {
+            id: Some(String::new()),
+            ..good.clone()
+        },
+        Event {
+            subject: Some(long()),
+            ..good.clone()
+        },
+        Event {
+            tags: vec![String::new()],
+            ..good.clone()
+        },
+        Event {
+            tags: vec!["a".into(), "a".into()],
+            ..good.clone()
+        },
+        Event {
+            tags: (0..10_000).map(|n| n.to_string()).collect(),
+            ..good.clone()
+        },
+        Event {
+            extensions: vec![("Bad".into(), "v".into())],
+            ..good.clone()
+        },
+        Event {
+            extensions: (0..9).map(|n| (format!("e{n}"), "v".repeat(1000))).collect(),
+            ..good
+        },
     ] {
         assert!(append(wrong.clone()).is_err(), "{wrong:?}");
     }
@@ -239,7 +262,10 @@ fn a_query_means_any_item_and_all_of_its_tags() {
     assert!(means(&[]));
     assert!(means(&[item(&[], &[])]));
     assert!(means(&[item(&["order.created", "order.paid"], &["region=eu"])]));
-    assert!(means(&[item(&["order.paid"], &[]), item(&[], &["customer=1", "region=eu"])]));
+    assert!(means(&[
+        item(&["order.paid"], &[]),
+        item(&[], &["customer=1", "region=eu"])
+    ]));
     assert!(!means(&[item(&["order.paid"], &["region=eu"])]));
     assert!(!means(&[item(&[], &["customer=1", "region=us"])]));
 }

@@ -69,7 +69,11 @@ impl Done {
             return;
         }
         // The run before, and those that it reaches.
-        if let Some((before, end)) = self.runs.range(..first).next_back().map(|(first, last)| (*first, *last))
+        if let Some((before, end)) = self
+            .runs
+            .range(..first)
+            .next_back()
+            .map(|(first, last)| (*first, *last))
             && end + 1 >= first
         {
             first = before;
@@ -216,7 +220,8 @@ impl Core {
 
     /// Whether new records may be looked at.
     pub(super) fn has_room(&self) -> bool {
-        self.pending < self.options.pending_max as usize && self.open.len() < self.options.pending_max as usize + HELD_MAX
+        self.pending < self.options.pending_max as usize
+            && self.open.len() < self.options.pending_max as usize + HELD_MAX
     }
 
     /// A record behind the last one that was looked at: what keeps it in order, if it is meant.
@@ -297,13 +302,22 @@ impl Core {
             return handed;
         }
         while handed.len() < most && self.pending < self.options.pending_max as usize {
-            let Some(position) = self.ready.first().copied() else { break };
+            let Some(position) = self.ready.first().copied() else {
+                break;
+            };
             // One before it waits to be handed out again.
-            if in_order && self.open.range(..position).any(|(_, open)| open.state != Standing::Pending(until)) {
+            if in_order
+                && self
+                    .open
+                    .range(..position)
+                    .any(|(_, open)| open.state != Standing::Pending(until))
+            {
                 break;
             }
             self.ready.remove(&position);
-            let Some(open) = self.open.get_mut(&position) else { continue };
+            let Some(open) = self.open.get_mut(&position) else {
+                continue;
+            };
             open.deliveries += 1;
             open.state = Standing::Pending(until);
             self.due.insert((until, position));
@@ -362,7 +376,9 @@ impl Core {
             return Some(self.bury(position, reason, now_ms));
         }
         let backoff = &self.options.backoff_ms;
-        let own = backoff.get(open.deliveries.saturating_sub(1) as usize).or(backoff.last());
+        let own = backoff
+            .get(open.deliveries.saturating_sub(1) as usize)
+            .or(backoff.last());
         let pause = Duration::from_millis(pause_ms.or(own.copied()).unwrap_or(0));
         open.state = Standing::Waiting(now + pause);
         self.pending -= 1;
@@ -384,7 +400,9 @@ impl Core {
 
     /// It is done: the next of its key comes.
     fn close(&mut self, position: u64) {
-        let Some(open) = self.open.remove(&position) else { return };
+        let Some(open) = self.open.remove(&position) else {
+            return;
+        };
         if let Standing::Pending(_) = open.state {
             self.pending -= 1;
         }
@@ -407,7 +425,9 @@ impl Core {
     /// What was taken and could not be given: as if it was not taken.
     pub(super) fn untake(&mut self, handed: &[Handed]) {
         for Handed { position, delivery } in handed {
-            let Some(open) = self.open.get_mut(position) else { continue };
+            let Some(open) = self.open.get_mut(position) else {
+                continue;
+            };
             if let Standing::Pending(until) = open.state
                 && open.deliveries == *delivery
             {

@@ -15,8 +15,8 @@ use weft_protocol::{
     patterns::event_sourcing::{
         Positioned, READ_BYTES_MAX, READ_RECORDS_MAX,
         consumer::{
-            CONSUMERS_MAX, ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest, DeadLetter, Delivery, Handed,
-            Order, Settlement, check_consumer_name,
+            CONSUMERS_MAX, ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest, DeadLetter, Delivery,
+            Handed, Order, Settlement, check_consumer_name,
         },
     },
 };
@@ -76,7 +76,11 @@ fn hash_of(key: &str) -> u64 {
 
 impl Consumers {
     /// Those that were defined before.
-    pub(super) async fn open(stream: Arc<Stream>, shelf: Shelf, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StreamError> {
+    pub(super) async fn open(
+        stream: Arc<Stream>,
+        shelf: Shelf,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StreamError> {
         let consumers = Consumers {
             shelf,
             clock,
@@ -174,7 +178,9 @@ impl Consumers {
             };
         }
         if self.count() >= CONSUMERS_MAX {
-            return Err(StreamError::Busy(format!("a stream has at most {CONSUMERS_MAX} consumers")));
+            return Err(StreamError::Busy(format!(
+                "a stream has at most {CONSUMERS_MAX} consumers"
+            )));
         }
         let begin = self.stream.begin(options.from).await?;
         let consumer = Core::new(options, begin);
@@ -234,8 +240,13 @@ impl Consumers {
     }
 
     async fn dead(&self, name: &str, after: u64, most: usize) -> Result<Vec<DeadLetter>, StreamError> {
-        let page = self.shelf.dead(self.stream.number, name, after, most.min(READ_RECORDS_MAX)).await?;
-        page.iter().map(|(_, bytes)| shelf::read(bytes, "dead letter")).collect()
+        let page = self
+            .shelf
+            .dead(self.stream.number, name, after, most.min(READ_RECORDS_MAX))
+            .await?;
+        page.iter()
+            .map(|(_, bytes)| shelf::read(bytes, "dead letter"))
+            .collect()
     }
 
     /// Hands dead letters out again: these, or all.
@@ -345,7 +356,9 @@ impl Consumer {
         let mut meant_any = false;
         for kept in &page {
             let event = kept.record()?.event;
-            let meant = query.matches(&event).then(|| event.key().filter(|_| order == Order::Key).map(hash_of));
+            let meant = query
+                .matches(&event)
+                .then(|| event.key().filter(|_| order == Order::Key).map(hash_of));
             let mut core = lock(&self.core);
             if !core.has_room() {
                 return Ok(true);
@@ -451,5 +464,7 @@ fn handed_of(delivery: &Delivery) -> Handed {
 }
 
 fn letters(dead: &[DeadLetter]) -> Vec<(u64, Option<Vec<u8>>)> {
-    dead.iter().map(|letter| (letter.position, Some(codec::encode(letter)))).collect()
+    dead.iter()
+        .map(|letter| (letter.position, Some(codec::encode(letter))))
+        .collect()
 }

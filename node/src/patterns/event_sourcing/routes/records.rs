@@ -49,7 +49,9 @@ const LINES: &str = "application/x-ndjson";
 const KIND: &str = "event";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(append, read)).routes(routes!(record))
+    OpenApiRouter::new()
+        .routes(routes!(append, read))
+        .routes(routes!(record))
 }
 
 /// How events are appended.
@@ -114,7 +116,11 @@ async fn append(
         ack,
     };
     let appended = handle(&app)?.append(&name, append).await.map_err(NodeError::from)?;
-    let status = if appended.is_duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if appended.is_duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     Ok((
         status,
         Json(AppendedView {
@@ -150,7 +156,9 @@ fn events_of(headers: &HeaderMap, body: &[u8], lines: bool) -> Result<Vec<Event>
             }
             let whole = body.strip_suffix(b"\n").unwrap_or(body);
             let lines = whole.split(|byte| *byte == b'\n');
-            Ok(lines.map(|line| with(line.strip_suffix(b"\r").unwrap_or(line))).collect())
+            Ok(lines
+                .map(|line| with(line.strip_suffix(b"\r").unwrap_or(line)))
+                .collect())
         }
     }
 }
@@ -165,7 +173,9 @@ fn event_of_headers(headers: &HeaderMap) -> Result<Event, NodeError> {
             continue;
         }
         let value = std::str::from_utf8(value.as_bytes());
-        let value = value.map_err(|_| NodeError::invalid(format!("the header {name} is no text")))?.to_owned();
+        let value = value
+            .map_err(|_| NodeError::invalid(format!("the header {name} is no text")))?
+            .to_owned();
         match attribute {
             None if name == "weft-tag" => event.tags.push(value),
             None => event.datacontenttype = Some(value),
@@ -249,7 +259,9 @@ fn condition_of(text: &str) -> Result<Condition, NodeError> {
 
 /// `NAME/NUMBER`.
 fn producer_of(text: &str) -> Result<Producer, NodeError> {
-    let parts = text.rsplit_once('/').and_then(|(id, number)| Some((id, number.parse().ok()?)));
+    let parts = text
+        .rsplit_once('/')
+        .and_then(|(id, number)| Some((id, number.parse().ok()?)));
     let (id, sequence) = parts.ok_or_else(|| NodeError::invalid("the header weft-producer is NAME/NUMBER"))?;
     Ok(Producer {
         id: id.to_owned(),
@@ -334,7 +346,9 @@ async fn read(
         limit = Some(1);
     }
     if let Some(last) = text(&headers, "last-event-id")? {
-        let last: u64 = last.parse().map_err(|_| NodeError::invalid("last-event-id is no position"))?;
+        let last: u64 = last
+            .parse()
+            .map_err(|_| NodeError::invalid("last-event-id is no position"))?;
         from = From::Position(last.saturating_add(1));
     }
     let request = ReadRequest {
@@ -379,7 +393,9 @@ fn lines(name: Subject, reading: Reading) -> Stream {
                     Err(error) => return Some((Err(error), None)),
                 };
                 if let Read::Records(records) = read {
-                    let lines = records.iter().map(|recorded| to_json(&name, recorded).to_string() + "\n");
+                    let lines = records
+                        .iter()
+                        .map(|recorded| to_json(&name, recorded).to_string() + "\n");
                     return Some((Ok(lines.collect::<String>()), Some(reading)));
                 }
             }
@@ -397,7 +413,10 @@ fn sent(name: Subject, reading: Reading) -> Response {
                 Ok(Some(Read::Records(records))) => {
                     let event = |recorded| {
                         let json = to_json(&name, recorded).to_string();
-                        Sent::default().id(recorded.position.to_string()).event("record").data(json)
+                        Sent::default()
+                            .id(recorded.position.to_string())
+                            .event("record")
+                            .data(json)
                     };
                     records.iter().map(event).collect()
                 }
@@ -416,15 +435,14 @@ fn sent(name: Subject, reading: Reading) -> Response {
     let events = futures::StreamExt::flat_map(pages, |events: Vec<Sent>| {
         stream::iter(events.into_iter().map(Ok::<_, Infallible>))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
 }
 
 /// Read one event
 #[utoipa::path(get, path = "/v1/streams/{stream}/records/{position}", params(("stream" = String, Path), ("position" = u64, Path)), responses((status = 200, body = Object)))]
-async fn record(
-    State(app): State<App>,
-    Path((stream, position)): Path<(String, u64)>,
-) -> Result<Json<Value>, Problem> {
+async fn record(State(app): State<App>, Path((stream, position)): Path<(String, u64)>) -> Result<Json<Value>, Problem> {
     let name = name_of(&stream)?;
     let request = ReadRequest {
         from: From::Position(position),

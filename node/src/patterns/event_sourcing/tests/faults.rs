@@ -8,7 +8,11 @@ use crate::store::StoreError;
 fn numbered(n: u64) -> Event {
     Event {
         id: Some(format!("event-{n}")),
-        ..event("k", &["all=yes"], format!("event {n}, {}", "x".repeat((n % 211) as usize)))
+        ..event(
+            "k",
+            &["all=yes"],
+            format!("event {n}, {}", "x".repeat((n % 211) as usize)),
+        )
     }
 }
 
@@ -39,7 +43,11 @@ async fn check(stream: &Arc<Stream>, acknowledged: &BTreeMap<u64, u64>) {
     // Nothing is there twice, also of what was not acknowledged.
     let mut ids = std::collections::BTreeSet::new();
     for kept in &all {
-        assert!(ids.insert(kept.record().unwrap().event.id.unwrap()), "{} is there twice", kept.position);
+        assert!(
+            ids.insert(kept.record().unwrap().event.id.unwrap()),
+            "{} is there twice",
+            kept.position
+        );
     }
     let marked = read_all(stream, From::Position(1), query(&[(&[], &["all=yes"])]), None).await;
     assert_eq!(marked.len(), all.len());
@@ -114,7 +122,12 @@ async fn a_flipped_bit_is_found_and_never_served() {
     }
     write_blocks(&stream).await;
     store.close().await.unwrap();
-    let segments: Vec<_> = place.disk.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")).collect();
+    let segments: Vec<_> = place
+        .disk
+        .files()
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "seg"))
+        .collect();
     assert!(segments.len() > 2, "{segments:?}");
     let (path, bytes) = &segments[1];
     // Behind the header, which has nothing of the records in it.

@@ -70,7 +70,10 @@ async fn a_stream_is_used_from_every_node() {
     let mut following = of_b.read(&orders, request.clone()).await.unwrap();
     for n in 0..600_u32 {
         let by = if n % 2 == 0 { &of_a } else { &of_b };
-        let appended = by.append(&orders, append_of(vec![event("k", &["t=1"], n.to_string())])).await.unwrap();
+        let appended = by
+            .append(&orders, append_of(vec![event("k", &["t=1"], n.to_string())]))
+            .await
+            .unwrap();
         assert_eq!(appended.last, u64::from(n) + 1);
     }
     let mut read = Vec::new();
@@ -86,7 +89,11 @@ async fn a_stream_is_used_from_every_node() {
         assert_eq!(recorded.record.author, author.filter(|_| n % 2 == 1));
     }
     // The largest there is.
-    let large = event("k", &[], vec![7; weft_protocol::patterns::event_sourcing::EVENT_DATA_BYTES_MAX]);
+    let large = event(
+        "k",
+        &[],
+        vec![7; weft_protocol::patterns::event_sourcing::EVENT_DATA_BYTES_MAX],
+    );
     let appended = of_b.append(&orders, append_of(vec![large.clone()])).await.unwrap();
     let proof = of_b.prove(&orders, appended.last).await.unwrap();
     assert_eq!(proof.verify().unwrap().record.event, large);
@@ -96,13 +103,18 @@ async fn a_stream_is_used_from_every_node() {
     let missing = of_b.prove(&orders, 602).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
     assert_eq!(of_b.verify(&orders).await.unwrap().records, 601);
-    of_a.append(&orders, append_of(vec![event("k", &[], "x")])).await.unwrap();
+    of_a.append(&orders, append_of(vec![event("k", &[], "x")]))
+        .await
+        .unwrap();
     assert_eq!(of_b.verify(&orders).await.unwrap().records, 602);
     let wrong = Append {
         expect: Some(7),
         ..append_of(vec![event("k", &[], "x")])
     };
-    assert_eq!(of_b.append(&orders, wrong).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        of_b.append(&orders, wrong).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
     let kept = of_b.delete(&orders).await.unwrap_err();
     assert!(kept.to_string().contains("deleted there"), "{kept}");
     of_a.delete(&orders).await.unwrap();
@@ -148,7 +160,9 @@ async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
                     count: 5,
                     wait_ms: 700,
                 };
-                let ConsumerReply::Handed(handed) = of.consumer(&jobs, next).await.unwrap() else { panic!() };
+                let ConsumerReply::Handed(handed) = of.consumer(&jobs, next).await.unwrap() else {
+                    panic!()
+                };
                 if handed.is_empty() {
                     return done;
                 }
@@ -188,7 +202,9 @@ async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
     assert_eq!(all, (1..=120).collect::<Vec<_>>());
     for done in [first, second] {
         for key in 0..7 {
-            let of_key = done.iter().filter(|(_, subject)| *subject == Some(format!("customer-{key}")));
+            let of_key = done
+                .iter()
+                .filter(|(_, subject)| *subject == Some(format!("customer-{key}")));
             assert!(of_key.map(|(position, _)| *position).is_sorted());
         }
     }
@@ -207,14 +223,18 @@ async fn an_export_comes_in_whole_or_not_at_all() {
     let orders = name("orders");
     create_seen(&of_a, &of_b, &orders).await;
     for n in 0..40 {
-        of_a.append(&orders, append_of(vec![event("k", &[], format!("{n}"))])).await.unwrap();
+        of_a.append(&orders, append_of(vec![event("k", &[], format!("{n}"))]))
+            .await
+            .unwrap();
     }
     let text = exported(&of_a, &orders).await;
     let copy = name("copy");
     let imported = of_b.import(&copy, BodyReader::of(text.clone())).await.unwrap();
     assert_eq!((imported.records, imported.owner), (40, a.trust().local_peer()));
     assert_eq!(of_b.verify(&copy).await.unwrap().records, 40);
-    of_b.append(&copy, append_of(vec![event("k", &[], "more")])).await.unwrap();
+    of_b.append(&copy, append_of(vec![event("k", &[], "more")]))
+        .await
+        .unwrap();
     // With any line changed, left out, twice or in another place, it is none.
     let lines: Vec<&str> = text.lines().collect();
     let other = name("other");
@@ -277,16 +297,23 @@ async fn a_name_that_was_deleted_is_free_and_begins_anew() {
 async fn more_streams_than_are_open_at_once_are_all_there() {
     let (a, b, of_a, of_b) = two().await;
     for n in 0..1100 {
-        of_a.create(&name(&format!("s.{n}")), StreamOptions::default()).await.unwrap();
+        of_a.create(&name(&format!("s.{n}")), StreamOptions::default())
+            .await
+            .unwrap();
     }
     for n in (0..1100).step_by(7) {
-        of_a.append(&name(&format!("s.{n}")), append_of(vec![event("k", &[], "x")])).await.unwrap();
+        of_a.append(&name(&format!("s.{n}")), append_of(vec![event("k", &[], "x")]))
+            .await
+            .unwrap();
     }
     // Not all of them have room in the node's record; the others are asked for.
     let last = name("s.1099");
     create_seen(&of_a, &of_b, &name("zz")).await;
     of_b.append(&last, append_of(vec![event("k", &[], "x")])).await.unwrap();
-    assert_eq!(of_a.info(&last).await.unwrap().figures.unwrap().version, 2 - u64::from(1099 % 7 != 0));
+    assert_eq!(
+        of_a.info(&last).await.unwrap().figures.unwrap().version,
+        2 - u64::from(1099 % 7 != 0)
+    );
     b.stop().await;
     a.stop().await;
 }

@@ -20,7 +20,10 @@ async fn what_was_expected_was_so() {
     };
     assert_eq!(stream.append(expecting(0), None).await.unwrap().last, 1);
     let refused = stream.append(expecting(0), None).await.unwrap_err();
-    assert!(matches!(refused, StreamError::WrongVersion { expected: 0, actual: 1 }), "{refused}");
+    assert!(
+        matches!(refused, StreamError::WrongVersion { expected: 0, actual: 1 }),
+        "{refused}"
+    );
     // Of many that expect the same, one is right.
     for version in 1..20 {
         let all = futures::future::join_all((0..8).map(|_| stream.append(expecting(version), None))).await;
@@ -49,15 +52,24 @@ async fn an_event_with_an_id_is_recorded_once_however_late_it_comes_again() {
         let again = append(&stream, vec![with_id(n, "x")]).await.unwrap();
         assert_eq!((again.first, again.is_duplicate), (n + 1, true));
         let other = append(&stream, vec![with_id(n, "y")]).await.unwrap_err();
-        assert!(matches!(other, StreamError::IdTaken { position, .. } if position == n + 1), "{other}");
+        assert!(
+            matches!(other, StreamError::IdTaken { position, .. } if position == n + 1),
+            "{other}"
+        );
         assert_eq!(stream.locate(&format!("event-{n}")).await.unwrap(), Some(n + 1));
     }
     assert_eq!(stream.locate("nobody").await.unwrap(), None);
     let both = append(&stream, vec![with_id(3, "x"), with_id(4, "x")]).await.unwrap();
     assert_eq!((both.first, both.last), (4, 5));
-    append(&stream, vec![with_id(4, "x"), with_id(3, "x")]).await.unwrap_err();
-    append(&stream, vec![with_id(699, "x"), with_id(700, "x")]).await.unwrap_err();
-    append(&stream, vec![with_id(800, "x"), with_id(800, "x")]).await.unwrap_err();
+    append(&stream, vec![with_id(4, "x"), with_id(3, "x")])
+        .await
+        .unwrap_err();
+    append(&stream, vec![with_id(699, "x"), with_id(700, "x")])
+        .await
+        .unwrap_err();
+    append(&stream, vec![with_id(800, "x"), with_id(800, "x")])
+        .await
+        .unwrap_err();
     assert_eq!(stream.version(), 700);
 }
 
@@ -80,7 +92,10 @@ async fn a_producer_s_numbers_are_remembered_over_restarts() {
             (store, stream) = place.open().await.unwrap();
         }
         let again = stream.append(numbered(n * 2, 2), None).await.unwrap();
-        assert_eq!((again.first, again.last, again.is_duplicate), (n * 2 + 1, n * 2 + 2, true));
+        assert_eq!(
+            (again.first, again.last, again.is_duplicate),
+            (n * 2 + 1, n * 2 + 2, true)
+        );
     }
     stream.append(numbered(601, 1), None).await.unwrap_err();
     assert_eq!(stream.version(), 600);
@@ -217,11 +232,21 @@ async fn times_never_fall_and_are_found() {
         append(&stream, vec![event("k", &[], "x")]).await.unwrap();
         place.platform.clock.advance(Duration::from_secs(1));
     }
-    for (ms, first) in [(0, 1), (begin_ms, 1), (begin_ms + 1, 2), (begin_ms + 49_999, 51), (begin_ms + 99_000, 100)] {
+    for (ms, first) in [
+        (0, 1),
+        (begin_ms, 1),
+        (begin_ms + 1, 2),
+        (begin_ms + 49_999, 51),
+        (begin_ms + 99_000, 100),
+    ] {
         let read = read_all(&stream, From::Time(ms), Query::default(), Some(1)).await;
         assert_eq!(positions(&read), [first], "{ms}");
     }
-    assert!(read_all(&stream, From::Time(begin_ms + 99_001), Query::default(), None).await.is_empty());
+    assert!(
+        read_all(&stream, From::Time(begin_ms + 99_001), Query::default(), None)
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -233,7 +258,9 @@ async fn what_is_not_to_be_kept_goes_and_what_is_left_is_proved_all_the_same() {
     };
     let (store, stream) = place.open_with(options).await.unwrap();
     for _ in 0..20 {
-        append(&stream, vec![event("k", &["a=1"], vec![b'x'; 100]); 100]).await.unwrap();
+        append(&stream, vec![event("k", &["a=1"], vec![b'x'; 100]); 100])
+            .await
+            .unwrap();
     }
     let root = stream.hashes(&[(0, 2000)]).await.unwrap();
     // What is not in the index yet is not removed from the disk.
@@ -244,7 +271,10 @@ async fn what_is_not_to_be_kept_goes_and_what_is_left_is_proved_all_the_same() {
     assert!(stream.log.first_seq() > 1000, "{}", stream.log.first_seq());
     let read = read_all(&stream, From::Position(1), query(&[(&[], &["a=1"])]), None).await;
     assert_eq!((read.len(), read[0].position), (300, 1701));
-    assert!(matches!(stream.kept(1699).await, Err(StreamError::NoRecord { first: 1701, .. })));
+    assert!(matches!(
+        stream.kept(1699).await,
+        Err(StreamError::NoRecord { first: 1701, .. })
+    ));
     store.close().await.unwrap();
     let (_store, stream) = place.open().await.unwrap();
     append(&stream, vec![event("k", &[], "x")]).await.unwrap();
@@ -340,7 +370,9 @@ mod consumer {
 
     async fn open(place: &Place, stream: &Arc<Stream>, store: &Store) -> Arc<Consumers> {
         let shelf = Shelf::new(store.keyspace("event_sourcing"));
-        Consumers::open(Arc::clone(stream), shelf, place.platform.clock()).await.unwrap()
+        Consumers::open(Arc::clone(stream), shelf, place.platform.clock())
+            .await
+            .unwrap()
     }
 
     async fn add(consumers: &Consumers, name: &str, options: ConsumerOptions) -> Result<ConsumerReply, StreamError> {
@@ -383,7 +415,10 @@ mod consumer {
         let consumers = open(&place, &stream, &store).await;
         append(&stream, vec![event("k", &[], "x"); 50]).await.unwrap();
         add(&consumers, "c", options(Order::Any)).await.unwrap();
-        assert_eq!(add(&consumers, "c", options(Order::Any)).await.unwrap(), ConsumerReply::Done(0));
+        assert_eq!(
+            add(&consumers, "c", options(Order::Any)).await.unwrap(),
+            ConsumerReply::Done(0)
+        );
         add(&consumers, "c", options(Order::Key)).await.unwrap_err();
         let handed = next(&consumers, "c", 30).await;
         assert_eq!(handed.len(), 30);
@@ -399,7 +434,9 @@ mod consumer {
         let found: Vec<u64> = again.iter().map(|one| one.record.position).collect();
         assert_eq!(found, expected);
         assert_eq!(settle(&consumers, "c", &again, Settlement::Done).await, 35);
-        let ConsumerReply::List(list) = consumers.answer(ConsumerRequest::List).await.unwrap() else { panic!() };
+        let ConsumerReply::List(list) = consumers.answer(ConsumerRequest::List).await.unwrap() else {
+            panic!()
+        };
         assert_eq!((list[0].settled, list[0].pending, list[0].behind), (50, 0, 0));
     }
 
@@ -431,16 +468,30 @@ mod consumer {
             }
         };
         let dead = letters().await;
-        assert_eq!((dead.len(), dead[0].position, &*dead[0].reason), (1, 1, "no such customer"));
+        assert_eq!(
+            (dead.len(), dead[0].position, &*dead[0].reason),
+            (1, 1, "no such customer")
+        );
         let rest = next(&consumers, "c", 10).await;
         assert_eq!(rest.len(), 2);
-        settle(&consumers, "c", &rest, Settlement::Dead { reason: "poison".into() }).await;
+        settle(
+            &consumers,
+            "c",
+            &rest,
+            Settlement::Dead {
+                reason: "poison".into(),
+            },
+        )
+        .await;
         assert_eq!(letters().await.len(), 3);
         let redrive = |positions: Vec<u64>| ConsumerRequest::Redrive {
             name: "c".into(),
             positions,
         };
-        assert_eq!(consumers.answer(redrive(vec![3])).await.unwrap(), ConsumerReply::Done(1));
+        assert_eq!(
+            consumers.answer(redrive(vec![3])).await.unwrap(),
+            ConsumerReply::Done(1)
+        );
         assert_eq!(next(&consumers, "c", 10).await[0].record.position, 3);
         assert_eq!(consumers.answer(redrive(vec![])).await.unwrap(), ConsumerReply::Done(2));
         assert!(letters().await.is_empty());
@@ -454,7 +505,16 @@ mod consumer {
         for n in 0..3000_u64 {
             let kind = if n % 1000 == 999 { "rare" } else { "k" };
             let events = vec![event(kind, &[], n.to_string())];
-            stream.append(Append { ack: Ack::Memory, ..append_of(events) }, None).await.unwrap();
+            stream
+                .append(
+                    Append {
+                        ack: Ack::Memory,
+                        ..append_of(events)
+                    },
+                    None,
+                )
+                .await
+                .unwrap();
         }
         append(&stream, vec![event("k", &[], "end")]).await.unwrap();
         write_blocks(&stream).await;
@@ -466,10 +526,19 @@ mod consumer {
         let handed = next(&consumers, "c", 10).await;
         let data = |one: &Delivery| Record::from_bytes(&one.record.record).unwrap().event.data;
         let found: Vec<_> = handed.iter().map(|one| (one.record.position, data(one))).collect();
-        assert_eq!(found, [(1000, b"999".to_vec()), (2000, b"1999".to_vec()), (3000, b"2999".to_vec())]);
+        assert_eq!(
+            found,
+            [
+                (1000, b"999".to_vec()),
+                (2000, b"1999".to_vec()),
+                (3000, b"2999".to_vec())
+            ]
+        );
         settle(&consumers, "c", &handed, Settlement::Done).await;
         assert!(next(&consumers, "c", 10).await.is_empty());
-        let ConsumerReply::List(list) = consumers.answer(ConsumerRequest::List).await.unwrap() else { panic!() };
+        let ConsumerReply::List(list) = consumers.answer(ConsumerRequest::List).await.unwrap() else {
+            panic!()
+        };
         assert_eq!((list[0].settled, list[0].behind), (3001, 0));
     }
 
