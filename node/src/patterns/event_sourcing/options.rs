@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weft_protocol::{DecodeError, PeerId, Subject, patterns::event_sourcing::StreamFailure};
+use weft_protocol::{DecodeError, PeerId, Subject, name::reason, patterns::event_sourcing::StreamFailure};
 
 use crate::{
     error::{ErrorKind, Kind, NodeError},
@@ -103,6 +103,8 @@ pub enum StreamError {
         kind: ErrorKind,
         /// Why, for people.
         detail: String,
+        /// What can be done about it.
+        hint: Option<String>,
     },
     /// The stream's owner cannot be asked.
     #[error(transparent)]
@@ -157,6 +159,7 @@ impl Kind for StreamError {
                 Some("read what was appended meanwhile, decide again, and append then".to_owned())
             }
             StreamError::Store(error) => error.hint(),
+            StreamError::AtOwner { hint, .. } => hint.clone(),
             _ => None,
         }
     }
@@ -167,7 +170,8 @@ impl StreamError {
     pub(super) fn to_failure(&self) -> StreamFailure {
         StreamFailure {
             kind: self.kind().as_str().to_owned(),
-            detail: weft_protocol::name::reason(&self.to_string()),
+            detail: reason(&self.to_string()),
+            hint: self.hint().map(|hint| reason(&hint)),
         }
     }
 
@@ -176,6 +180,7 @@ impl StreamError {
         StreamError::AtOwner {
             kind: failure.kind.parse().unwrap_or(ErrorKind::Internal),
             detail: failure.detail,
+            hint: failure.hint,
         }
     }
 }

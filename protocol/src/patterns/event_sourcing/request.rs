@@ -197,11 +197,15 @@ pub struct StreamFailure {
     /// Why, for people.
     #[n(1)]
     pub detail: String,
+    /// What can be done about it.
+    #[n(2)]
+    pub hint: Option<String>,
 }
 
 impl StreamFailure {
     fn check(&self) -> Result<(), DecodeError> {
         check_text("kind of failure", &self.kind, 32)?;
+        check_text("hint", self.hint.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
         check_text("detail", &self.detail, REASON_BYTES_MAX)
     }
 }

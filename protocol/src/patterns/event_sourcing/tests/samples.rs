@@ -105,6 +105,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     let failed = || StreamFailure {
         kind: "conflict".into(),
         detail: "the stream has version 2, not 1".into(),
+        hint: Some("read what came".into()),
     };
     let names: Vec<Subject> = vec!["orders".parse().unwrap()];
     let mut all = vec![
