@@ -643,7 +643,7 @@ fn no_changed_byte_reads_as_the_same_value() {
     const UNITS: [&str; 6] = [
         "control-ok",
         "repair-noted",
-        "stream-figures",
+        "event-stream-figures",
         "consumer-list",
         "consumer-done",
         "consumer-longer",

@@ -36,6 +36,8 @@ const TARGETS: &[(&str, &str)] = &[
     ("answer", "services"),
     ("question", "services"),
     ("stream", "services"),
+    ("event-stream", "streams"),
+    ("consumer", "streams"),
     ("nats", "services"),
     ("blob", "services"),
 ];

@@ -14,6 +14,7 @@ pub fn broken(history: &[Event]) -> Vec<String> {
     records(history, &mut broken);
     calls(history, &mut broken);
     retained(history, &mut broken);
+    events(history, &mut broken);
     broken
 }
 
@@ -257,9 +258,88 @@ fn retained(history: &[Event], broken: &mut Vec<String>) {
     }
 }
 
+/// "An event in a stream is on its owner's disk when that is acknowledged, in its place, and is served as it was appended or not at all": once, and
+/// those that one client was acknowledged one after the other stand one behind the other.
+fn events(history: &[Event], broken: &mut Vec<String>) {
+    let (mut appended, mut recorded) = (BTreeMap::new(), BTreeMap::new());
+    let mut last_of: HashMap<usize, u64> = HashMap::new();
+    for event in history {
+        match *event {
+            Event::Appended { op, position } => {
+                appended.insert(op, position);
+            }
+            Event::Recorded { at, op, position } => {
+                let last = last_of.entry(at).or_default();
+                if position != *last + 1 {
+                    broken.push(format!("the stream of node {at} has {position} behind {last}"));
+                }
+                *last = position;
+                if recorded.insert(op, position).is_some() {
+                    broken.push(format!("event {} of node {} is recorded twice", op.number, op.by));
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut before: HashMap<usize, u64> = HashMap::new();
+    for (op, position) in &appended {
+        let Some(position) = position else { continue };
+        match recorded.get(op) {
+            Some(found) if found == position => {}
+            found => broken.push(format!(
+                "event {} of node {} was acknowledged at {position} and is at {found:?}",
+                op.number, op.by
+            )),
+        }
+        let before = before.insert(op.by, *position).unwrap_or(0);
+        if before >= *position {
+            broken.push(format!(
+                "event {} of node {} stands at {position}, before an earlier one at {before}",
+                op.number, op.by
+            ));
+        }
+    }
+    for op in recorded.keys().filter(|op| !appended.contains_key(op)) {
+        broken.push(format!(
+            "event {} of node {} is recorded and was never appended",
+            op.number, op.by
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_where_they_were_acknowledged_and_once() {
+        let appended = |n, position| Event::Appended { op: op(n), position };
+        let recorded = |n, position| Event::Recorded {
+            at: 1,
+            op: op(n),
+            position,
+        };
+        let base = [appended(1, Some(1)), appended(2, None), appended(3, Some(2))];
+        let with = |recorded: &[Event]| [&base[..], recorded].concat();
+        // What was not acknowledged may be there, at any place.
+        assert_eq!(broken(&with(&[recorded(1, 1), recorded(3, 2)])), Vec::<String>::new());
+        assert_eq!(
+            broken(&with(&[recorded(1, 1), recorded(3, 2), recorded(2, 3)])),
+            Vec::<String>::new()
+        );
+        says(&with(&[recorded(1, 1)]), "acknowledged at 2 and is at None");
+        says(
+            &with(&[recorded(1, 1), recorded(2, 2), recorded(3, 3)]),
+            "acknowledged at 2 and is at Some(3)",
+        );
+        says(&with(&[recorded(1, 1), recorded(3, 2), recorded(3, 3)]), "twice");
+        says(
+            &with(&[recorded(1, 1), recorded(3, 2), recorded(4, 3)]),
+            "never appended",
+        );
+        says(&with(&[recorded(1, 1), recorded(3, 3)]), "behind");
+        says(&[appended(1, Some(2)), appended(2, Some(1))], "before an earlier one");
+    }
 
     fn op(number: u64) -> Op {
         Op { by: 0, number }

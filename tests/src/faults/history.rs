@@ -45,6 +45,10 @@ pub enum Event {
     Retained { op: Op, acknowledged: bool },
     /// At the end, what a node has as the last value of a publisher's subject.
     Found { at: usize, by: usize, number: Option<u64> },
+    /// An event was appended to a stream that another node keeps; acknowledged with the position it has there.
+    Appended { op: Op, position: Option<u64> },
+    /// At the end, what stands in the stream that a node keeps.
+    Recorded { at: usize, op: Op, position: u64 },
     /// A fault begins or ends, perhaps one by which connections are away for more than 3 s.
     Fault {
         name: &'static str,
@@ -147,6 +151,12 @@ fn to_json(at_ms: u64, event: &Event) -> Value {
             json!({ "event": "retained", "by": op.by, "number": op.number, "acknowledged": acknowledged })
         }
         Event::Found { at, by, number } => json!({ "event": "found", "at": at, "by": by, "number": number }),
+        Event::Appended { op, position } => {
+            json!({ "event": "appended", "by": op.by, "number": op.number, "position": position })
+        }
+        Event::Recorded { at, op, position } => {
+            json!({ "event": "recorded", "at": at, "by": op.by, "number": op.number, "position": position })
+        }
         Event::Fault { name, node, begins, .. } => {
             json!({ "event": "fault", "name": name, "node": node, "begins": begins })
         }

@@ -27,6 +27,8 @@ const PUT_EVERY: Duration = Duration::from_millis(60);
 const CALL_EVERY: Duration = Duration::from_millis(250);
 /// Between two retained values of one node.
 const RETAIN_EVERY: Duration = Duration::from_millis(500);
+/// Between two events of one node.
+const APPEND_EVERY: Duration = Duration::from_millis(50);
 /// After a refusal: nobody hurries to be refused again.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
@@ -126,6 +128,7 @@ impl Load {
             client(PUT_EVERY, Load::put),
             client(CALL_EVERY, Load::call),
             client(RETAIN_EVERY, Load::retain),
+            client(APPEND_EVERY, Load::append),
         ]
     }
 
@@ -161,6 +164,19 @@ impl Load {
         outcome == Called::Answered
     }
 
+    /// Appends to the stream of the next node, by which the event is known if it has to be sent twice.
+    fn append(&self, op: Op) -> bool {
+        let door = self.doors.get(op.by);
+        let stream = stream_of((op.by + 1) % self.doors.0.len());
+        let request = door.post(&format!("/v1/streams/{stream}/records"));
+        let request = request.header("content-type", "text/plain").header("ce-id", &text(op));
+        let answer = request.body(text(op).as_bytes()).send(door.api);
+        let position = answer.ok().filter(|answer| answer.status / 100 == 2);
+        let position = position.and_then(|answer| answer.json()["last"].as_u64());
+        self.history.push(Event::Appended { op, position });
+        position.is_some()
+    }
+
     fn retain(&self, op: Op) -> bool {
         let door = self.doors.get(op.by);
         let request = door.post(&format!("/v1/messages/kept.{}?retain=true", op.by));
@@ -170,7 +186,12 @@ impl Load {
     }
 }
 
-/// An operation as the text of a record or a call.
+/// The stream that a node keeps.
+pub fn stream_of(node: usize) -> String {
+    format!("facts.{node}")
+}
+
+/// An operation as the text of a record, a call or an event.
 fn text(op: Op) -> String {
     format!("{}:{}", op.by, op.number)
 }

@@ -110,6 +110,9 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Report {
         ];
         host.node.run(&create).ok();
     }
+    for (at, host) in hosts.iter().enumerate() {
+        host.node.run(&["stream", "create", &load::stream_of(at)]).ok();
+    }
     let mut subscribers: Vec<Subscriber> = (0..hosts.len())
         .map(|at| Subscriber::start(&load, at, &hosts[at].node, &ids))
         .collect();
@@ -176,6 +179,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Report {
         .into_iter()
         .for_each(|op| load.history.push(Event::Taken { op }));
     find_retained(&load, &hosts);
+    read_streams(&load, &hosts);
     let history = load.history.snapshot();
     report.broken = check::broken(&history);
     report.figures = figures(&history);
@@ -253,6 +257,10 @@ fn goes_on(load: &Load, node: usize) {
         Event::Put { op, acknowledged: true } => Some(*op),
         _ => None,
     });
+    done("appends events", |e| match e {
+        Event::Appended { op, position: Some(_) } => Some(*op),
+        _ => None,
+    });
     done("takes retained values", |e| match e {
         Event::Retained { op, acknowledged: true } => Some(*op),
         _ => None,
@@ -310,6 +318,22 @@ fn find_retained(load: &Load, hosts: &[Host]) {
             let number = value["data"]["number"].as_u64();
             load.history.push(Event::Found { at, by, number });
         }
+    }
+}
+
+/// Reads each stream at the node that keeps it, and has another verify that it is what was signed.
+fn read_streams(load: &Load, hosts: &[Host]) {
+    for (at, host) in hosts.iter().enumerate() {
+        let stream = load::stream_of(at);
+        for line in host.node.run(&["stream", "read", &stream, "--json"]).json_lines() {
+            let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            let position = text("sequence").parse().unwrap();
+            for op in load::read_ops(&text("data")) {
+                load.history.push(Event::Recorded { at, op, position });
+            }
+        }
+        let other = &hosts[(at + 1) % hosts.len()].node;
+        other.run(&["stream", "verify", &stream]).ok();
     }
 }
 
@@ -403,6 +427,15 @@ fn figures(history: &[Event]) -> Vec<(&'static str, usize)> {
                 )
             }),
         ),
+        (
+            "events acknowledged",
+            count(|e| matches!(e, Event::Appended { position: Some(_), .. })),
+        ),
+        (
+            "appends refused or broken off",
+            count(|e| matches!(e, Event::Appended { position: None, .. })),
+        ),
+        ("events recorded", count(|e| matches!(e, Event::Recorded { .. }))),
         (
             "retained values acknowledged",
             count(|e| matches!(e, Event::Retained { acknowledged: true, .. })),

@@ -94,8 +94,7 @@ impl Tail {
             return Ok(Numbering::Next);
         };
         let first = producer.sequence;
-        let last = first.checked_add(count - 1);
-        let last = last.ok_or_else(|| StreamError::Invalid("the producer's number is too large".into()))?;
+        let last = first.saturating_add(count - 1);
         if first == known.sequence + 1 {
             return Ok(Numbering::Next);
         }

@@ -18,6 +18,7 @@ mod core;
 mod events;
 mod handle;
 mod index;
+mod metrics;
 mod options;
 mod prove;
 mod read;
@@ -57,6 +58,7 @@ impl Pattern for EventSourcing {
             store,
             clock,
             tasks,
+            metrics,
             ..
         } = context;
         let parts = streams::Parts {
@@ -65,6 +67,7 @@ impl Pattern for EventSourcing {
             shelf: shelf::Shelf::new(keyspace),
             clock,
             tasks: tasks.child(),
+            metrics: metrics::StreamMetrics::new(&metrics),
         };
         let streams = streams::Streams::open_all(parts).await?;
         tasks.spawn_vital("streams", Arc::clone(&streams).run());

@@ -9,8 +9,8 @@ use weft_protocol::{
     PeerId, PublicKey, Refusal, Subject, Verb, Wire as _,
     direct::DirectReply,
     patterns::event_sourcing::{
-        PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest, StreamFigures, StreamReply,
-        StreamRequest,
+        Append, Appended, PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest,
+        StreamFigures, StreamReply, StreamRequest,
     },
 };
 
@@ -18,7 +18,7 @@ use super::{
     options::StreamError,
     prove,
     read::{Page, Reader},
-    stream::Kept,
+    stream::{Kept, Stream},
     streams::{Opened, Streams},
 };
 use crate::{
@@ -97,7 +97,7 @@ pub(super) async fn perform(
 ) -> Result<StreamReply, StreamError> {
     let (stream, trust) = (&opened.stream, streams.mesh.trust());
     Ok(match request {
-        StreamRequest::Append(append) => StreamReply::Appended(stream.append(append, author).await?),
+        StreamRequest::Append(append) => StreamReply::Appended(counted(streams, stream, append, author).await?),
         StreamRequest::Figures => {
             let mut figures = figures(streams, opened);
             if let Some(last) = figures.version.checked_sub(1).filter(|last| *last >= figures.first - 1) {
@@ -113,6 +113,22 @@ pub(super) async fn perform(
         StreamRequest::Locate(id) => StreamReply::Located(stream.locate(&id).await?),
         StreamRequest::Consumer(request) => StreamReply::Consumer(opened.consumers.answer(request).await?),
     })
+}
+
+async fn counted(
+    streams: &Streams,
+    stream: &Stream,
+    append: Append,
+    author: Option<PublicKey>,
+) -> Result<Appended, StreamError> {
+    let (count, metrics) = (append.events.len() as u64, &streams.metrics);
+    let appended = stream.append(append, author).await;
+    match &appended {
+        Ok(appended) if appended.is_duplicate => metrics.repeated.inc(),
+        Ok(_) => metrics.appended.inc_by(count),
+        Err(_) => metrics.refused.inc(),
+    };
+    appended
 }
 
 /// Answers other members.

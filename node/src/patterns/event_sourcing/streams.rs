@@ -15,6 +15,7 @@ use weft_protocol::{
 
 use super::{
     consumers::Consumers,
+    metrics::StreamMetrics,
     options::{STREAMS_MAX, StreamError, StreamOptions, check_name},
     shelf::{Facts, Shelf},
     stream::Stream,
@@ -57,6 +58,7 @@ pub(super) struct Streams {
     shelf: Shelf,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: Tasks,
+    pub(super) metrics: StreamMetrics,
     known: Mutex<BTreeMap<Subject, Facts>>,
     open: Mutex<HashMap<Subject, Opened>>,
     /// Held by whoever creates, opens or deletes.
@@ -76,6 +78,7 @@ pub(super) struct Parts {
     pub(super) shelf: Shelf,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: Tasks,
+    pub(super) metrics: StreamMetrics,
 }
 
 impl Streams {
@@ -86,6 +89,7 @@ impl Streams {
             shelf,
             clock,
             tasks,
+            metrics,
         } = parts;
         let (imports, known): (Vec<_>, Vec<_>) = shelf
             .streams()
@@ -102,6 +106,7 @@ impl Streams {
             shelf,
             clock,
             tasks,
+            metrics,
             known: Mutex::new(known.into_iter().collect()),
             open: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -183,7 +188,13 @@ impl Streams {
         let log = self.store.log(&log_name(facts.number)).await?;
         let clock = Arc::clone(&self.clock);
         let stream = Stream::new(name.clone(), facts, log, self.shelf.clone(), clock);
-        let consumers = Consumers::open(Arc::clone(&stream), self.shelf.clone(), Arc::clone(&self.clock)).await?;
+        let consumers = Consumers::open(
+            Arc::clone(&stream),
+            self.shelf.clone(),
+            Arc::clone(&self.clock),
+            self.metrics.clone(),
+        )
+        .await?;
         let opened = Opened { stream, consumers };
         self.make_room();
         self.opened().insert(name.clone(), opened.clone());

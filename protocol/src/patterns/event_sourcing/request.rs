@@ -76,9 +76,13 @@ impl Append {
         if let Some(condition) = &self.condition {
             condition.query.check()?;
         }
-        self.producer
-            .as_ref()
-            .map_or(Ok(()), |producer| check_producer_id(&producer.id))
+        let Some(producer) = &self.producer else {
+            return Ok(());
+        };
+        if producer.sequence.checked_add(self.events.len() as u64).is_none() {
+            return Err(DecodeError::invalid("producer", "its number is too large"));
+        }
+        check_producer_id(&producer.id)
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Notify, time::Instant};
 use weft_protocol::{
@@ -24,6 +25,7 @@ use weft_protocol::{
 use self::core::{Core, Saved};
 use super::{
     index::Terms,
+    metrics::StreamMetrics,
     options::StreamError,
     shelf::{self, Shelf},
     stream::{Kept, Stream},
@@ -38,6 +40,7 @@ pub(super) struct Consumers {
     stream: Arc<Stream>,
     shelf: Shelf,
     clock: Arc<dyn Clock>,
+    metrics: StreamMetrics,
     list: Mutex<BTreeMap<String, Arc<Consumer>>>,
     /// Held by whoever adds or removes one.
     changing: tokio::sync::Mutex<()>,
@@ -45,6 +48,7 @@ pub(super) struct Consumers {
 
 struct Consumer {
     name: String,
+    dead_letters: Counter,
     stream: Weak<Stream>,
     shelf: Shelf,
     core: Mutex<Core>,
@@ -80,10 +84,12 @@ impl Consumers {
         stream: Arc<Stream>,
         shelf: Shelf,
         clock: Arc<dyn Clock>,
+        metrics: StreamMetrics,
     ) -> Result<Arc<Self>, StreamError> {
         let consumers = Consumers {
             shelf,
             clock,
+            metrics,
             list: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             stream,
@@ -98,6 +104,7 @@ impl Consumers {
     fn insert(&self, name: &str, core: Core) -> Arc<Consumer> {
         let consumer = Arc::new(Consumer {
             name: name.to_owned(),
+            dead_letters: self.metrics.dead.clone(),
             stream: Arc::downgrade(&self.stream),
             shelf: self.shelf.clone(),
             core: Mutex::new(core),
@@ -140,7 +147,9 @@ impl Consumers {
             ConsumerRequest::Next { name, count, wait_ms } => {
                 let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
                 let consumer = self.get(&name)?;
-                ConsumerReply::Handed(consumer.next(count as usize, wait, &*self.clock).await?)
+                let handed = consumer.next(count as usize, wait, &*self.clock).await?;
+                self.metrics.handed.inc_by(handed.len() as u64);
+                ConsumerReply::Handed(handed)
             }
             ConsumerRequest::Settle {
                 name,
@@ -148,7 +157,11 @@ impl Consumers {
                 settlement,
             } => {
                 let consumer = self.get(&name)?;
-                ConsumerReply::Done(consumer.settle(&handed, &settlement, &*self.clock).await?)
+                let count = consumer.settle(&handed, &settlement, &*self.clock).await?;
+                if settlement == Settlement::Done {
+                    self.metrics.settled.inc_by(count);
+                }
+                ConsumerReply::Done(count)
             }
             ConsumerRequest::Reset { name, from } => {
                 self.reset(&name, from).await?;
@@ -430,6 +443,8 @@ impl Consumer {
 
     /// Writes what has changed. Who comes while others write finds it written, mostly.
     async fn write(&self, dead: Vec<(u64, Option<Vec<u8>>)>) -> Result<(), StreamError> {
+        let buried = dead.iter().filter(|(_, letter)| letter.is_some());
+        self.dead_letters.inc_by(buried.count() as u64);
         let own = {
             let mut changes = lock(&self.changes);
             changes.dead.extend(dead);

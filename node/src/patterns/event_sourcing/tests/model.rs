@@ -8,7 +8,7 @@ use weft_protocol::patterns::event_sourcing::{Ack, Condition, Producer};
 use super::*;
 use crate::{
     error::{ErrorKind, Kind as _},
-    patterns::event_sourcing::{consumers::Consumers, tree::BLOCK},
+    patterns::event_sourcing::{consumers::Consumers, metrics::StreamMetrics, tree::BLOCK},
 };
 
 #[tokio::test]
@@ -370,7 +370,8 @@ mod consumer {
 
     async fn open(place: &Place, stream: &Arc<Stream>, store: &Store) -> Arc<Consumers> {
         let shelf = Shelf::new(store.keyspace("event_sourcing"));
-        Consumers::open(Arc::clone(stream), shelf, place.platform.clock())
+        let metrics = StreamMetrics::new(&crate::telemetry::metrics::Metrics::new());
+        Consumers::open(Arc::clone(stream), shelf, place.platform.clock(), metrics)
             .await
             .unwrap()
     }

@@ -109,17 +109,17 @@ pub(crate) fn samples() -> Vec<Sample> {
     };
     let names: Vec<Subject> = vec!["orders".parse().unwrap()];
     let mut all = vec![
-        sample("stream-record", record),
-        sample("stream-append", StreamRequest::Append(append)),
-        sample("stream-figures", StreamRequest::Figures),
-        sample("stream-prove", StreamRequest::Prove(17)),
-        sample("stream-extend", StreamRequest::Extend(17)),
-        sample("stream-locate", StreamRequest::Locate("7e3f".into())),
-        sample("stream-read", read),
-        sample("stream-records", ReadReply::Records(vec![positioned()])),
-        sample("stream-caught-up", ReadReply::CaughtUp(7)),
-        sample("stream-read-failed", ReadReply::Failed(failed())),
-        sample("streams", OpenedStreams { names, has_more: true }),
+        sample("event-stream-record", record),
+        sample("event-stream-append", StreamRequest::Append(append)),
+        sample("event-stream-figures", StreamRequest::Figures),
+        sample("event-stream-prove", StreamRequest::Prove(17)),
+        sample("event-stream-extend", StreamRequest::Extend(17)),
+        sample("event-stream-locate", StreamRequest::Locate("7e3f".into())),
+        sample("event-stream-read", read),
+        sample("event-stream-records", ReadReply::Records(vec![positioned()])),
+        sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
+        sample("event-stream-read-failed", ReadReply::Failed(failed())),
+        sample("event-streams", OpenedStreams { names, has_more: true }),
     ];
     all.extend(replies(failed()));
     all.extend(consumer_samples());
@@ -159,12 +159,12 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
         hashes: vec![leaf_hash(b"a"), leaf_hash(b"b")],
     };
     vec![
-        sample("stream-failed", StreamReply::Failed(failed)),
-        sample("stream-appended", StreamReply::Appended(appended)),
-        sample("stream-info", StreamReply::Figures(figures)),
-        sample("stream-proof", StreamReply::Proof(proof)),
-        sample("stream-extended", extended),
-        sample("stream-located", StreamReply::Located(Some(3))),
+        sample("event-stream-failed", StreamReply::Failed(failed)),
+        sample("event-stream-appended", StreamReply::Appended(appended)),
+        sample("event-stream-info", StreamReply::Figures(figures)),
+        sample("event-stream-proof", StreamReply::Proof(proof)),
+        sample("event-stream-extended", extended),
+        sample("event-stream-located", StreamReply::Located(Some(3))),
     ]
 }
 
