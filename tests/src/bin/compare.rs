@@ -3,7 +3,7 @@
 //! `tests/bench/compare` builds what is needed and runs this. Weft's figures between nodes are those of `weft bench --json`; the rest is spoken with
 //! plain sockets and blocks made before, so that the server is measured and not the client, or by NATS's own client, async-nats, which does for an
 //! application what a node's handle does. `WEFT_BIN` and `NATS_SERVER` name the binaries; without
-//! a nats-server (the Debian package has one) its column is empty, and so are those of Zenoh and gRPC without `WEFT_BENCH_PEERS`, the program of
+//! a nats-server (the Debian package has one) or a redis-server its column is empty, and so are those of Zenoh and gRPC without `WEFT_BENCH_PEERS`, the program of
 //! `tests/bench/peers`. Words choose among the figures: `tests/bench/compare call clients`. A busy machine slows both, so look at the ratio: rounds take turns,
 //! and each figure is the better of its rounds.
 
@@ -13,6 +13,9 @@
     clippy::disallowed_methods,
     reason = "its tasks are a NATS application's, not a node's"
 )]
+
+#[path = "compare/durable.rs"]
+mod durable;
 
 use std::{
     io::{Read as _, Write as _},
@@ -324,12 +327,15 @@ fn peers(args: &[&str]) -> Option<f64> {
     Some(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap())
 }
 
+/// How another's figure is got.
+type Theirs<'a> = Box<dyn Fn() -> Option<f64> + 'a>;
+
 /// One line of the table: how Weft's figure and the other's are got.
 struct Figure<'a> {
     name: &'a str,
     beside: &'static str,
     ours: Box<dyn Fn() -> f64 + 'a>,
-    theirs: Box<dyn Fn() -> Option<f64> + 'a>,
+    theirs: Theirs<'a>,
     /// The smaller, the better.
     is_time: bool,
 }
@@ -339,6 +345,51 @@ impl<'a> Figure<'a> {
     fn better(&self, one: f64, other: f64) -> f64 {
         if self.is_time { one.min(other) } else { one.max(other) }
     }
+}
+
+/// JetStream that syncs, JetStream as it comes, Redis that syncs; started only for figures of durable events.
+fn durable_others(words: &[String]) -> [Option<Server>; 3] {
+    let is_asked = words.is_empty() || words.iter().any(|word| "durable".starts_with(word.as_str()));
+    if !is_asked {
+        return [None, None, None];
+    }
+    [Server::jetstream(true), Server::jetstream(false), Server::redis()]
+}
+
+/// Events that are on the disk when they are acknowledged, 128 bytes each.
+fn durable_figures(others: &[Option<Server>; 3]) -> Vec<Figure<'_>> {
+    let [always, lazy, redis] = others;
+    let mut figures = Vec::new();
+    for (in_flight, name) in [
+        (1, "durable: 1 event at a time"),
+        (64, "durable: 64 events at a time"),
+        (512, "durable: 512 events at a time"),
+    ] {
+        let theirs: [(&str, Theirs<'_>); 3] = [
+            (
+                "JetStream, sync",
+                Box::new(move || always.as_ref().map(|server| durable::jetstream(server, in_flight))),
+            ),
+            (
+                "JetStream",
+                Box::new(move || lazy.as_ref().map(|server| durable::jetstream(server, in_flight))),
+            ),
+            (
+                "Redis, always",
+                Box::new(move || redis.as_ref().map(|server| durable::redis(server, in_flight))),
+            ),
+        ];
+        for (beside, theirs) in theirs {
+            figures.push(Figure {
+                name,
+                beside,
+                ours: Box::new(move || bench(&["stream", "--in-flight", &in_flight.to_string()], "events_per_s")),
+                theirs,
+                is_time: false,
+            });
+        }
+    }
+    figures
 }
 
 fn main() {
@@ -521,9 +572,11 @@ fn main() {
             asked(64, 64),
         ),
     ];
+    let others = durable_others(&words);
+    let figures = figures.into_iter().chain(durable_figures(&others));
     if !as_json {
         println!(
-            "{:<42} {:>12}   {:>12} {:<12} {:>6}",
+            "{:<42} {:>12}   {:>12} {:<16} {:>6}",
             "figure", "weft /s", "other /s", "", "ratio"
         );
     }
@@ -531,7 +584,7 @@ fn main() {
         let about = format!("{} {}", figure.name, figure.beside);
         words.iter().all(|word| about.contains(word))
     };
-    for figure in figures.into_iter().filter(is_asked) {
+    for figure in figures.filter(is_asked) {
         let (mut ours, mut theirs) = (None::<f64>, None::<f64>);
         let better =
             |known: Option<f64>, new: Option<f64>| known.into_iter().chain(new).reduce(|a, b| figure.better(a, b));
@@ -548,7 +601,7 @@ fn main() {
             let cell =
                 |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
             println!(
-                "{:<42} {ours:>12.0}   {:>12} {:<12} {:>6}",
+                "{:<42} {ours:>12.0}   {:>12} {:<16} {:>6}",
                 figure.name,
                 cell(theirs, 0),
                 figure.beside,

@@ -306,7 +306,7 @@ impl EventSourcingHandle {
     /// `Corrupt` with what is wrong.
     pub async fn verify(&self, name: &Subject) -> Result<Verified, StreamError> {
         match self.place(name).await? {
-            Place::Here(opened) => transfer::verify(&self.streams, &opened).await,
+            Place::Here(opened) => transfer::verify(self.streams.mesh.trust(), &opened.stream).await,
             Place::At(owner) => self.verify_at(owner, name).await,
         }
     }

@@ -422,9 +422,18 @@ impl Stream {
         let Some(block) = block else {
             return Ok(false);
         };
-        // What is written must be true of what is on the disk.
+        // What is written must be true of what is on the disk: something else may be there, if an append has failed meanwhile.
         self.until_durable((block.number + 1) * BLOCK).await?;
         self.check_there()?;
+        let now = self
+            .tail
+            .lock()
+            .await
+            .as_ref()
+            .and_then(|tail| tail.recent.full()?.root);
+        if now != block.root {
+            return Ok(now.is_some());
+        }
         self.shelf.write(self.number, &block).await?;
         if let Some(tail) = self.tail.lock().await.as_mut() {
             tail.recent.written(block.number);
@@ -494,15 +503,11 @@ impl Stream {
             }
         }
         self.first.fetch_max(first, Ordering::AcqRel);
-        // What is not in the index yet is read again at the next start.
-        let indexed = self.shelf.blocks(self.number).await?.len() as u64 * BLOCK;
-        if self
-            .log
-            .segments()
-            .get(1)
-            .is_some_and(|(second, _)| *second <= first.min(indexed))
-        {
-            self.log.truncate_before(first.min(indexed)).await?;
+        // What is not in the index yet is read again at the next start, and the block of the first record is whole, so that it can be proved.
+        let indexed = self.shelf.blocks(self.number).await?.len() as u64;
+        let end = indexed.min(first / BLOCK) * BLOCK;
+        if self.log.segments().get(1).is_some_and(|(second, _)| *second <= end) {
+            self.log.truncate_before(end).await?;
         }
         Ok(())
     }

@@ -21,10 +21,12 @@ use super::{
     prove,
     stream::{Kept, Stream},
     streams::{Opened, Streams},
+    tree::BLOCK,
 };
 use crate::{
     patterns::body::{BodyError, BodyReader, BodyWriter, body},
     store::{Frontier, Log},
+    trust::Trust,
 };
 
 const FORM: u32 = 1;
@@ -270,17 +272,17 @@ fn check(head: &Head, tail: &Tail, root: Hash) -> Result<Imported, StreamError> 
 }
 
 /// Reads every record that is kept and builds the tree anew.
-pub(super) async fn verify(streams: &Arc<Streams>, opened: &Opened) -> Result<Verified, StreamError> {
-    let stream = &opened.stream;
+pub(super) async fn verify(trust: &Trust, stream: &Stream) -> Result<Verified, StreamError> {
     if let Some(damage) = stream.log.damage().into_iter().next() {
         return Err(damage.into());
     }
-    let (version, checkpoint) = prove::checkpoint(stream, streams.mesh.trust())?;
-    let first = stream.log.first_seq();
-    // What was before the first record that is kept stands for itself in the tree, as the roots of whole subtrees.
-    let peaks = stream.hashes(&peaks(first)).await?;
-    let mut frontier = Frontier::from_peaks(first, peaks).ok_or_else(|| corrupt("the tree has no beginning"))?;
-    let (mut last_ms, mut next) = (0, first);
+    let (version, checkpoint) = prove::checkpoint(stream, trust)?;
+    let first = stream.first() - 1;
+    // What was before the block of the first record that is kept stands for itself in the tree, as the roots of whole blocks.
+    let begin = first / BLOCK * BLOCK;
+    let peaks = stream.hashes(&peaks(begin)).await?;
+    let mut frontier = Frontier::from_peaks(begin, peaks).ok_or_else(|| corrupt("the tree has no beginning"))?;
+    let (mut last_ms, mut next) = (0, begin);
     while next < version {
         let page = stream.read(next, (version - next) as usize).await?;
         if page.is_empty() {
@@ -384,4 +386,42 @@ fn peaks(count: u64) -> Vec<(u64, u64)> {
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_protocol::{SecretKey, merkle::node_hash, patterns::event_sourcing::checkpoint::Origin};
+
+    use super::*;
+
+    #[test]
+    fn a_history_that_does_not_go_on_is_noticed() {
+        let leaf = |n: u8| leaf_hash(&[n]);
+        let signed = |size, root| Checkpoint {
+            origin: Origin {
+                mesh: MeshId::from_bytes([1; 32]),
+                stream: "orders".parse().unwrap(),
+                owner: SecretKey::from_bytes(&[3; 32]).public(),
+            },
+            size,
+            root,
+            time_ms: 5,
+        };
+        let seen = signed(2, node_hash(&leaf(1), &leaf(2)));
+        let now = |second: u8| signed(3, node_hash(&node_hash(&leaf(1), &leaf(second)), &leaf(3)));
+        check_extends(&seen, &now(2), &[leaf(3)]).unwrap();
+        let refused = check_extends(&seen, &now(7), &[leaf(3)]).unwrap_err();
+        assert!(refused.to_string().contains("two histories"), "{refused}");
+        // As long as before, or shorter, and another one.
+        check_extends(&seen, &signed(2, leaf(9)), &[]).unwrap_err();
+        check_extends(&seen, &signed(1, leaf(1)), &[]).unwrap_err();
+        check_extends(&seen, &seen, &[]).unwrap();
+    }
+
+    #[test]
+    fn peaks_are_the_whole_subtrees() {
+        assert_eq!(peaks(0), []);
+        assert_eq!(peaks(512), [(0, 512)]);
+        assert_eq!(peaks(768), [(0, 512), (512, 768)]);
+    }
 }

@@ -391,10 +391,6 @@ impl Consumer {
         let (mut deliveries, mut bytes, mut page): (Vec<Delivery>, usize, Vec<Kept>) = (Vec::new(), 0, Vec::new());
         let mut back = Vec::new();
         for Handed { position, delivery } in handed {
-            if bytes >= READ_BYTES_MAX {
-                back.push(Handed { position, delivery });
-                continue;
-            }
             let is_first = |kept: &Kept| kept.position <= position && position < kept.position + page.len() as u64;
             if !page.first().is_some_and(is_first) {
                 page = stream.read(position - 1, 256).await?;
@@ -407,6 +403,11 @@ impl Consumer {
                 lock(&self.core).settle(Handed { position, delivery }, &done, now, 0);
                 continue;
             };
+            // Together they must fit into an answer; the largest does so alone.
+            if !deliveries.is_empty() && bytes + kept.bytes.len() > READ_BYTES_MAX {
+                back.push(Handed { position, delivery });
+                continue;
+            }
             bytes += kept.bytes.len();
             let record = kept.bytes.to_vec();
             deliveries.push(Delivery {

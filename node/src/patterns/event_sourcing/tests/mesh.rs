@@ -212,6 +212,50 @@ async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
     a.stop().await;
 }
 
+#[tokio::test]
+async fn large_records_are_handed_out_one_at_a_time() {
+    let (a, b, of_a, of_b) = two().await;
+    let jobs = name("jobs");
+    create_seen(&of_a, &of_b, &jobs).await;
+    let large = weft_protocol::patterns::event_sourcing::EVENT_DATA_BYTES_MAX;
+    for bytes in [100, large, large, 100] {
+        of_a.append(&jobs, append_of(vec![event("k", &[], vec![7; bytes])]))
+            .await
+            .unwrap();
+    }
+    let add = ConsumerRequest::Add {
+        name: "c".into(),
+        options: ConsumerOptions {
+            from: From::Position(1),
+            query: Query::default(),
+            ack_wait_ms: 30_000,
+            deliver_max: None,
+            backoff_ms: Vec::new(),
+            pending_max: 64,
+            order: Order::Any,
+            is_acked: true,
+        },
+    };
+    of_b.consumer(&jobs, add).await.unwrap();
+    let mut handed = Vec::new();
+    while handed.len() < 4 {
+        let next = ConsumerRequest::Next {
+            name: "c".into(),
+            count: 10,
+            wait_ms: 5000,
+        };
+        let ConsumerReply::Handed(list) = of_b.consumer(&jobs, next).await.unwrap() else {
+            panic!()
+        };
+        assert!(!list.is_empty(), "{handed:?}");
+        handed.extend(list.iter().map(|one| (one.record.position, one.delivery)));
+    }
+    handed.sort_unstable();
+    assert_eq!(handed, [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    b.stop().await;
+    a.stop().await;
+}
+
 async fn exported(of: &EventSourcingHandle, stream: &Subject) -> String {
     let body = of.export(stream).await.unwrap();
     String::from_utf8(body.collect(10 << 20).await.unwrap()).unwrap()

@@ -8,7 +8,7 @@ use weft_protocol::patterns::event_sourcing::{Ack, Condition, Producer};
 use super::*;
 use crate::{
     error::{ErrorKind, Kind as _},
-    patterns::event_sourcing::{consumers::Consumers, metrics::StreamMetrics, tree::BLOCK},
+    patterns::event_sourcing::{consumers::Consumers, metrics::StreamMetrics, prove, transfer, tree::BLOCK},
 };
 
 #[tokio::test]
@@ -271,6 +271,19 @@ async fn what_is_not_to_be_kept_goes_and_what_is_left_is_proved_all_the_same() {
     assert!(stream.log.first_seq() > 1000, "{}", stream.log.first_seq());
     let read = read_all(&stream, From::Position(1), query(&[(&[], &["a=1"])]), None).await;
     assert_eq!((read.len(), read[0].position), (300, 1701));
+    let platform = &place.platform;
+    let trust = crate::testing::trust(7, platform).await;
+    let founds = crate::trust::FoundOptions {
+        kind: crate::trust::MeshKind::Open,
+        name: "keeper".into(),
+    };
+    trust.found(&crate::testing::key(8), founds).await.unwrap();
+    for position in [1701, 1702, 1792, 1793, 2000] {
+        prove::prove(&stream, &trust, position).await.unwrap();
+    }
+    prove::prove(&stream, &trust, 1700).await.unwrap_err();
+    let verified = transfer::verify(&trust, &stream).await.unwrap();
+    assert_eq!((verified.first, verified.records), (1701, 300));
     assert!(matches!(
         stream.kept(1699).await,
         Err(StreamError::NoRecord { first: 1701, .. })

@@ -1,0 +1,135 @@
+//! Durable events of others: JetStream of a nats-server, and Redis Streams.
+
+use std::{
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{FOR, PATIENCE, Server, free_port, in_runtime};
+
+/// Bytes of an event, as in `weft bench stream`.
+const BYTES: usize = 128;
+const SUBJECT: &str = "durable.events";
+
+impl Server {
+    /// A nats-server with JetStream; `always` has it sync before it acknowledges, which it does not do by itself.
+    pub(super) fn jetstream(always: bool) -> Option<Server> {
+        let binary = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
+        let version = Command::new(&binary).arg("--version").stdout(Stdio::null()).status();
+        version.ok()?;
+        let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+        let sync = if always { "sync_interval: always" } else { "" };
+        let store = home.path().join("store");
+        let config = format!(
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {:?}\n {sync} }}\n",
+            store.display().to_string()
+        );
+        let file = home.path().join("nats.conf");
+        std::fs::write(&file, config).unwrap();
+        // Before 2.10 nothing can make it sync.
+        let check = Command::new(&binary)
+            .arg("-t")
+            .arg("-c")
+            .arg(&file)
+            .stderr(Stdio::null())
+            .status();
+        if !check.ok()?.success() {
+            return None;
+        }
+        let mut command = Command::new(binary);
+        command.arg("-c").arg(&file);
+        let server = Server::start(command, home, port);
+        in_runtime(async {
+            let client = server.client().await;
+            let stream = json!({ "name": "durable", "subjects": [SUBJECT], "storage": "file", "num_replicas": 1 });
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let asked = client.request("$JS.API.STREAM.CREATE.durable", Bytes::from(stream.to_string()));
+                let answer = asked.await.ok();
+                let answer = answer.and_then(|answer| serde_json::from_slice::<Value>(&answer.payload).ok());
+                if answer.is_some_and(|answer| answer.get("error").is_none()) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "JetStream makes no stream");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        Some(server)
+    }
+
+    /// A redis-server that syncs before it answers.
+    pub(super) fn redis() -> Option<Server> {
+        for program in ["redis-server", "redis-benchmark"] {
+            let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+            version.ok()?;
+        }
+        let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+        command.arg("--dir").arg(home.path());
+        Some(Server::start(command, home, port))
+    }
+}
+
+/// Events a second that JetStream acknowledges, so many under way at once.
+pub(super) fn jetstream(server: &Server, in_flight: usize) -> f64 {
+    in_runtime(async {
+        let client = server.client().await;
+        let payload = Bytes::from(vec![b'x'; BYTES]);
+        let started = Instant::now();
+        let appending = (0..in_flight).map(|_| {
+            let (client, payload) = (client.clone(), payload.clone());
+            tokio::spawn(async move {
+                let mut acknowledged = 0;
+                while started.elapsed() < FOR {
+                    let answer = client.request(SUBJECT, payload.clone()).await.unwrap();
+                    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+                    assert!(answer["seq"].is_u64(), "{answer}");
+                    acknowledged += 1;
+                }
+                acknowledged
+            })
+        });
+        let acknowledged = futures::future::join_all(appending).await;
+        let acknowledged = acknowledged.into_iter().map(Result::unwrap).sum::<u64>();
+        acknowledged as f64 / started.elapsed().as_secs_f64()
+    })
+}
+
+/// Entries a second that Redis acknowledges, by its own benchmark from so many connections.
+pub(super) fn redis(server: &Server, connections: usize) -> f64 {
+    // For some two seconds, whatever it can.
+    let count = if connections == 1 { 2000 } else { 40_000 };
+    let entry = "x".repeat(BYTES);
+    let mut command = Command::new("redis-benchmark");
+    command.args([
+        "-p",
+        &server.port.to_string(),
+        "-c",
+        &connections.to_string(),
+        "-n",
+        &count.to_string(),
+        "--csv",
+    ]);
+    command.args(["XADD", "events", "*", "data", &entry]);
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "redis-benchmark failed");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let figure = |line: &str| {
+        line.strip_prefix("\"XADD")?
+            .split("\",\"")
+            .nth(1)?
+            .trim_matches('"')
+            .parse()
+            .ok()
+    };
+    let _ = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    text.lines()
+        .find_map(figure)
+        .unwrap_or_else(|| panic!("no figure in {text}"))
+}
