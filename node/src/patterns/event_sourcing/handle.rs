@@ -30,6 +30,8 @@ use crate::{
 
 /// How long other members have to say how their streams are, when all are listed.
 const LIST_WITHIN: Duration = Duration::from_secs(2);
+/// Streams of this node whose figures are listed.
+const FIGURES_MAX: usize = 1000;
 /// How long the owner of a stream may be away, a restart say, before that is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause until it is asked again.
@@ -137,7 +139,8 @@ impl EventSourcingHandle {
         self.finish(async move { streams.delete(&name).await }).await
     }
 
-    /// Every stream of the mesh that is known here, by name. Owners that do not answer in two seconds say nothing of theirs.
+    /// Every stream of the mesh that is known here, by name. Owners that do not answer in two seconds say nothing of theirs, and of more streams
+    /// than 1000 of this node nobody is asked how they are.
     pub async fn list(&self) -> Vec<StreamInfo> {
         let own = self
             .streams
@@ -147,8 +150,10 @@ impl EventSourcingHandle {
         let others = self.announced().into_iter();
         let others = others.flat_map(|(peer, said)| said.names.into_iter().map(move |name| (name, peer)));
         let all: Vec<(Subject, PeerId)> = own.chain(others).collect();
-        let asked = stream::iter(all).map(|(name, owner)| async move {
+        let asked = stream::iter(all.into_iter().enumerate()).map(|(number, (name, owner))| async move {
             let figures = match owner == self.streams.local_peer() {
+                // Each would be opened to be asked.
+                true if number >= FIGURES_MAX => None,
                 true => match self.streams.get(&name).await {
                     Ok(opened) => Some(remote::figures(&self.streams, &opened)),
                     Err(_) => None,

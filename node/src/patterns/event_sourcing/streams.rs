@@ -31,8 +31,9 @@ use crate::{
 const OPEN_MAX: usize = 256;
 /// Under this token are streams that are being read in.
 const IMPORTS: &str = "$import";
-/// How often what is not to be kept is let go of.
+/// How often what is not to be kept is let go of; where nobody uses the stream, every so-many-th time, which is every hour.
 const RETAIN_EVERY: Duration = Duration::from_secs(15);
+const RETAIN_UNUSED: u64 = 240;
 /// How long the index of a stream that was closed stays.
 const UNUSED_FOR: Duration = Duration::from_secs(5);
 /// Changes of what this node keeps that come together are said together.
@@ -197,6 +198,11 @@ impl Streams {
         .await?;
         let opened = Opened { stream, consumers };
         self.make_room();
+        if opened.stream.facts().options != StreamOptions::default()
+            && let Err(error) = opened.stream.retain().await
+        {
+            tracing::warn!(stream = %name, %error, "old records of a stream are not removed");
+        }
         self.opened().insert(name.clone(), opened.clone());
         let weak = Arc::downgrade(&opened.stream);
         self.tasks.spawn("stream-index", async move {
@@ -331,7 +337,7 @@ impl Streams {
             }
             Err(error) => tracing::warn!(%error, "it cannot be read which streams were deleted"),
         }
-        let mut retain = tokio::time::interval(RETAIN_EVERY);
+        let (mut retain, mut turn) = (tokio::time::interval(RETAIN_EVERY), 0);
         loop {
             tokio::select! {
                 biased;
@@ -339,7 +345,10 @@ impl Streams {
                     tokio::time::sleep(GATHER).await;
                     self.announce().await;
                 }
-                _ = retain.tick() => self.retain().await,
+                _ = retain.tick() => {
+                    turn += 1;
+                    self.retain(turn).await;
+                }
             }
         }
     }
@@ -351,13 +360,15 @@ impl Streams {
         }
     }
 
-    async fn retain(self: &Arc<Self>) {
+    async fn retain(self: &Arc<Self>, turn: u64) {
         let bounded: Vec<Subject> = {
-            let known = self.known();
-            let is_bounded = |facts: &Facts| facts.options != StreamOptions::default();
+            let (known, open) = (self.known(), self.opened());
+            let is_turn = |name: &Subject, facts: &Facts| {
+                open.contains_key(name) || facts.number % RETAIN_UNUSED == turn % RETAIN_UNUSED
+            };
             known
                 .iter()
-                .filter(|(_, facts)| is_bounded(facts))
+                .filter(|(name, facts)| facts.options != StreamOptions::default() && is_turn(name, facts))
                 .map(|(name, _)| name.clone())
                 .collect()
         };
