@@ -1,6 +1,10 @@
 //! What applications ask of streams, wherever they are kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout};
@@ -43,6 +47,14 @@ const ASKED_MAX: usize = 32;
 #[derive(Clone)]
 pub struct EventSourcingHandle {
     pub(super) streams: Arc<Streams>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What other members say that they keep, as it was when their records had this version.
+#[derive(Default)]
+struct Known {
+    version: Option<u64>,
+    owners: HashMap<Subject, Vec<PeerId>>,
 }
 
 /// Where a stream is.
@@ -82,7 +94,10 @@ pub enum Read {
 
 impl EventSourcingHandle {
     pub(super) fn new(streams: Arc<Streams>) -> Self {
-        EventSourcingHandle { streams }
+        EventSourcingHandle {
+            streams,
+            known: Arc::default(),
+        }
     }
 
     /// Makes a stream on this node. Durable when it returns.
@@ -403,9 +418,22 @@ impl EventSourcingHandle {
     }
 
     fn announcing(&self, name: &Subject) -> Vec<PeerId> {
-        let announced = self.announced().into_iter();
-        let has = announced.filter(|(_, said)| said.names.contains(name));
-        has.map(|(peer, _)| peer).collect()
+        let version = *self.streams.mesh.trust().watch_records().borrow();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.version != Some(version) {
+            // Read again only when somebody has said something: each append asks.
+            let mut owners: HashMap<Subject, Vec<PeerId>> = HashMap::new();
+            for (peer, said) in self.announced() {
+                said.names
+                    .into_iter()
+                    .for_each(|name| owners.entry(name).or_default().push(peer));
+            }
+            *known = Known {
+                version: Some(version),
+                owners,
+            };
+        }
+        known.owners.get(name).cloned().unwrap_or_default()
     }
 
     /// Where a stream is: here, where it is announced, or at one of those that have not announced all of theirs.

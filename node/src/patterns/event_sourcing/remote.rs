@@ -29,8 +29,10 @@ use crate::{
 
 /// How long the owner of a stream may take, unless something is waited for.
 const WITHIN: Duration = Duration::from_secs(30);
-/// How long who reads may take to say what, and to take in the next records.
+/// How long who reads may take to say what.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long who reads may take to take in the next records: its application may be slow. Who is gone is noticed by the mesh.
+const TAKE_WITHIN: Duration = Duration::from_secs(600);
 
 /// Which right a request needs.
 pub(super) fn verb(request: &StreamRequest) -> Verb {
@@ -219,7 +221,7 @@ async fn give_all(
             Page::Records(records) => batches(records),
         };
         for reply in replies {
-            let written = timeout(PATIENCE, mesh::write(&mut inbound.stream, &reply)).await;
+            let written = timeout(TAKE_WITHIN, mesh::write(&mut inbound.stream, &reply)).await;
             if !matches!(written, Ok(Ok(()))) {
                 return Ok(());
             }

@@ -40,6 +40,8 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Records of one answer that is a list.
 const LIST_MAX: u64 = 1000;
+/// Bytes of data in it: with more it ends.
+const LIST_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a condition.
 const CONDITION_BYTES_MAX: usize = 64 << 10;
 const EVENT: &str = "application/cloudevents+json";
@@ -286,7 +288,7 @@ pub(super) struct ReadQuery {
     tag: Option<String>,
     /// The one with this id.
     id: Option<String>,
-    /// So many at most. A list has at most 1000.
+    /// So many at most. A list has at most 1000, and ends when it has 8 MiB.
     limit: Option<u64>,
     /// Go on with what is appended later.
     #[serde(default)]
@@ -371,9 +373,15 @@ async fn read(
 }
 
 async fn listed(name: &Subject, mut reading: Reading) -> Result<Response, Problem> {
-    let mut list = Vec::new();
-    while let Some(read) = reading.next().await.map_err(NodeError::from)? {
+    let (mut list, mut bytes) = (Vec::new(), 0);
+    while bytes < LIST_BYTES_MAX
+        && let Some(read) = reading.next().await.map_err(NodeError::from)?
+    {
         if let Read::Records(records) = read {
+            bytes += records
+                .iter()
+                .map(|recorded| recorded.record.event.bytes())
+                .sum::<usize>();
             list.extend(records.iter().map(|recorded| to_json(name, recorded)));
         }
     }
