@@ -56,11 +56,23 @@ fn what_is_published_is_taken_in() {
 }
 
 #[test]
+fn what_was_decided_upon_is_so_and_can_be_proved() {
+    says(
+        "event_sourcing",
+        &[
+            "paid at 2, and not again: true",
+            "1 order.created",
+            "2 order.paid\norder.paid",
+        ],
+    );
+}
+
+#[test]
 fn what_the_readme_quotes_is_what_runs() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let lines = |text: &str| text.lines().map(|l| l.trim().to_owned()).collect::<Vec<_>>();
     let readme = std::fs::read_to_string(root.join("../README.md")).unwrap();
-    let examples = ["request_response", "pub_sub"].map(|name| {
+    let examples = ["request_response", "pub_sub", "event_sourcing"].map(|name| {
         let path = root.join(format!("examples/{name}.rs"));
         lines(&std::fs::read_to_string(path).unwrap())
     });
@@ -69,7 +81,7 @@ fn what_the_readme_quotes_is_what_runs() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next().map(lines))
         .collect();
-    assert_eq!(quotes.len(), 2, "one quotation per pattern");
+    assert_eq!(quotes.len(), 3, "one quotation per pattern");
     for quote in quotes {
         let is_there = examples
             .iter()

@@ -43,9 +43,12 @@ enum BatchCommand {
     #[command(visible_alias = "list")]
     Ls(ListArgs),
     Put(PutArgs),
+    /// Hand over what is there, without waiting for batches to be full
     Flush(QueueArg),
     Dead(DeadArgs),
+    /// Try all dead records once more
     Retry(QueueArg),
+    /// Let go of all dead records
     Purge(QueueArg),
     #[command(visible_alias = "remove")]
     Rm(RemoveArgs),
@@ -139,7 +142,7 @@ struct PutArgs {
     content_type: Option<HeaderValue>,
 }
 
-/// Which queue
+// Which queue; the command says what for.
 #[derive(Debug, Args)]
 struct QueueArg {
     /// Queue

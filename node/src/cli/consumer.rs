@@ -43,11 +43,12 @@ enum ConsumerCommand {
     Reset(ResetArgs),
     DeadLetters(DeadArgs),
     Redrive(RedriveArgs),
+    /// Remove a consumer, with its dead letters
     #[command(visible_alias = "remove")]
     Rm(WhichArgs),
 }
 
-/// Which consumer
+// Which consumer; the command says what for.
 #[derive(Debug, Args)]
 struct WhichArgs {
     /// Stream
@@ -101,7 +102,7 @@ struct AddArgs {
     begin: BeginArgs,
 }
 
-/// Where it begins.
+// Where it begins.
 #[derive(Debug, Args)]
 struct BeginArgs {
     /// Begin at this position [default: the first record]

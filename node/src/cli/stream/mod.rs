@@ -43,13 +43,17 @@ pub(crate) struct StreamArgs {
 
 #[derive(Debug, Subcommand)]
 enum StreamCommand {
+    /// Make a stream on this node
     Create(CreateArgs),
     #[command(visible_alias = "list")]
     Ls(ListArgs),
+    /// How a stream is, and who keeps it
     Info(NameArg),
     Append(Box<append::AppendArgs>),
     Read(Box<read::ReadArgs>),
+    /// Change how much of a stream of this node is kept
     Update(CreateArgs),
+    /// Read every record: whether each is what was appended, and leads to what the owner signed
     Verify(NameArg),
     Prove(ProveArgs),
     Export(ExportArgs),
@@ -58,7 +62,7 @@ enum StreamCommand {
     Delete(DeleteArgs),
 }
 
-/// Make a stream on this node
+// How much of a stream is kept; the command says what it is for.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft stream create orders                              kept for ever
@@ -83,7 +87,7 @@ struct CreateArgs {
 #[derive(Debug, Args)]
 struct ListArgs {}
 
-/// Which stream
+// Which stream; the command says what for.
 #[derive(Debug, Args)]
 struct NameArg {
     /// Stream
