@@ -160,6 +160,9 @@ impl Kind for StreamError {
             }
             StreamError::Store(error) => error.hint(),
             StreamError::AtOwner { hint, .. } => hint.clone(),
+            StreamError::Mesh(error) if error.kind() == ErrorKind::Unreachable => {
+                Some("the stream is kept by that node alone, and can be used again when it is back".to_owned())
+            }
             _ => None,
         }
     }
