@@ -10,7 +10,7 @@ use weft_protocol::{
 use super::{
     index::{Numbered, Recent},
     options::{PRODUCERS_MAX, StreamError},
-    tree::Tree,
+    tree::{BLOCK, Tree},
 };
 
 /// What the next append is decided upon: everything that was appended so far, also what is on its way to the disk.
@@ -37,7 +37,7 @@ pub(super) enum Numbering {
 impl Tail {
     pub(super) fn new(tree: Tree, first_block: u64, producers: Vec<(String, Numbered)>) -> Self {
         Tail {
-            next: first_block * super::tree::BLOCK,
+            next: first_block * BLOCK,
             last_ms: 0,
             recent: Recent::from(first_block),
             tree,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use weft_protocol::patterns::event_sourcing::{From, Query, READ_BYTES_MAX, READ_RECORDS_MAX, ReadRequest};
+use weft_protocol::patterns::event_sourcing::{From, Query, READ_RECORDS_MAX, ReadRequest};
 
 use super::{
     index::Terms,
@@ -132,7 +132,6 @@ impl Reader {
         };
         self.in_vain = if meant.is_empty() { self.in_vain + 1 } else { 0 };
         self.left -= meant.len() as u64;
-        debug_assert!(READ_BYTES_MAX > 0 && meant.len() <= READ_RECORDS_MAX);
         Ok(meant)
     }
 }

@@ -20,6 +20,7 @@ use weft_protocol::{Subject, codec, merkle::Hash};
 use super::{
     index::{Bits, Block, ItemTerms, Numbered, Term, Terms, producer_term},
     options::{StreamError, StreamOptions},
+    tree::BLOCK,
 };
 use crate::store::{BATCH_OPERATIONS_MAX, Batch, Keyspace};
 
@@ -296,7 +297,6 @@ impl Shelf {
         from: u64,
         before: Option<u64>,
     ) -> Result<Option<u64>, StreamError> {
-        use super::tree::BLOCK;
         let prefix = key(b't', number, &[lead]);
         // What is read is what follows a key: that of the block before.
         let mut after = (from / BLOCK)
