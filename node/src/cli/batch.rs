@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -340,25 +340,9 @@ async fn put_lines(
     first: Bytes,
     lines: &mut mpsc::Receiver<Result<Bytes, CliError>>,
 ) -> Result<u64, CliError> {
-    let mut body = BytesMut::from(&first[..]);
-    let (mut count, mut broken) = (1, None);
-    while count < PUT_RECORDS_MAX && body.len() < PUT_BYTES_MAX {
-        match lines.try_recv() {
-            Ok(Ok(line)) => {
-                body.extend_from_slice(b"\n");
-                body.extend_from_slice(&line);
-                count += 1;
-            }
-            Ok(Err(error)) => {
-                broken = Some(error);
-                break;
-            }
-            Err(_) => break,
-        }
-    }
-    body.extend_from_slice(b"\n");
+    let input::Gathered { body, broken, .. } = input::gather(&first, lines, PUT_RECORDS_MAX, PUT_BYTES_MAX);
     let media = args.content_type.clone().unwrap_or_else(|| publish::media_type(&first));
-    let put = put_as(client, args, body.freeze(), "/records?lines=true", media).await?;
+    let put = put_as(client, args, body, "/records?lines=true", media).await?;
     broken.map_or(Ok(put), Err)
 }
 

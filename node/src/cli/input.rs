@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
@@ -203,4 +203,45 @@ pub(crate) async fn read_ahead(
         }
     });
     Ok(read)
+}
+
+/// Lines that are dealt with together.
+pub(crate) struct Gathered {
+    /// They, a newline behind each.
+    pub(crate) body: Bytes,
+    /// How many.
+    pub(crate) count: usize,
+    /// Why there will be no more, if reading failed behind them.
+    pub(crate) broken: Option<CliError>,
+}
+
+/// A line and those that have been read meanwhile.
+pub(crate) fn gather(
+    first: &[u8],
+    lines: &mut mpsc::Receiver<Result<Bytes, CliError>>,
+    count_max: usize,
+    bytes_max: usize,
+) -> Gathered {
+    let mut body = BytesMut::from(first);
+    let (mut count, mut broken) = (1, None);
+    while count < count_max && body.len() < bytes_max {
+        match lines.try_recv() {
+            Ok(Ok(line)) => {
+                body.extend_from_slice(b"\n");
+                body.extend_from_slice(&line);
+                count += 1;
+            }
+            Ok(Err(error)) => {
+                broken = Some(error);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    body.extend_from_slice(b"\n");
+    Gathered {
+        body: body.freeze(),
+        count,
+        broken,
+    }
 }

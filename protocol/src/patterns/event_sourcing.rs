@@ -19,7 +19,7 @@ pub(crate) mod tests;
 pub use query::{Query, QueryItem};
 pub use record::{Event, Producer, Record, check_producer_id, check_tag};
 pub use request::{
-    Ack, Append, Appended, Condition, From, OpenedStreams, Positioned, ReadReply, ReadRequest, StreamFailure,
+    Ack, Append, Appended, Condition, From, KeptStreams, Positioned, ReadReply, ReadRequest, StreamFailure,
     StreamFigures, StreamReply, StreamRequest,
 };
 

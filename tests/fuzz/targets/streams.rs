@@ -6,7 +6,7 @@ use weft_fuzz::wire;
 use weft_protocol::{
     merkle::{check_consistency, leaf_hash, root_of_inclusion},
     patterns::event_sourcing::{
-        OpenedStreams, Query, ReadReply, ReadRequest, Record, StreamReply, StreamRequest,
+        KeptStreams, Query, ReadReply, ReadRequest, Record, StreamReply, StreamRequest,
         checkpoint::Checkpoint,
         proof::{Enclosed, Proof},
     },
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(Proof::from_text(&proof.to_text()).is_ok_and(|read| read == proof) || proof.verify().is_err());
     }
     wire::<ReadReply>(bytes);
-    wire::<OpenedStreams>(bytes);
+    wire::<KeptStreams>(bytes);
     wire::<Enclosed>(bytes);
     if let Some(read) = wire::<ReadRequest>(bytes)
         && let Some(record) = wire::<Record>(bytes)

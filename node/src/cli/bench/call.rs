@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::{Carrier, Folder, PATIENCE, missing, nodes, time};
+use super::{Carrier, Figure, Folder, PATIENCE, missing, nodes, time};
 use crate::{
     cli::{CliError, Session, parse},
     error::NodeError,
@@ -100,12 +100,6 @@ async fn echo(alpha: &Node, beta: &Node) -> Result<RequestResponseHandle, NodeEr
     Ok(handle)
 }
 
-struct Figure {
-    per_second: f64,
-    p50_us: u32,
-    p99_us: u32,
-}
-
 /// Calls from so many tasks at once, for so long.
 async fn measure(
     handle: &RequestResponseHandle,
@@ -134,15 +128,5 @@ async fn measure(
         let own = caller.await.map_err(|error| NodeError::internal(error.to_string()))?;
         times_us.extend(own?);
     }
-    let elapsed = started.elapsed();
-    times_us.sort_unstable();
-    let at = |share: f64| {
-        let index = (times_us.len().saturating_sub(1) as f64 * share) as usize;
-        times_us.get(index).copied().unwrap_or(0)
-    };
-    Ok(Figure {
-        per_second: times_us.len() as f64 / elapsed.as_secs_f64(),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-    })
+    Ok(Figure::of(times_us, 1, started.elapsed()))
 }

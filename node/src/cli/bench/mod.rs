@@ -110,6 +110,29 @@ fn missing() -> NodeError {
     NodeError::internal("the node was built without the pattern that is measured")
 }
 
+/// How much was done, and how long each took.
+struct Figure {
+    per_second: f64,
+    p50_us: u32,
+    p99_us: u32,
+}
+
+impl Figure {
+    /// Of the times of all, each of which did so many at once.
+    fn of(mut times_us: Vec<u32>, at_once: usize, elapsed: Duration) -> Self {
+        times_us.sort_unstable();
+        let at = |share: f64| {
+            let index = (times_us.len().saturating_sub(1) as f64 * share) as usize;
+            times_us.get(index).copied().unwrap_or(0)
+        };
+        Figure {
+            per_second: (times_us.len() * at_once) as f64 / elapsed.as_secs_f64(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+        }
+    }
+}
+
 /// Microseconds as people read them.
 fn time(us: u32) -> String {
     view::milliseconds(f64::from(us) / 1000.0)

@@ -13,7 +13,7 @@ use weft_protocol::{
     patterns::event_sourcing::{Append, EVENT_DATA_BYTES_MAX, Event, From, Query, ReadRequest},
 };
 
-use super::{Carrier, Folder, PATIENCE, missing, nodes, time};
+use super::{Carrier, Figure, Folder, PATIENCE, missing, nodes, time};
 use crate::{
     cli::{CliError, Session, parse},
     error::NodeError,
@@ -137,12 +137,6 @@ fn disk_alone(folder: &Folder, size: usize, at_once: usize, duration: Duration) 
     Ok(per_second)
 }
 
-struct Figure {
-    per_second: f64,
-    p50_us: u32,
-    p99_us: u32,
-}
-
 /// Appends from so many tasks at once, for so long.
 async fn append(
     handle: &EventSourcingHandle,
@@ -176,17 +170,7 @@ async fn append(
         let own = writer.await.map_err(|error| NodeError::internal(error.to_string()))?;
         times_us.extend(own?);
     }
-    let elapsed = started.elapsed();
-    times_us.sort_unstable();
-    let at = |share: f64| {
-        let index = (times_us.len().saturating_sub(1) as f64 * share) as usize;
-        times_us.get(index).copied().unwrap_or(0)
-    };
-    Ok(Figure {
-        per_second: (times_us.len() * batch) as f64 / elapsed.as_secs_f64(),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-    })
+    Ok(Figure::of(times_us, batch, started.elapsed()))
 }
 
 /// Events a second of reading everything.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -103,7 +103,8 @@ enum Ack {
 }
 
 impl AppendArgs {
-    fn call(&self, tail: &str, body: Bytes) -> Result<Call, CliError> {
+    /// `looks_like` has the media type of its data, if nobody said it.
+    fn call(&self, tail: &str, body: Bytes, looks_like: &[u8]) -> Result<Call, CliError> {
         let ack = match self.ack {
             Ack::Memory => "memory",
             Ack::Disk => "disk",
@@ -112,7 +113,10 @@ impl AppendArgs {
             .expect
             .map(|version| format!("&expect={version}"))
             .unwrap_or_default();
-        let media = self.content_type.clone().unwrap_or_else(|| publish::media_type(&body));
+        let media = self
+            .content_type
+            .clone()
+            .unwrap_or_else(|| publish::media_type(looks_like));
         let target = path(&self.stream, &format!("/records?ack={ack}{expect}{tail}"));
         let mut call = Call::new(Method::POST, target).body(body, media);
         for (name, value) in [
@@ -179,7 +183,7 @@ pub(super) async fn execute(session: &Session, client: &Client, args: AppendArgs
             let named = named.map(|name| PathBuf::from(String::from_utf8_lossy(name).into_owned()));
             let data = args.data.clone().filter(|_| named.is_none());
             let body = input::body(data, named.as_deref().or(args.file.as_deref())).await?;
-            client.send(args.call("", body)?).await?.json()?
+            client.send(args.call("", body.clone(), &body)?).await?.json()?
         }
     };
     if session.out.json {
@@ -220,27 +224,8 @@ async fn append_some(
     first: Bytes,
     lines: &mut mpsc::Receiver<Result<Bytes, CliError>>,
 ) -> Result<(usize, Value), CliError> {
-    let mut body = BytesMut::from(&first[..]);
-    let (mut count, mut broken) = (1, None);
-    while count < APPEND_EVENTS_MAX && body.len() < APPEND_BYTES {
-        match lines.try_recv() {
-            Ok(Ok(line)) => {
-                body.extend_from_slice(b"\n");
-                body.extend_from_slice(&line);
-                count += 1;
-            }
-            Ok(Err(error)) => {
-                broken = Some(error);
-                break;
-            }
-            Err(_) => break,
-        }
-    }
-    body.extend_from_slice(b"\n");
-    let media = args.content_type.clone().unwrap_or_else(|| publish::media_type(&first));
-    let call = args
-        .call("&lines=true", body.freeze())?
-        .header(http::header::CONTENT_TYPE, media);
-    let appended = client.send(call).await?.json()?;
+    let input::Gathered { body, count, broken } = input::gather(&first, lines, APPEND_EVENTS_MAX, APPEND_BYTES);
+    // Each line is an event of its own: all together look like none of them.
+    let appended = client.send(args.call("&lines=true", body, &first)?).await?.json()?;
     broken.map_or(Ok((count, appended)), Err)
 }

@@ -12,8 +12,8 @@ use weft_protocol::{
     PeerId, Subject, Wire as _,
     merkle::Hash,
     patterns::event_sourcing::{
-        ANNOUNCEMENT_KEY, Append, Appended, From, OpenedStreams, Query, ReadRequest, Record, StreamFigures,
-        StreamReply, StreamRequest,
+        ANNOUNCEMENT_KEY, Append, Appended, From, KeptStreams, Query, ReadRequest, Record, StreamFigures, StreamReply,
+        StreamRequest,
         consumer::{ConsumerReply, ConsumerRequest},
         proof::Proof,
     },
@@ -409,9 +409,9 @@ impl EventSourcingHandle {
     }
 
     /// What other members say that they keep.
-    fn announced(&self) -> Vec<(PeerId, OpenedStreams)> {
+    fn announced(&self) -> Vec<(PeerId, KeptStreams)> {
         let said = self.streams.mesh.trust().announcements(ANNOUNCEMENT_KEY).into_iter();
-        let read = |(peer, bytes): (PeerId, Vec<u8>)| Some((peer, OpenedStreams::from_bytes(&bytes).ok()?));
+        let read = |(peer, bytes): (PeerId, Vec<u8>)| Some((peer, KeptStreams::from_bytes(&bytes).ok()?));
         said.filter(|(peer, _)| *peer != self.streams.local_peer())
             .filter_map(read)
             .collect()

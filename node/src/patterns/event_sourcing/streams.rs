@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use weft_protocol::{
     PeerId, Subject, Wire as _,
     limits::ANNOUNCEMENT_BYTES_MAX,
-    patterns::event_sourcing::{ANNOUNCEMENT_KEY, OpenedStreams, checkpoint::Checkpoint},
+    patterns::event_sourcing::{ANNOUNCEMENT_KEY, KeptStreams, checkpoint::Checkpoint},
 };
 
 use super::{
@@ -394,8 +394,8 @@ impl Streams {
 }
 
 /// As many names as there is room for.
-fn announcement(names: Vec<Subject>) -> OpenedStreams {
-    let (mut bytes, mut said) = (16, OpenedStreams::default());
+fn announcement(names: Vec<Subject>) -> KeptStreams {
+    let (mut bytes, mut said) = (16, KeptStreams::default());
     for name in names {
         bytes += name.as_str().len() + 3;
         if bytes > ANNOUNCEMENT_BYTES_MAX || said.names.len() == 1024 {

@@ -331,7 +331,7 @@ impl Wire for ReadReply {
 
 /// Which streams a node keeps, in its own record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct OpenedStreams {
+pub struct KeptStreams {
     /// Their names, as many as there is room for.
     #[cbor(n(0), decode_with = "bounded::list::<1024, _, _>")]
     pub names: Vec<Subject>,
@@ -340,7 +340,7 @@ pub struct OpenedStreams {
     pub has_more: bool,
 }
 
-impl Wire for OpenedStreams {
+impl Wire for KeptStreams {
     const WHAT: &'static str = "list of streams";
     const BYTES_MAX: usize = ANNOUNCEMENT_BYTES_MAX;
 }

@@ -457,18 +457,16 @@ impl Consumer {
             return Ok(());
         }
         let (count, dead) = {
-            let mut changes = lock(&self.changes);
-            (changes.count, std::mem::take(&mut changes.dead))
+            let changes = lock(&self.changes);
+            (changes.count, changes.dead.clone())
         };
         let saved = codec::encode(&lock(&self.core).saved());
         let number = self.stream()?.number;
-        let done = self.shelf.write_consumer(number, &self.name, saved, &dead).await;
-        match done {
-            Ok(()) => *written = count,
-            // Others come after this; what it had is theirs to write.
-            Err(_) => lock(&self.changes).dead.extend(dead),
-        }
-        done
+        self.shelf.write_consumer(number, &self.name, saved, &dead).await?;
+        // Only now: who goes or fails meanwhile leaves it to the next one that writes.
+        lock(&self.changes).dead.drain(..dead.len());
+        *written = count;
+        Ok(())
     }
 }
 

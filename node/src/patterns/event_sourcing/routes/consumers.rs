@@ -150,7 +150,7 @@ impl Definition {
         let from = records::from_of(self.from, self.at.as_deref(), self.last)?;
         Ok(ConsumerOptions {
             from: from.unwrap_or(From::Position(1)),
-            query: records::query_of(Some(&self.types.join(",")), Some(&self.tags.join(","))),
+            query: records::query_of(self.types, self.tags),
             ack_wait_ms: self.ack_wait_ms,
             deliver_max: self.deliver_max,
             backoff_ms: self.backoff_ms,

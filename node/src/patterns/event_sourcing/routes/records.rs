@@ -312,16 +312,15 @@ pub(super) fn from_of(from: Option<u64>, at: Option<&str>, last: Option<u64>) ->
     })
 }
 
+/// A list as a query has it, with commas.
+fn list_of(text: Option<&str>) -> Vec<String> {
+    let parts = text.unwrap_or_default().split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
 /// Records of any of some types, with all of some tags.
-pub(super) fn query_of(kinds: Option<&str>, tags: Option<&str>) -> Meant {
-    let list = |text: Option<&str>| -> Vec<String> {
-        let parts = text.unwrap_or_default().split(',').map(str::trim);
-        parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
-    };
-    let item = QueryItem {
-        types: list(kinds),
-        tags: list(tags),
-    };
+pub(super) fn query_of(types: Vec<String>, tags: Vec<String>) -> Meant {
+    let item = QueryItem { types, tags };
     match item == QueryItem::default() {
         true => Meant::default(),
         false => Meant { items: vec![item] },
@@ -355,7 +354,7 @@ async fn read(
     }
     let request = ReadRequest {
         from,
-        query: query_of(query.kind.as_deref(), query.tag.as_deref()),
+        query: query_of(list_of(query.kind.as_deref()), list_of(query.tag.as_deref())),
         follow: is_sse || (is_lines && query.follow),
         limit: match is_sse || is_lines {
             true => limit,

@@ -9,7 +9,7 @@ use crate::patterns::event_sourcing::consumer::{
 };
 use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
 use crate::patterns::event_sourcing::{
-    Ack, Append, Appended, Condition, Event, From, OpenedStreams, Positioned, Producer, Query, QueryItem, ReadReply,
+    Ack, Append, Appended, Condition, Event, From, KeptStreams, Positioned, Producer, Query, QueryItem, ReadReply,
     ReadRequest, Record, StreamFailure, StreamFigures, StreamReply, StreamRequest,
 };
 use crate::testing::*;
@@ -119,7 +119,7 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
         sample("event-stream-read-failed", ReadReply::Failed(failed())),
-        sample("event-streams", OpenedStreams { names, has_more: true }),
+        sample("event-streams", KeptStreams { names, has_more: true }),
     ];
     all.extend(replies(failed()));
     all.extend(consumer_samples());
