@@ -1,7 +1,7 @@
 //! What applications ask of streams, wherever they are kept.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -105,19 +105,21 @@ impl EventSourcingHandle {
     /// # Errors
     /// `Exists` when a member has one of this name, as far as is known here.
     pub async fn create(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
-        self.check_free(name)?;
+        self.check_free(name).await?;
         let opened = self.streams.create(name, options).await?;
         Ok(self.local_info(name, &opened))
     }
 
-    fn check_free(&self, name: &Subject) -> Result<(), StreamError> {
-        match self.announcing(name).first() {
-            Some(owner) => Err(StreamError::Exists {
-                name: name.to_string(),
-                owner: *owner,
-            }),
-            None => Ok(()),
-        }
+    /// Whether no member has a stream of this name, as far as can be known: two that make it at the same moment do not hear of each other.
+    async fn check_free(&self, name: &Subject) -> Result<(), StreamError> {
+        let owner = match self.place(name).await {
+            Err(StreamError::NoStream(_)) => return Ok(()),
+            Ok(Place::Here(_)) => self.streams.local_peer(),
+            Ok(Place::At(owner)) => owner,
+            Err(error) => return Err(error),
+        };
+        let name = name.to_string();
+        Err(StreamError::Exists { name, owner })
     }
 
     /// Changes how much of a stream of this node is kept.
@@ -313,7 +315,7 @@ impl EventSourcingHandle {
     /// # Errors
     /// `Exists`; `Corrupt` when it is not what was exported: then nothing is left of it.
     pub async fn import(&self, name: &Subject, body: BodyReader) -> Result<Imported, StreamError> {
-        self.check_free(name)?;
+        self.check_free(name).await?;
         let (streams, name) = (Arc::clone(&self.streams), name.clone());
         self.finish(async move { transfer::import(&streams, &name, body).await })
             .await
@@ -436,7 +438,8 @@ impl EventSourcingHandle {
         known.owners.get(name).cloned().unwrap_or_default()
     }
 
-    /// Where a stream is: here, where it is announced, or at one of those that have not announced all of theirs.
+    /// Where a stream is: here, where it is announced, or else at one of those that have not announced all of theirs, or of the members nearby, whose
+    /// newest streams nobody has heard of yet.
     async fn place(&self, name: &Subject) -> Result<Place, StreamError> {
         if self.streams.has(name) {
             return Ok(Place::Here(self.streams.get(name).await?));
@@ -453,7 +456,9 @@ impl EventSourcingHandle {
             }
         }
         let more = self.announced().into_iter().filter(|(_, said)| said.has_more);
-        let asked = stream::iter(more).map(|(peer, _)| async move {
+        let nearby = self.streams.mesh.peers().ids().into_iter();
+        let all: BTreeSet<PeerId> = more.map(|(peer, _)| peer).chain(nearby.take(ASKED_MAX)).collect();
+        let asked = stream::iter(all).map(|peer| async move {
             let figures = self.figures_at(peer, name).await;
             figures.map(|_| peer)
         });

@@ -60,7 +60,13 @@ async fn a_stream_is_used_from_every_node() {
     create_seen(&of_a, &of_b, &orders).await;
     let taken = of_b.create(&orders, StreamOptions::default()).await.unwrap_err();
     assert!(matches!(taken, StreamError::Exists { .. }), "{taken}");
-    assert_eq!(of_b.list().await.len(), 1);
+    // It is used before it is announced, and listed when it is.
+    let announced = async {
+        while of_b.list().await.len() != 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::testing::PATIENCE, announced).await.unwrap();
     let request = ReadRequest {
         from: From::Position(1),
         query: Query::default(),
@@ -131,6 +137,21 @@ async fn a_stream_is_used_from_every_node() {
 }
 
 #[tokio::test]
+async fn a_stream_is_found_before_it_is_announced() {
+    let (a, b, of_a, of_b) = two().await;
+    for n in 0..20 {
+        let stream = name(&format!("s{n}"));
+        of_a.create(&stream, StreamOptions::default()).await.unwrap();
+        of_b.append(&stream, append_of(vec![event("k", &[], "x")]))
+            .await
+            .unwrap();
+    }
+    assert!(matches!(of_b.info(&name("none")).await, Err(StreamError::NoStream(_))));
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
 async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
     let (a, b, of_a, of_b) = two().await;
     let jobs = name("jobs");
@@ -150,21 +171,26 @@ async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
         options,
     };
     of_b.consumer(&jobs, add).await.unwrap();
+    let both = Arc::new(tokio::sync::Barrier::new(2));
     let work = |of: EventSourcingHandle| {
-        let jobs = jobs.clone();
+        let (jobs, both) = (jobs.clone(), Arc::clone(&both));
         async move {
             let mut done: Vec<(u64, Option<String>)> = Vec::new();
             loop {
                 let next = ConsumerRequest::Next {
                     name: "workers".into(),
                     count: 5,
-                    wait_ms: 700,
+                    wait_ms: if done.is_empty() { 20_000 } else { 700 },
                 };
                 let ConsumerReply::Handed(handed) = of.consumer(&jobs, next).await.unwrap() else {
                     panic!()
                 };
                 if handed.is_empty() {
                     return done;
+                }
+                if done.is_empty() {
+                    // Each has some before either settles any: there are more keys than one takes.
+                    both.wait().await;
                 }
                 for one in &handed {
                     let record = weft_protocol::Wire::from_bytes(&one.record.record);
