@@ -112,6 +112,9 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     doors.close().await;
+    if let Some(streams) = node.handle::<EventSourcing>() {
+        streams.hand_over().await;
+    }
     if !node.stop().await {
         tracing::warn!("not everything ended in time");
     }

@@ -9,6 +9,7 @@
 )]
 pub mod cli;
 pub mod config;
+mod consensus;
 pub mod context;
 pub mod data_dir;
 pub mod error;

@@ -117,7 +117,17 @@ pub(crate) fn key(seed: u8) -> SecretKey {
 
 /// Starts a node; with `found`, the founder of a mesh of that kind.
 pub(crate) async fn start(builder: NodeBuilder, seed: u8, mesh: MeshConfig, found: Option<MeshKind>) -> Node {
-    let platform = TestPlatform::going_on();
+    start_on(TestPlatform::going_on(), builder, seed, mesh, found).await
+}
+
+/// The same on a platform that may have carried the node before.
+pub(crate) async fn start_on(
+    platform: Arc<TestPlatform>,
+    builder: NodeBuilder,
+    seed: u8,
+    mesh: MeshConfig,
+    found: Option<MeshKind>,
+) -> Node {
     let name = mesh.name.clone();
     let options = NodeOptions::new(key(seed), "/store", mesh);
     let node = builder.start(platform, options).await.unwrap();

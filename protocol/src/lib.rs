@@ -15,6 +15,7 @@ pub mod admission;
 pub mod capability;
 pub mod certificate;
 pub mod codec;
+pub mod consensus;
 pub mod control;
 pub mod direct;
 pub mod error;

@@ -19,8 +19,8 @@ pub(crate) mod tests;
 pub use query::{Query, QueryItem};
 pub use record::{Event, Producer, Record, check_producer_id, check_tag};
 pub use request::{
-    Ack, Append, Appended, Condition, From, KeptStreams, Positioned, ReadReply, ReadRequest, StreamFailure,
-    StreamFigures, StreamReply, StreamRequest,
+    Ack, Append, Appended, Condition, CopyFigure, CopyFigures, From, KeptStreams, Positioned, ReadReply, ReadRequest,
+    StreamFailure, StreamFigures, StreamReply, StreamRequest,
 };
 
 /// The pattern's identifier in [`Hello`](crate::Hello).

@@ -34,8 +34,8 @@ const VERIFY_WITHIN: Duration = Duration::from_secs(3600);
   weft stream prove orders 1 -o order.proof                        weft verify-proof checks it anywhere
   weft stream ls
 
-A stream is kept by the node it was created on, and used from every node of the mesh. What was appended is on that node's disk when the
-command ends; every record is a leaf of a hash tree that its owner signs.")]
+A stream is kept by the node it was created on, or with --replicas by three or five nodes, and used from every node of the mesh. What was
+appended is on that node's disk when the command ends, or on the disks of most of those nodes; every record is a leaf of a hash tree that is signed.")]
 pub(crate) struct StreamArgs {
     #[command(subcommand)]
     command: StreamCommand,
@@ -43,7 +43,7 @@ pub(crate) struct StreamArgs {
 
 #[derive(Debug, Subcommand)]
 enum StreamCommand {
-    /// Make a stream on this node
+    /// Make a stream on this node, or on several
     Create(CreateArgs),
     #[command(visible_alias = "list")]
     Ls(ListArgs),
@@ -66,6 +66,7 @@ enum StreamCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft stream create orders                              kept for ever
+  weft stream create orders --replicas 3                 on three nodes: one of them may go at any time
   weft stream create clicks --retain 30d
   weft stream update clicks --retain-records 1000000     replaces what was said before")]
 struct CreateArgs {
@@ -81,6 +82,16 @@ struct CreateArgs {
     /// Records that are kept
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     retain_records: Option<u64>,
+    /// Copies on so many nodes, this one among them where it can be: 1, 3 or 5. It cannot be changed later
+    #[arg(long, value_name = "N", value_parser = replicas)]
+    replicas: Option<u8>,
+}
+
+fn replicas(text: &str) -> Result<u8, String> {
+    match text {
+        "1" | "3" | "5" => Ok(text.as_bytes()[0] - b'0'),
+        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
+    }
 }
 
 /// List the streams of the mesh
@@ -175,6 +186,7 @@ pub(super) fn path(stream: &str, tail: &str) -> String {
 async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &str) -> Result<(), CliError> {
     let options = json!({
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
+        "replicas": args.replicas,
     });
     let body = Bytes::from(options.to_string());
     let call =
@@ -183,7 +195,11 @@ async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &st
     if session.out.json {
         return session.out.json_line(&stream);
     }
-    let words = format!("{} is kept by this node{}", escape(&args.stream), kept(&stream));
+    let by = match stream.get("copies_at").and_then(Value::as_array) {
+        Some(copies) => format!("{} nodes", copies.len()),
+        None => "this node".to_owned(),
+    };
+    let words = format!("{} is kept by {by}{}", escape(&args.stream), kept(&stream));
     session.out.say(&words);
     Ok(())
 }
@@ -260,17 +276,14 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
         ),
         ("size", view::bytes(bytes)),
         ("kept by", owner),
-        (
-            "copies",
-            format!(
-                "{}: when its owner's disk is lost, it is lost",
-                view::text(&one, "copies")
-            ),
-        ),
         ("created", view::text(&one, "created")),
         ("last", last),
         ("consumers", view::text(&one, "consumers")),
     ];
+    match one.get("copies_at").and_then(Value::as_array) {
+        None => lines.push(("copies", "1: when its owner's disk is lost, it is lost".to_owned())),
+        Some(copies) => lines.extend(copies.iter().map(|copy| ("copy", copy_words(copy)))),
+    }
     let kept = kept(&one);
     if !kept.is_empty() {
         lines.push(("keeps", kept.trim_start_matches(", ").to_owned()));
@@ -282,6 +295,16 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
     lines
         .iter()
         .try_for_each(|(what, text)| out.line(&format!("{what:<10} {}", escape(text))))
+}
+
+fn copy_words(copy: &Value) -> String {
+    let state = match (view::flag(copy, "leads"), copy.get("behind").and_then(Value::as_u64)) {
+        (true, _) => "leads",
+        (false, Some(0)) => "has everything",
+        (false, Some(behind)) => return format!("{}  lacks {behind} entries", view::text(copy, "peer")),
+        (false, None) => "",
+    };
+    format!("{}  {state}", view::text(copy, "peer")).trim_end().to_owned()
 }
 
 async fn verify(session: &Session, client: &Client, stream: &str) -> Result<(), CliError> {

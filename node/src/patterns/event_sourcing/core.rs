@@ -20,6 +20,8 @@ pub(super) struct Tail {
     pub(super) next: u64,
     /// When the last record was recorded.
     pub(super) last_ms: u64,
+    /// The entry of the group's log that the last record comes from, where a group keeps the stream.
+    pub(super) last_entry: Option<u64>,
     pub(super) recent: Recent,
     pub(super) tree: Tree,
     producers: HashMap<String, Numbered>,
@@ -39,6 +41,7 @@ impl Tail {
         Tail {
             next: first_block * BLOCK,
             last_ms: 0,
+            last_entry: None,
             recent: Recent::from(first_block),
             tree,
             producers: producers.into_iter().collect(),
@@ -66,6 +69,7 @@ impl Tail {
             self.recent.number(id, numbered);
         }
         self.last_ms = self.last_ms.max(record.recorded_ms);
+        self.last_entry = record.entry.or(self.last_entry);
         self.next += 1;
         if let Some((_, root)) = self.tree.push(leaf) {
             self.recent.close(root);
@@ -162,6 +166,7 @@ mod tests {
                 sequence,
             }),
             event: Event::new("k", ""),
+            entry: None,
         };
         tail.push(&record, [0; 32]);
     }

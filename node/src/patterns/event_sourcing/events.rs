@@ -137,6 +137,7 @@ mod tests {
             author: None,
             producer: None,
             event,
+            entry: None,
         };
         to_json(&"shop.orders".parse().unwrap(), &Recorded { position: 7, record })
     }

@@ -1,25 +1,21 @@
 //! What applications ask of streams, wherever they are kept.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
-use tokio::time::{Instant, timeout};
 use weft_protocol::{
-    PeerId, Subject, Wire as _,
+    PeerId, Subject,
     merkle::Hash,
     patterns::event_sourcing::{
-        ANNOUNCEMENT_KEY, Append, Appended, From, KeptStreams, Query, ReadRequest, Record, StreamFigures, StreamReply,
-        StreamRequest,
+        Append, Appended, From, Query, ReadRequest, Record, StreamFigures, StreamReply, StreamRequest,
         consumer::{ConsumerReply, ConsumerRequest},
         proof::Proof,
     },
 };
 
 use super::{
+    asking::{ASKED_MAX, Asking, Place},
+    copies::{Command, Copies, peer_of},
     options::{StreamError, StreamOptions},
     read::{Page, Reader},
     remote::{self, RemoteReader},
@@ -27,40 +23,16 @@ use super::{
     streams::{Opened, Streams},
     transfer::{self, Imported},
 };
-use crate::{
-    error::{ErrorKind, Kind as _},
-    patterns::body::BodyReader,
-};
+use crate::{consensus::Voter, patterns::body::BodyReader};
 
-/// How long other members have to say how their streams are, when all are listed.
-const LIST_WITHIN: Duration = Duration::from_secs(2);
 /// Streams of this node whose figures are listed.
 const FIGURES_MAX: usize = 1000;
-/// How long the owner of a stream may be away, a restart say, before that is an error.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The pause until it is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
-/// Members that are asked at once.
-const ASKED_MAX: usize = 32;
-
 /// A cloneable handle on streams.
 #[derive(Clone)]
 pub struct EventSourcingHandle {
     pub(super) streams: Arc<Streams>,
-    known: Arc<Mutex<Known>>,
-}
-
-/// What other members say that they keep, as it was when their records had this version.
-#[derive(Default)]
-struct Known {
-    version: Option<u64>,
-    owners: HashMap<Subject, Vec<PeerId>>,
-}
-
-/// Where a stream is.
-enum Place {
-    Here(Opened),
-    At(PeerId),
+    copies: Arc<Copies>,
+    asking: Asking,
 }
 
 /// A stream of the mesh.
@@ -93,29 +65,39 @@ pub enum Read {
 }
 
 impl EventSourcingHandle {
-    pub(super) fn new(streams: Arc<Streams>) -> Self {
+    pub(super) fn new(streams: Arc<Streams>, copies: Arc<Copies>) -> Self {
         EventSourcingHandle {
+            asking: Asking::new(Arc::clone(&streams), Arc::clone(&copies)),
             streams,
-            known: Arc::default(),
+            copies,
         }
     }
 
-    /// Makes a stream on this node. Durable when it returns.
+    /// Makes a stream on this node, or on several. Durable when it returns: with copies, at most of those that keep them.
+    ///
+    /// Not cancel-safe: what was begun may be done.
     ///
     /// # Errors
-    /// `Exists` when a member has one of this name, as far as is known here.
+    /// `Exists` when a member has one of this name, as far as is known here; too few members for so many copies.
     pub async fn create(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
         self.check_free(name).await?;
+        if options.copies() > 1 {
+            let (copies, stream) = (Arc::clone(&self.copies), name.clone());
+            self.finish(async move { copies.create(&stream, options).await })
+                .await?;
+            return self.info(name).await;
+        }
         let opened = self.streams.create(name, options).await?;
         Ok(self.local_info(name, &opened))
     }
 
     /// Whether no member has a stream of this name, as far as can be known: two that make it at the same moment do not hear of each other.
     async fn check_free(&self, name: &Subject) -> Result<(), StreamError> {
-        let owner = match self.place(name).await {
+        let owner = match self.asking.place(name).await {
             Err(StreamError::NoStream(_)) => return Ok(()),
-            Ok(Place::Here(_)) => self.streams.local_peer(),
+            Ok(Place::Here(_) | Place::Copy(_)) => self.streams.local_peer(),
             Ok(Place::At(owner)) => owner,
+            Ok(Place::Copies(at)) => at.first().copied().unwrap_or_else(|| self.streams.local_peer()),
             Err(error) => return Err(error),
         };
         let name = name.to_string();
@@ -127,6 +109,19 @@ impl EventSourcingHandle {
     /// # Errors
     /// `NoStream`; a number that cannot be.
     pub async fn update(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
+        if let Some(group) = self.streams.group_of(name) {
+            options.check()?;
+            let replicas = self.streams.get(name).await?.stream.facts().options.replicas;
+            let options = StreamOptions {
+                replicas: options.replicas.or(replicas),
+                ..options
+            };
+            let name_of = name.clone();
+            self.copies
+                .have_done(group, &Command::Update { name: name_of, options })
+                .await?;
+            return self.info(name).await;
+        }
         self.streams.update(name, options).await?;
         let opened = self.streams.get(name).await?;
         Ok(self.local_info(name, &opened))
@@ -136,7 +131,7 @@ impl EventSourcingHandle {
         StreamInfo {
             name: name.clone(),
             owner: self.streams.local_peer(),
-            figures: Some(remote::figures(&self.streams, opened)),
+            figures: Some(self.local_figures(name, opened)),
         }
     }
 
@@ -146,50 +141,41 @@ impl EventSourcingHandle {
     /// `NoStream` when this node does not keep it.
     pub async fn delete(&self, name: &Subject) -> Result<(), StreamError> {
         if !self.streams.has(name)
-            && let Some(owner) = self.announcing(name).first()
+            && let Some((owner, _)) = self.asking.announcing(name).first()
         {
             return Err(StreamError::Conflict(format!(
                 "the stream {name} is kept by {owner}, and deleted there"
             )));
         }
-        let (streams, name) = (Arc::clone(&self.streams), name.clone());
-        self.finish(async move { streams.delete(&name).await }).await
+        let (streams, copies, name) = (Arc::clone(&self.streams), Arc::clone(&self.copies), name.clone());
+        let delete = async move {
+            match streams.group_of(&name) {
+                Some(group) => copies.have_done(group, &Command::Delete(name)).await,
+                None => streams.delete(&name).await,
+            }
+        };
+        self.finish(delete).await
     }
 
     /// Every stream of the mesh that is known here, by name. Owners that do not answer in two seconds say nothing of theirs, and of more streams
     /// than 1000 of this node nobody is asked how they are.
     pub async fn list(&self) -> Vec<StreamInfo> {
-        let own = self
-            .streams
-            .names()
-            .into_iter()
-            .map(|name| (name, self.streams.local_peer()));
-        let others = self.announced().into_iter();
-        let others = others.flat_map(|(peer, said)| said.names.into_iter().map(move |name| (name, peer)));
-        let all: Vec<(Subject, PeerId)> = own.chain(others).collect();
+        let all = self.asking.all();
         let asked = stream::iter(all.into_iter().enumerate()).map(|(number, (name, owner))| async move {
             let figures = match owner == self.streams.local_peer() {
                 // Each would be opened to be asked.
                 true if number >= FIGURES_MAX => None,
                 true => match self.streams.get(&name).await {
-                    Ok(opened) => Some(remote::figures(&self.streams, &opened)),
+                    Ok(opened) => Some(self.local_figures(&name, &opened)),
                     Err(_) => None,
                 },
-                false => self.figures_at(owner, &name).await,
+                false => self.asking.figures_at(owner, &name).await,
             };
-            StreamInfo { name, owner, figures }
+            info_of(name, owner, figures)
         });
         let mut list: Vec<StreamInfo> = asked.buffer_unordered(ASKED_MAX).collect().await;
         list.sort_by(|a, b| (&a.name, a.owner).cmp(&(&b.name, b.owner)));
         list
-    }
-
-    async fn figures_at(&self, owner: PeerId, name: &Subject) -> Option<StreamFigures> {
-        let asked = remote::ask(&self.streams, owner, name, &StreamRequest::Figures, Duration::ZERO);
-        match timeout(LIST_WITHIN, asked).await {
-            Ok(Ok(StreamReply::Figures(figures))) => Some(figures),
-            _ => None,
-        }
     }
 
     /// How a stream is.
@@ -197,20 +183,31 @@ impl EventSourcingHandle {
     /// # Errors
     /// `NoStream`; its owner cannot be reached.
     pub async fn info(&self, name: &Subject) -> Result<StreamInfo, StreamError> {
-        let place = self.place(name).await?;
+        let place = self.asking.place(name).await?;
         let owner = match &place {
-            Place::Here(_) => self.streams.local_peer(),
+            Place::Here(_) | Place::Copy(_) => self.streams.local_peer(),
             Place::At(owner) => *owner,
+            Place::Copies(at) => at.first().copied().unwrap_or_else(|| self.streams.local_peer()),
         };
-        let reply = self.ask_at(place, name, StreamRequest::Figures, Duration::ZERO).await?;
+        let reply = match (self.ask(name, StreamRequest::Figures, Duration::ZERO).await, place) {
+            // Without a leader what this node knows is still worth something.
+            (Err(_), Place::Copy(_)) => {
+                let opened = self.streams.get(name).await?;
+                return Ok(info_of(name.clone(), owner, Some(self.local_figures(name, &opened))));
+            }
+            (reply, _) => reply?,
+        };
         let StreamReply::Figures(figures) = reply else {
             return Err(unexpected());
         };
-        Ok(StreamInfo {
-            name: name.clone(),
-            owner,
-            figures: Some(figures),
-        })
+        Ok(info_of(name.clone(), owner, Some(figures)))
+    }
+
+    fn local_figures(&self, name: &Subject, opened: &Opened) -> StreamFigures {
+        let mut figures = remote::figures(&self.streams, opened);
+        let group = self.streams.group_of(name);
+        figures.copies = group.and_then(|group| self.copies.figures_of(group));
+        figures
     }
 
     /// Appends events: all of them, or none.
@@ -234,9 +231,14 @@ impl EventSourcingHandle {
     /// `NoStream`; the owner cannot be reached.
     pub async fn read(&self, name: &Subject, request: ReadRequest) -> Result<Reading, StreamError> {
         request.query.check()?;
-        let source = match self.place(name).await? {
+        let source = match self.asking.place(name).await? {
             Place::Here(opened) => Source::Here(Reader::new(Arc::clone(&opened.stream), request).await?),
+            Place::Copy(_) => {
+                let opened = remote::fresh(&self.streams, &self.copies, name).await?;
+                Source::Here(Reader::new(Arc::clone(&opened.stream), request).await?)
+            }
             Place::At(owner) => Source::At(RemoteReader::new(&self.streams, owner, name, &request).await?),
+            Place::Copies(at) => Source::At(RemoteReader::first(&self.streams, &at, name, &request).await?),
         };
         Ok(Reading(source))
     }
@@ -327,9 +329,18 @@ impl EventSourcingHandle {
     /// # Errors
     /// `Corrupt` with what is wrong.
     pub async fn verify(&self, name: &Subject) -> Result<Verified, StreamError> {
-        match self.place(name).await? {
+        match self.asking.place(name).await? {
             Place::Here(opened) => transfer::verify(self.streams.mesh.trust(), &opened.stream).await,
+            Place::Copy(_) => {
+                let opened = remote::fresh(&self.streams, &self.copies, name).await?;
+                transfer::verify(self.streams.mesh.trust(), &opened.stream).await
+            }
             Place::At(owner) => self.verify_at(owner, name).await,
+            Place::Copies(_) => {
+                // The leader's word is what counts, and it is the leader who signs.
+                let leader = self.info(name).await?.owner;
+                self.verify_at(leader, name).await
+            }
         }
     }
 
@@ -361,6 +372,11 @@ impl EventSourcingHandle {
         Ok(verified)
     }
 
+    /// Lets others lead the groups that keep copies: this node is about to stop. Cancel-safe.
+    pub async fn hand_over(&self) {
+        self.copies.hand_over().await;
+    }
+
     /// Carries something to its end, whoever goes meanwhile.
     async fn finish<T: Send + 'static>(
         &self,
@@ -374,100 +390,15 @@ impl EventSourcingHandle {
     }
 
     async fn ask(&self, name: &Subject, request: StreamRequest, wait: Duration) -> Result<StreamReply, StreamError> {
-        let place = self.place(name).await?;
-        self.ask_at(place, name, request, wait).await
+        self.asking.ask(name, request, wait).await
     }
+}
 
-    async fn ask_at(
-        &self,
-        place: Place,
-        name: &Subject,
-        request: StreamRequest,
-        wait: Duration,
-    ) -> Result<StreamReply, StreamError> {
-        match place {
-            Place::Here(opened) => remote::perform(&self.streams, &opened, request, None).await,
-            Place::At(owner) => self.ask_patiently(owner, name, &request, wait).await,
-        }
-    }
-
-    /// Asks the owner, and again while it cannot be reached, if it does no harm that it may have heard it the first time.
-    async fn ask_patiently(
-        &self,
-        owner: PeerId,
-        name: &Subject,
-        request: &StreamRequest,
-        wait: Duration,
-    ) -> Result<StreamReply, StreamError> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let answer = remote::ask(&self.streams, owner, name, request, wait).await;
-            let is_away = matches!(&answer, Err(StreamError::Mesh(error)) if error.kind() == ErrorKind::Unreachable);
-            if !is_away || !remote::is_repeatable(request) || Instant::now() > until {
-                return answer;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// What other members say that they keep.
-    fn announced(&self) -> Vec<(PeerId, KeptStreams)> {
-        let said = self.streams.mesh.trust().announcements(ANNOUNCEMENT_KEY).into_iter();
-        let read = |(peer, bytes): (PeerId, Vec<u8>)| Some((peer, KeptStreams::from_bytes(&bytes).ok()?));
-        said.filter(|(peer, _)| *peer != self.streams.local_peer())
-            .filter_map(read)
-            .collect()
-    }
-
-    fn announcing(&self, name: &Subject) -> Vec<PeerId> {
-        let version = *self.streams.mesh.trust().watch_records().borrow();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.version != Some(version) {
-            // Read again only when somebody has said something: each append asks.
-            let mut owners: HashMap<Subject, Vec<PeerId>> = HashMap::new();
-            for (peer, said) in self.announced() {
-                said.names
-                    .into_iter()
-                    .for_each(|name| owners.entry(name).or_default().push(peer));
-            }
-            *known = Known {
-                version: Some(version),
-                owners,
-            };
-        }
-        known.owners.get(name).cloned().unwrap_or_default()
-    }
-
-    /// Where a stream is: here, where it is announced, or else at one of those that have not announced all of theirs, or of the members nearby, whose
-    /// newest streams nobody has heard of yet.
-    async fn place(&self, name: &Subject) -> Result<Place, StreamError> {
-        if self.streams.has(name) {
-            return Ok(Place::Here(self.streams.get(name).await?));
-        }
-        match self.announcing(name)[..] {
-            [owner] => return Ok(Place::At(owner)),
-            [] => {}
-            ref several => {
-                let owners: Vec<String> = several.iter().map(ToString::to_string).collect();
-                return Err(StreamError::Ambiguous {
-                    name: name.to_string(),
-                    owners: owners.join(", "),
-                });
-            }
-        }
-        let more = self.announced().into_iter().filter(|(_, said)| said.has_more);
-        let nearby = self.streams.mesh.peers().ids().into_iter();
-        let all: BTreeSet<PeerId> = more.map(|(peer, _)| peer).chain(nearby.take(ASKED_MAX)).collect();
-        let asked = stream::iter(all).map(|peer| async move {
-            let figures = self.figures_at(peer, name).await;
-            figures.map(|_| peer)
-        });
-        let mut found = std::pin::pin!(asked.buffer_unordered(ASKED_MAX).filter_map(std::future::ready));
-        match found.next().await {
-            Some(owner) => Ok(Place::At(owner)),
-            None => Err(StreamError::NoStream(name.to_string())),
-        }
-    }
+/// Of a stream with copies whoever leads those that keep it is its owner.
+fn info_of(name: Subject, owner: PeerId, figures: Option<StreamFigures>) -> StreamInfo {
+    let leader = figures.as_ref().and_then(|figures| figures.copies.as_ref()?.leader);
+    let owner = leader.map(Voter::from).and_then(peer_of).unwrap_or(owner);
+    StreamInfo { name, owner, figures }
 }
 
 /// What a check of a whole stream found to be right.

@@ -13,7 +13,9 @@
 //! it together for one stream, `streams` for those of this node; `read` reads, `consumers` hands out, `prove` and `transfer` prove; `remote` is the
 //! way to and from other members, `handle` what applications see.
 
+mod asking;
 mod consumers;
+mod copies;
 mod core;
 mod events;
 mod handle;
@@ -56,6 +58,7 @@ impl Pattern for EventSourcing {
             doors,
             keyspace,
             store,
+            entropy,
             clock,
             tasks,
             metrics,
@@ -63,19 +66,21 @@ impl Pattern for EventSourcing {
         } = context;
         let parts = streams::Parts {
             mesh,
-            store,
-            shelf: shelf::Shelf::new(keyspace),
+            store: store.clone(),
+            shelf: shelf::Shelf::new(keyspace.clone()),
             clock,
             tasks: tasks.child(),
             metrics: metrics::StreamMetrics::new(&metrics),
         };
         let streams = streams::Streams::open_all(parts).await?;
+        let copies = copies::Copies::open_all(Arc::clone(&streams), store, keyspace, entropy).await?;
         tasks.spawn_vital("streams", Arc::clone(&streams).run());
-        doors.requests.open(remote::Serving::new(Arc::clone(&streams)));
-        tasks.spawn_vital(
-            "stream-readers",
-            remote::run(doors.streams, Arc::clone(&streams), tasks.child()),
-        );
-        Ok(EventSourcingHandle::new(streams))
+        tasks.spawn_vital("stream-copies", Arc::clone(&copies).run());
+        doors
+            .requests
+            .open(remote::Serving::new(Arc::clone(&streams), Arc::clone(&copies)));
+        let readers = remote::run(doors.streams, Arc::clone(&streams), Arc::clone(&copies), tasks.child());
+        tasks.spawn_vital("stream-readers", readers);
+        Ok(EventSourcingHandle::new(streams, copies))
     }
 }

@@ -90,12 +90,27 @@ pub enum StreamError {
     /// A bound is reached.
     #[error("{0}")]
     Busy(String),
+    /// Something before it went wrong on this node.
+    #[error("{0}")]
+    Again(String),
     /// What is stored does not fit together.
     #[error("{0}")]
     Corrupt(String),
     /// The stream was removed while it was used.
     #[error("the stream {0} was deleted")]
     Gone(String),
+    /// Another member leads those that keep the stream, or none does now. Nothing was done.
+    #[error("the members that keep the stream have no leader just now")]
+    Led(Option<PeerId>),
+    /// Too few of those that keep the stream can be reached.
+    #[error("too few of the members that keep the stream can be reached")]
+    NoQuorum,
+    /// Too few members for so many copies.
+    #[error("{0}")]
+    TooFew(String),
+    /// Whether it was done cannot be known.
+    #[error("those that keep the stream chose another leader meanwhile, and it is not known whether this was done")]
+    Unknown,
     /// The stream's owner says so.
     #[error("{detail}")]
     AtOwner {
@@ -138,12 +153,15 @@ impl Kind for StreamError {
             | StreamError::ProducerGap { .. }
             | StreamError::Conflict(_) => ErrorKind::Conflict,
             StreamError::Invalid(_) => ErrorKind::Invalid,
-            StreamError::Busy(_) => ErrorKind::Busy,
+            StreamError::Busy(_) | StreamError::Again(_) => ErrorKind::Busy,
             StreamError::Corrupt(_) => ErrorKind::Corrupt,
             StreamError::AtOwner { kind, .. } => *kind,
             StreamError::Mesh(error) => error.kind(),
             StreamError::Store(error) => error.kind(),
             StreamError::Closed => ErrorKind::Closed,
+            StreamError::Led(_) | StreamError::NoQuorum | StreamError::TooFew(_) | StreamError::Unknown => {
+                ErrorKind::Unreachable
+            }
         }
     }
 
@@ -158,6 +176,14 @@ impl Kind for StreamError {
             StreamError::WrongVersion { .. } | StreamError::ConditionFailed(_) => {
                 Some("read what was appended meanwhile, decide again, and append then".to_owned())
             }
+            StreamError::Led(_) | StreamError::NoQuorum => {
+                Some("most of its copies are needed; `weft stream info` shows where they are".to_owned())
+            }
+            StreamError::TooFew(_) => Some("`weft peers` shows which members can be reached".to_owned()),
+            StreamError::Unknown => Some(
+                "append it again with the same ids, or the same producer's numbers: then it is recorded once"
+                    .to_owned(),
+            ),
             StreamError::Store(error) => error.hint(),
             StreamError::AtOwner { hint, .. } => hint.clone(),
             StreamError::Mesh(error) if error.kind() == ErrorKind::Unreachable => {
@@ -204,6 +230,10 @@ pub struct StreamOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[n(2)]
     pub retain_records: Option<u64>,
+    /// Copies on so many nodes: 1 (or nothing), 3 or 5. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(3)]
+    pub replicas: Option<u8>,
 }
 
 impl StreamOptions {
@@ -217,7 +247,22 @@ impl StreamOptions {
                 return Err(StreamError::Invalid(format!("{what} cannot be 0")));
             }
         }
-        Ok(())
+        match self.replicas {
+            None | Some(1 | 3 | 5) => Ok(()),
+            Some(count) => Err(StreamError::Invalid(format!(
+                "a stream has 1, 3 or 5 copies, not {count}: of an even number one is of no use"
+            ))),
+        }
+    }
+
+    /// Whether anything is ever removed.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.retain_ms.is_some() || self.retain_bytes.is_some() || self.retain_records.is_some()
+    }
+
+    /// Copies on so many nodes.
+    pub(super) fn copies(&self) -> usize {
+        self.replicas.map_or(1, usize::from)
     }
 }
 

@@ -3,10 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::AsyncWriteExt as _;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tracing::Instrument as _;
 use weft_protocol::{
     PeerId, PublicKey, Refusal, Subject, Verb, Wire as _,
+    consensus::VoterKey,
     direct::DirectReply,
     patterns::event_sourcing::{
         Append, Appended, PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest,
@@ -15,13 +19,15 @@ use weft_protocol::{
 };
 
 use super::{
+    copies::{Copies, peer_of},
     options::StreamError,
     prove,
     read::{Page, Reader},
-    stream::{Kept, Stream},
+    stream::{Kept, Origin, Stream},
     streams::{Opened, Streams},
 };
 use crate::{
+    consensus::Voter,
     context::greeting,
     mesh::{self, Answers, InboundRequest, InboundStream, MeshError, streams::MeshStream},
     tasks::Tasks,
@@ -29,6 +35,10 @@ use crate::{
 
 /// How long the owner of a stream may take, unless something is waited for.
 const WITHIN: Duration = Duration::from_secs(30);
+/// How long a copy may take to have everything that was answered before.
+const FRESH_WITHIN: Duration = Duration::from_secs(10);
+/// The pause until it is looked again.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long who reads may take to say what.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long who reads may take to take in the next records: its application may be slow. Who is gone is noticed by the mesh.
@@ -37,7 +47,7 @@ const TAKE_WITHIN: Duration = Duration::from_secs(600);
 /// Which right a request needs.
 pub(super) fn verb(request: &StreamRequest) -> Verb {
     match request {
-        StreamRequest::Append(_) => Verb::Append,
+        StreamRequest::Append(_) | StreamRequest::Group { .. } => Verb::Append,
         _ => Verb::Read,
     }
 }
@@ -65,13 +75,14 @@ pub(super) async fn ask(
     let answer = streams.mesh.request(owner, hello, payload, WITHIN + wait).await?;
     match StreamReply::from_vec(answer)? {
         StreamReply::Failed(failure) => Err(StreamError::of_failure(failure)),
+        StreamReply::Led(leader) => Err(StreamError::Led(leader.map(Voter::from).and_then(peer_of))),
         reply => Ok(reply),
     }
 }
 
 /// How a stream of this node is.
 pub(super) fn figures(streams: &Streams, opened: &Opened) -> StreamFigures {
-    let Opened { stream, consumers } = opened;
+    let Opened { stream, consumers, .. } = opened;
     let facts = stream.facts();
     let damage: Vec<String> = stream.log.damage().iter().map(ToString::to_string).collect();
     let checkpoint = prove::checkpoint(stream, streams.mesh.trust());
@@ -87,6 +98,7 @@ pub(super) fn figures(streams: &Streams, opened: &Opened) -> StreamFigures {
         consumers: consumers.count() as u32,
         checkpoint: checkpoint.map(|(_, text)| text).unwrap_or_default(),
         damage: weft_protocol::name::reason(&damage.join("; ")),
+        copies: None,
     }
 }
 
@@ -114,6 +126,7 @@ pub(super) async fn perform(
         }
         StreamRequest::Locate(id) => StreamReply::Located(stream.locate(&id).await?),
         StreamRequest::Consumer(request) => StreamReply::Consumer(opened.consumers.answer(request).await?),
+        StreamRequest::Group { .. } => return Err(StreamError::Invalid("this is asked of a group".into())),
     })
 }
 
@@ -123,24 +136,31 @@ async fn counted(
     append: Append,
     author: Option<PublicKey>,
 ) -> Result<Appended, StreamError> {
-    let (count, metrics) = (append.events.len() as u64, &streams.metrics);
-    let appended = stream.append(append, author).await;
-    match &appended {
+    let count_of = append.events.len() as u64;
+    let appended = stream.append(append, Origin::Member(author)).await;
+    count(streams, &appended, count_of);
+    appended
+}
+
+/// Counts what became of an append.
+pub(super) fn count(streams: &Streams, appended: &Result<Appended, StreamError>, count: u64) {
+    let metrics = &streams.metrics;
+    match appended {
         Ok(appended) if appended.is_duplicate => metrics.repeated.inc(),
         Ok(_) => metrics.appended.inc_by(count),
         Err(_) => metrics.refused.inc(),
     };
-    appended
 }
 
 /// Answers other members.
 pub(super) struct Serving {
     streams: Arc<Streams>,
+    copies: Arc<Copies>,
 }
 
 impl Serving {
-    pub(super) fn new(streams: Arc<Streams>) -> Self {
-        Serving { streams }
+    pub(super) fn new(streams: Arc<Streams>, copies: Arc<Copies>) -> Self {
+        Serving { streams, copies }
     }
 
     async fn serve(&self, request: &InboundRequest) -> Result<StreamReply, StreamError> {
@@ -150,14 +170,24 @@ impl Serving {
                 "the greeting asks for another right than the request needs".into(),
             ));
         }
+        if let StreamRequest::Group { group, request: asked } = asked {
+            return Ok(StreamReply::Group(
+                self.copies.answer(&request.peer, group, asked).await?,
+            ));
+        }
         let name: Subject = request.hello.resource.parse()?;
-        let opened = self.streams.get(&name).await?;
         let author = PublicKey::from_peer_id(&request.peer);
         // In a task of its own: what was begun is finished, whoever has gone meanwhile.
-        let (streams, span) = (Arc::clone(&self.streams), request.span.clone());
+        let (streams, copies, span) = (
+            Arc::clone(&self.streams),
+            Arc::clone(&self.copies),
+            request.span.clone(),
+        );
         let (answer, answered) = tokio::sync::oneshot::channel();
         self.streams.tasks.spawn("stream-request", async move {
-            let done = perform(&streams, &opened, asked, author).instrument(span).await;
+            let done = perform_here(&streams, &copies, &name, asked, author)
+                .instrument(span)
+                .await;
             let _ = answer.send(done);
         });
         answered.await.map_err(|_| StreamError::Closed)?
@@ -166,10 +196,11 @@ impl Serving {
 
 impl Answers for Serving {
     async fn answer(&self, request: InboundRequest) -> DirectReply {
-        let reply = self
-            .serve(&request)
-            .await
-            .unwrap_or_else(|error| StreamReply::Failed(error.to_failure()));
+        let reply = match self.serve(&request).await {
+            Ok(reply) => reply,
+            Err(StreamError::Led(leader)) => StreamReply::Led(leader.as_ref().and_then(key_of)),
+            Err(error) => StreamReply::Failed(error.to_failure()),
+        };
         match reply.to_checked_bytes() {
             Ok(payload) => DirectReply::Answer { payload },
             Err(error) => DirectReply::refused(Refusal::Unknown, &error.to_string()),
@@ -177,19 +208,74 @@ impl Answers for Serving {
     }
 }
 
-/// Takes those who read from the door until the node stops.
-pub(super) async fn run(mut doors: mpsc::Receiver<Box<InboundStream>>, streams: Arc<Streams>, tasks: Tasks) {
-    while let Some(inbound) = doors.recv().await {
-        let (streams, span) = (Arc::clone(&streams), inbound.span.clone());
-        tasks.spawn("stream-read", give(streams, *inbound).instrument(span));
+fn key_of(peer: &PeerId) -> Option<VoterKey> {
+    Some(VoterKey(*PublicKey::from_peer_id(peer)?.as_bytes()))
+}
+
+/// Does what is asked of a stream that this node keeps, alone or with others.
+pub(super) async fn perform_here(
+    streams: &Arc<Streams>,
+    copies: &Arc<Copies>,
+    name: &Subject,
+    request: StreamRequest,
+    author: Option<PublicKey>,
+) -> Result<StreamReply, StreamError> {
+    match streams.group_of(name) {
+        Some(group) => copies.perform(group, name, request, author).await,
+        None => perform(streams, &streams.get(name).await?, request, author).await,
     }
 }
 
-async fn give(streams: Arc<Streams>, mut inbound: InboundStream) {
+/// A stream that this node keeps, with everything in it that was answered before: a copy may lag behind.
+pub(super) async fn fresh(streams: &Arc<Streams>, copies: &Arc<Copies>, name: &Subject) -> Result<Opened, StreamError> {
+    let Some(group) = streams.group_of(name) else {
+        return streams.get(name).await;
+    };
+    let until = Instant::now() + FRESH_WITHIN;
+    loop {
+        let leading = copies.leading(group)?;
+        let figures = match (leading.is_local, leading.leader) {
+            (true, _) => copies.perform(group, name, StreamRequest::Figures, None).await,
+            (false, Some(leader)) => tokio::select! {
+                answer = ask(streams, leader, name, &StreamRequest::Figures, Duration::ZERO) => answer,
+                () = leading.changed => Err(StreamError::Led(None)),
+            },
+            (false, None) => Err(StreamError::Led(None)),
+        };
+        let asked = leading.leader.as_ref().and_then(key_of);
+        match figures {
+            // Only a leader knows what there is.
+            Ok(StreamReply::Figures(figures)) if figures.copies.as_ref().and_then(|copies| copies.leader) == asked => {
+                let opened = streams.get(name).await?;
+                let caught_up = timeout(FRESH_WITHIN, opened.stream.until(figures.version)).await;
+                caught_up.map_err(|_| StreamError::NoQuorum)??;
+                return Ok(opened);
+            }
+            Err(error) if Instant::now() > until => return Err(error),
+            _ if Instant::now() > until => return Err(StreamError::Led(None)),
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Takes those who read from the door until the node stops.
+pub(super) async fn run(
+    mut doors: mpsc::Receiver<Box<InboundStream>>,
+    streams: Arc<Streams>,
+    copies: Arc<Copies>,
+    tasks: Tasks,
+) {
+    while let Some(inbound) = doors.recv().await {
+        let (streams, copies, span) = (Arc::clone(&streams), Arc::clone(&copies), inbound.span.clone());
+        tasks.spawn("stream-read", give(streams, copies, *inbound).instrument(span));
+    }
+}
+
+async fn give(streams: Arc<Streams>, copies: Arc<Copies>, mut inbound: InboundStream) {
     let Ok(Ok(request)) = timeout(PATIENCE, mesh::expect::<ReadRequest>(&mut inbound.stream)).await else {
         return;
     };
-    if let Err(error) = give_all(&streams, &mut inbound, request).await {
+    if let Err(error) = give_all(&streams, &copies, &mut inbound, request).await {
         let failed = ReadReply::Failed(error.to_failure());
         let _ = timeout(PATIENCE, mesh::write(&mut inbound.stream, &failed)).await;
     }
@@ -198,6 +284,7 @@ async fn give(streams: Arc<Streams>, mut inbound: InboundStream) {
 
 async fn give_all(
     streams: &Arc<Streams>,
+    copies: &Arc<Copies>,
     inbound: &mut InboundStream,
     request: ReadRequest,
 ) -> Result<(), StreamError> {
@@ -205,7 +292,7 @@ async fn give_all(
         return Err(StreamError::Invalid("who reads asks for the right to read".into()));
     }
     let name: Subject = inbound.hello.resource.parse()?;
-    let opened = streams.get(&name).await?;
+    let opened = fresh(streams, copies, &name).await?;
     let mut reader = Reader::new(Arc::clone(&opened.stream), request).await?;
     drop(opened);
     loop {
@@ -268,6 +355,23 @@ impl RemoteReader {
         let written = mesh::write(&mut stream, request).await;
         written.map_err(|error| broken(owner, error.to_string()))?;
         Ok(RemoteReader { owner, stream, last: 0 })
+    }
+
+    /// The same, at the first of several that can be reached.
+    pub(super) async fn first(
+        streams: &Streams,
+        owners: &[PeerId],
+        name: &Subject,
+        request: &ReadRequest,
+    ) -> Result<Self, StreamError> {
+        let mut failed = StreamError::NoStream(name.to_string());
+        for owner in owners {
+            match Self::new(streams, *owner, name, request).await {
+                Ok(reader) => return Ok(reader),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     /// Not cancel-safe.

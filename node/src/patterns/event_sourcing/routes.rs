@@ -12,9 +12,12 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use weft_protocol::{Subject, patterns::event_sourcing::StreamFigures};
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{CopyFigure, CopyFigures, StreamFigures},
+};
 
-use super::{EventSourcingHandle, StreamInfo, StreamOptions, options::not_built};
+use super::{EventSourcingHandle, StreamInfo, StreamOptions, copies::peer_of, options::not_built};
 use crate::{
     error::NodeError,
     local::{
@@ -75,6 +78,9 @@ struct FiguresView {
     last_recorded: Option<String>,
     /// How many copies there are.
     copies: u32,
+    /// Who has them, if there are several; the first one leads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies_at: Vec<CopyView>,
     #[serde(flatten)]
     retain: StreamOptions,
     consumers: u32,
@@ -83,8 +89,35 @@ struct FiguresView {
     damage: String,
 }
 
+/// One of a stream's copies.
+#[derive(Debug, Serialize, ToSchema)]
+struct CopyView {
+    /// Whose.
+    peer: String,
+    /// Whether this member leads those that keep the stream, and so decides.
+    leads: bool,
+    /// Entries that this copy lacks of what the leader has; nothing where no leader says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind: Option<u64>,
+}
+
+fn copies_of(copies: CopyFigures) -> Vec<CopyView> {
+    let leader = copies.leader;
+    let view = |copy: CopyFigure| {
+        Some(CopyView {
+            peer: peer_of(copy.key.into())?.to_string(),
+            leads: Some(copy.key) == leader,
+            behind: copy.behind,
+        })
+    };
+    let mut views: Vec<CopyView> = copies.members.into_iter().filter_map(view).collect();
+    views.sort_by(|a, b| b.leads.cmp(&a.leads).then_with(|| a.peer.cmp(&b.peer)));
+    views
+}
+
 impl From<StreamFigures> for FiguresView {
     fn from(figures: StreamFigures) -> Self {
+        let copies_at = figures.copies.map(copies_of).unwrap_or_default();
         FiguresView {
             version: figures.version,
             first: figures.first,
@@ -92,11 +125,13 @@ impl From<StreamFigures> for FiguresView {
             bytes: figures.bytes,
             created: rfc3339(figures.created_ms),
             last_recorded: figures.last_ms.map(rfc3339),
-            copies: 1,
+            copies: copies_at.len().max(1) as u32,
+            copies_at,
             retain: StreamOptions {
                 retain_ms: figures.retain_ms,
                 retain_bytes: figures.retain_bytes,
                 retain_records: figures.retain_records,
+                replicas: None,
             },
             consumers: figures.consumers,
             damage: figures.damage,
@@ -135,7 +170,7 @@ struct DefineQuery {
     update: bool,
 }
 
-/// Make a stream on this node, or change how much of it is kept
+/// Make a stream on this node or on several, or change how much of it is kept
 #[utoipa::path(put, path = "/v1/streams/{stream}", params(("stream" = String, Path), DefineQuery), request_body = StreamOptions, responses((status = 200, body = StreamView), (status = 201, body = StreamView)))]
 async fn define(
     State(app): State<App>,

@@ -11,18 +11,26 @@
 //! c/STREAM NAME             a consumer
 //! d/STREAM NAME / POSITION  its dead letters
 //! k/OWNER/NAME              the checkpoint of another member's stream that was verified last
+//! g/GROUP                   a group that keeps copies: who made it, and up to where everything of it is durable
 //! ```
 //! STREAM, BLOCK and POSITION are numbers of eight bytes, the most significant first; TERM has sixteen bytes.
 
 use minicbor::{Decode, Encode};
-use weft_protocol::{Subject, codec, merkle::Hash};
+use weft_protocol::{
+    Subject, codec,
+    consensus::{GroupId, Voters},
+    merkle::Hash,
+};
 
 use super::{
     index::{Bits, Block, ItemTerms, Numbered, Term, Terms, producer_term},
     options::{StreamError, StreamOptions},
     tree::BLOCK,
 };
-use crate::store::{BATCH_OPERATIONS_MAX, Batch, Keyspace};
+use crate::{
+    consensus::Mark,
+    store::{BATCH_OPERATIONS_MAX, Batch, Keyspace},
+};
 
 /// Entries that are read at once.
 const PAGE: usize = 1000;
@@ -42,6 +50,34 @@ pub(super) struct Facts {
     /// How much is kept.
     #[n(2)]
     pub(super) options: StreamOptions,
+    /// What it is a copy of, where a group keeps the stream.
+    #[n(3)]
+    pub(super) copy: Option<CopyOf>,
+}
+
+/// What a copy is one of.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct CopyOf {
+    /// The group that keeps the stream.
+    #[n(0)]
+    pub(super) group: GroupId,
+    /// The entry of the group's log with which the stream was made.
+    #[n(1)]
+    pub(super) entry: u64,
+    /// What the stream is called.
+    #[n(2)]
+    pub(super) name: Subject,
+}
+
+/// What is known of a group besides its log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct GroupFacts {
+    /// Who made it.
+    #[n(0)]
+    pub(super) members: Voters,
+    /// Up to where everything is durable.
+    #[n(1)]
+    pub(super) mark: Option<Mark>,
 }
 
 #[derive(Encode, Decode)]
@@ -128,6 +164,7 @@ impl Shelf {
         name: &Subject,
         options: StreamOptions,
         created_ms: u64,
+        copy: Option<CopyOf>,
     ) -> Result<Facts, StreamError> {
         let before = self.keyspace.get(NEXT).await?;
         let number = before.as_deref().and_then(tail_number).unwrap_or(1);
@@ -135,6 +172,7 @@ impl Shelf {
             number,
             created_ms,
             options,
+            copy,
         };
         let batch = Batch::new()
             .require(NEXT, before)
@@ -330,6 +368,27 @@ impl Shelf {
                 }
             }
         }
+    }
+
+    /// Every group that this node is in.
+    pub(super) async fn groups(&self) -> Result<Vec<(GroupId, GroupFacts)>, StreamError> {
+        let page = self.keyspace.scan_prefix(b"g/", None, PAGE).await?;
+        let one = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let id = tail_number(&key).ok_or_else(|| StreamError::Corrupt("a group has no number".into()))?;
+            Ok((GroupId(id), read(&value, "group")?))
+        };
+        page.into_iter().map(one).collect()
+    }
+
+    /// What is known of a group.
+    pub(super) async fn group(&self, id: GroupId) -> Result<Option<GroupFacts>, StreamError> {
+        let found = self.keyspace.get(&key(b'g', id.0, &[])).await?;
+        found.map(|bytes| read(&bytes, "group")).transpose()
+    }
+
+    /// Notes it, durably.
+    pub(super) async fn put_group(&self, id: GroupId, facts: &GroupFacts) -> Result<(), StreamError> {
+        Ok(self.keyspace.put(key(b'g', id.0, &[]), codec::encode(facts)).await?)
     }
 
     /// The last checkpoint of another member's stream that was verified here.

@@ -50,6 +50,15 @@ pub(super) struct Stream {
     written: Notify,
 }
 
+/// Where an append comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A member, or none: this node. It is decided here.
+    Member(Option<PublicKey>),
+    /// A group's log, with what its leader has added.
+    Group { author: PublicKey, at_ms: u64, entry: u64 },
+}
+
 /// A record as it is kept.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
@@ -160,8 +169,11 @@ impl Stream {
             }
         }
         // The last record may lie before the block that is being filled.
-        if let Some(last) = tail.next.checked_sub(1).filter(|_| tail.last_ms == 0) {
-            tail.last_ms = self.recorded_ms(last).await.unwrap_or(0);
+        if let Some(last) = tail.next.checked_sub(1).filter(|_| tail.last_ms == 0)
+            && let Some(record) = self.log.read(last, 1, 1).await?.into_iter().next()
+        {
+            let record = Record::from_bytes(&record.data).map_err(corrupt)?;
+            (tail.last_ms, tail.last_entry) = (record.recorded_ms, record.entry);
         }
         if tail.recent.full().is_some() {
             self.full.notify_one();
@@ -180,7 +192,7 @@ impl Stream {
     /// Appends events: all of them, or none.
     ///
     /// Not cancel-safe: what was begun may be appended.
-    pub(super) async fn append(&self, append: Append, author: Option<PublicKey>) -> Result<Appended, StreamError> {
+    pub(super) async fn append(&self, append: Append, origin: Origin) -> Result<Appended, StreamError> {
         append.check()?;
         check_distinct_ids(&append.events)?;
         loop {
@@ -188,7 +200,7 @@ impl Stream {
             let written = self.written.notified();
             let mut slot = self.tail.lock().await;
             if self.tail(&mut slot).await?.recent.full_count() <= BLOCKS_AHEAD_MAX {
-                return self.append_now(slot, append, author).await;
+                return self.append_now(slot, append, origin).await;
             }
             drop(slot);
             written.await;
@@ -199,9 +211,15 @@ impl Stream {
         &self,
         mut slot: tokio::sync::MutexGuard<'_, Option<Tail>>,
         append: Append,
-        author: Option<PublicKey>,
+        origin: Origin,
     ) -> Result<Appended, StreamError> {
         let tail = self.tail(&mut slot).await?;
+        if let Origin::Group { entry, .. } = origin
+            && tail.last_entry.is_some_and(|last| entry <= last)
+        {
+            // It was applied before a restart, and nobody waits for what comes of it now.
+            return Err(StreamError::Conflict("this was applied before".into()));
+        }
         if let Some(known) = self.known(tail, &append).await? {
             // Where nothing says where it is, everything is waited for.
             let last = if known.last == 0 { tail.next } else { known.last };
@@ -213,9 +231,12 @@ impl Stream {
         if let Some(condition) = &append.condition {
             self.check_condition(tail, condition).await?;
         }
-        let recorded_ms = self.clock.now_unix_ms().max(tail.last_ms);
+        let at_ms = match origin {
+            Origin::Member(_) => self.clock.now_unix_ms(),
+            Origin::Group { at_ms, .. } => at_ms,
+        };
         let (ack, first) = (append.ack, tail.next);
-        let records = records_of(append, recorded_ms, author);
+        let records = records_of(append, at_ms.max(tail.last_ms), origin);
         let encoded = records.iter().map(|record| record.to_bytes().into()).collect();
         // Up to here nothing has changed; from here on the log decides.
         let appending = self.log.append_at(first, encoded).await.inspect_err(|_| *slot = None)?;
@@ -242,7 +263,7 @@ impl Stream {
                 *self.tail.lock().await = None;
                 Err(match error {
                     StoreError::Elsewhere { .. } => {
-                        StreamError::Busy("an append before this one failed; nothing was appended, try again".into())
+                        StreamError::Again("an append before this one failed; nothing was appended, try again".into())
                     }
                     error => error.into(),
                 })
@@ -335,6 +356,21 @@ impl Stream {
         self.shelf.find(self.number, terms, from).await
     }
 
+    /// Waits until everything that was appended is on the disk, and so can be read.
+    pub(super) async fn settle(&self) -> Result<(), StreamError> {
+        self.log.append(Vec::new()).await?;
+        Ok(())
+    }
+
+    /// Waits until it has this version.
+    pub(super) async fn until(&self, version: u64) -> Result<(), StreamError> {
+        let mut grown = self.watch();
+        while *grown.borrow_and_update() < version {
+            self.grown(&mut grown).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until the record at this position is on the disk.
     async fn until_durable(&self, position: u64) -> Result<(), StreamError> {
         let mut version = self.log.watch();
@@ -345,7 +381,7 @@ impl Stream {
         self.log.append(Vec::new()).await?;
         match self.log.next_seq() >= position {
             true => Ok(()),
-            false => Err(StreamError::Busy("an append before this one failed; try again".into())),
+            false => Err(StreamError::Again("an append before this one failed; try again".into())),
         }
     }
 
@@ -505,7 +541,11 @@ impl Stream {
         self.first.fetch_max(first, Ordering::AcqRel);
         // What is not in the index yet is read again at the next start, and the block of the first record is whole, so that it can be proved.
         let indexed = self.shelf.blocks(self.number).await?.len() as u64;
-        let end = indexed.min(first / BLOCK) * BLOCK;
+        let mut end = indexed.min(first / BLOCK) * BLOCK;
+        if self.facts().copy.is_some() {
+            // The last record says how far the group's log was applied.
+            end = end.min(self.version().saturating_sub(1));
+        }
         if self.log.segments().get(1).is_some_and(|(second, _)| *second <= end) {
             self.log.truncate_before(end).await?;
         }
@@ -517,7 +557,11 @@ fn corrupt(error: weft_protocol::DecodeError) -> StreamError {
     StreamError::Corrupt(format!("a record cannot be read: {error}"))
 }
 
-fn records_of(append: Append, recorded_ms: u64, author: Option<PublicKey>) -> Vec<Record> {
+fn records_of(append: Append, recorded_ms: u64, origin: Origin) -> Vec<Record> {
+    let (author, entry) = match origin {
+        Origin::Member(author) => (author, None),
+        Origin::Group { author, entry, .. } => (Some(author), Some(entry)),
+    };
     let producer = append.producer;
     let numbered = |offset: usize| {
         producer.as_ref().map(|producer| Producer {
@@ -530,6 +574,7 @@ fn records_of(append: Append, recorded_ms: u64, author: Option<PublicKey>) -> Ve
         author,
         producer: numbered(offset),
         event,
+        entry,
     });
     records.collect()
 }

@@ -2,25 +2,28 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 use weft_protocol::{
     PeerId, Subject, Wire as _,
+    consensus::{GroupId, Voters},
     limits::ANNOUNCEMENT_BYTES_MAX,
     patterns::event_sourcing::{ANNOUNCEMENT_KEY, KeptStreams, checkpoint::Checkpoint},
 };
 
 use super::{
-    consumers::Consumers,
+    consumers::{Consumers, Writing},
+    copies::Copies,
     metrics::StreamMetrics,
     options::{STREAMS_MAX, StreamError, StreamOptions, check_name},
-    shelf::{Facts, Shelf},
+    shelf::{CopyOf, Facts, GroupFacts, Shelf},
     stream::Stream,
 };
 use crate::{
+    consensus::Mark,
     mesh::Mesh,
     platform::Clock,
     store::{Log, Store, StoreError},
@@ -31,6 +34,8 @@ use crate::{
 const OPEN_MAX: usize = 256;
 /// Under this token are streams that are being read in.
 const IMPORTS: &str = "$import";
+/// Under this token are copies of streams that a group keeps.
+const COPIES: &str = "$copy";
 /// How often what is not to be kept is let go of; where nobody uses the stream, every so-many-th time, which is every hour.
 const RETAIN_EVERY: Duration = Duration::from_secs(15);
 const RETAIN_UNUSED: u64 = 240;
@@ -44,6 +49,55 @@ const GATHER: Duration = Duration::from_millis(50);
 pub(super) struct Opened {
     pub(super) stream: Arc<Stream>,
     pub(super) consumers: Arc<Consumers>,
+    /// The term whose leader's the consumers are, where a group keeps the stream.
+    term: u64,
+}
+
+/// What this node keeps.
+#[derive(Default)]
+struct Known {
+    /// By the name it is kept under.
+    facts: BTreeMap<Subject, Facts>,
+    /// The names that copies are kept under, by the names of their streams.
+    copies: BTreeMap<Subject, Subject>,
+}
+
+impl Known {
+    fn new(all: Vec<(Subject, Facts)>) -> Self {
+        let mut known = Known::default();
+        all.into_iter().for_each(|(key, facts)| known.insert(key, facts));
+        known
+    }
+
+    fn insert(&mut self, key: Subject, facts: Facts) {
+        if let Some(copy) = &facts.copy {
+            self.copies.insert(copy.name.clone(), key.clone());
+        }
+        self.facts.insert(key, facts);
+    }
+
+    fn remove(&mut self, key: &Subject) {
+        if let Some(copy) = self.facts.remove(key).and_then(|facts| facts.copy) {
+            self.copies.remove(&copy.name);
+        }
+    }
+
+    /// Under which name a stream is kept: one of this node's own comes before a copy.
+    fn key<'a>(&'a self, name: &'a Subject) -> Option<&'a Subject> {
+        match self.facts.contains_key(name) {
+            true => Some(name),
+            false => self.copies.get(name),
+        }
+    }
+}
+
+/// Under which name a copy is kept.
+fn copy_key(group: GroupId, name: &Subject) -> Result<Subject, StreamError> {
+    Ok(Subject::reserved(&format!("{COPIES}.{group}.{name}"))?)
+}
+
+fn applied_before() -> StreamError {
+    StreamError::Conflict("this was applied before".into())
 }
 
 /// A stream that is being read in.
@@ -60,7 +114,9 @@ pub(super) struct Streams {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: Tasks,
     pub(super) metrics: StreamMetrics,
-    known: Mutex<BTreeMap<Subject, Facts>>,
+    known: Mutex<Known>,
+    /// Once they are there: the groups that keep copies.
+    copies: OnceLock<std::sync::Weak<Copies>>,
     open: Mutex<HashMap<Subject, Opened>>,
     /// Held by whoever creates, opens or deletes.
     changing: tokio::sync::Mutex<()>,
@@ -96,7 +152,7 @@ impl Streams {
             .streams()
             .await?
             .into_iter()
-            .partition(|(name, _)| name.is_reserved());
+            .partition(|(name, _)| name.tokens().next() == Some(IMPORTS));
         for (name, facts) in imports {
             // It was cut off.
             shelf.delete(&name, facts.number).await?;
@@ -108,7 +164,8 @@ impl Streams {
             clock,
             tasks,
             metrics,
-            known: Mutex::new(known.into_iter().collect()),
+            known: Mutex::new(Known::new(known)),
+            copies: OnceLock::new(),
             open: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
@@ -121,14 +178,34 @@ impl Streams {
         self.mesh.local_peer()
     }
 
-    /// Whether this node keeps a stream.
-    pub(super) fn has(&self, name: &Subject) -> bool {
-        self.known().contains_key(name)
+    /// The groups that keep copies are there.
+    pub(super) fn attach(&self, copies: &Arc<Copies>) {
+        let _ = self.copies.set(Arc::downgrade(copies));
     }
 
-    /// The names of the streams that this node keeps.
-    pub(super) fn names(&self) -> Vec<Subject> {
-        self.known().keys().cloned().collect()
+    /// Whether this node keeps a stream.
+    pub(super) fn has(&self, name: &Subject) -> bool {
+        self.known().key(name).is_some()
+    }
+
+    /// The group that keeps a stream of which this node has a copy.
+    pub(super) fn group_of(&self, name: &Subject) -> Option<GroupId> {
+        let known = self.known();
+        let facts = known.facts.get(known.key(name)?)?;
+        facts.copy.as_ref().map(|copy| copy.group)
+    }
+
+    /// The names of the streams that this node keeps, and whether others do as well.
+    pub(super) fn names(&self) -> Vec<(Subject, bool)> {
+        let known = self.known();
+        let named = known.facts.iter().map(|(key, facts)| match &facts.copy {
+            Some(copy) => (copy.name.clone(), true),
+            None => (key.clone(), false),
+        });
+        let mut names: Vec<(Subject, bool)> = named.collect();
+        names.sort();
+        names.dedup_by(|a, b| a.0 == b.0);
+        names
     }
 
     /// Makes a stream.
@@ -146,64 +223,232 @@ impl Streams {
                 owner: self.local_peer(),
             });
         }
-        if self.known().len() as u64 >= STREAMS_MAX {
+        if self.known().facts.len() as u64 >= STREAMS_MAX {
             return Err(StreamError::Busy(format!("a node keeps at most {STREAMS_MAX} streams")));
         }
-        let facts = self.shelf.create(name, options, self.clock.now_unix_ms()).await?;
+        let facts = self.shelf.create(name, options, self.clock.now_unix_ms(), None).await?;
         self.known().insert(name.clone(), facts.clone());
         self.changed.notify_one();
         self.open_now(name, facts).await
     }
 
+    /// Makes a copy of a stream that a group has agreed to keep, unless this entry of its log was applied before.
+    pub(super) async fn create_copy(
+        self: &Arc<Self>,
+        group: GroupId,
+        entry: u64,
+        name: &Subject,
+        options: StreamOptions,
+        at_ms: u64,
+    ) -> Result<(), StreamError> {
+        check_name(name)?;
+        options.check()?;
+        let key = copy_key(group, name)?;
+        let _changing = self.changing.lock().await;
+        if let Some(known) = self.known().facts.get(&key).and_then(|facts| facts.copy.as_ref()) {
+            return Err(match known.entry >= entry {
+                true => applied_before(),
+                false => StreamError::Exists {
+                    name: name.to_string(),
+                    owner: self.local_peer(),
+                },
+            });
+        }
+        let copy = CopyOf {
+            group,
+            entry,
+            name: name.clone(),
+        };
+        let facts = self.shelf.create(&key, options, at_ms, Some(copy)).await?;
+        self.known().insert(key, facts);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// A copy that is kept for a group.
+    pub(super) async fn copy(self: &Arc<Self>, group: GroupId, name: &Subject) -> Result<Opened, StreamError> {
+        self.get_kept(&copy_key(group, name)?, name).await
+    }
+
+    /// The same for what an entry of the group's log says, unless the stream was made after it.
+    pub(super) async fn copy_since(
+        self: &Arc<Self>,
+        group: GroupId,
+        entry: u64,
+        name: &Subject,
+    ) -> Result<Opened, StreamError> {
+        let opened = self.copy(group, name).await?;
+        match opened.stream.facts().copy {
+            Some(copy) if copy.entry < entry => Ok(opened),
+            _ => Err(applied_before()),
+        }
+    }
+
+    /// Changes how much of a copy is kept.
+    pub(super) async fn update_copy(
+        self: &Arc<Self>,
+        group: GroupId,
+        name: &Subject,
+        options: StreamOptions,
+    ) -> Result<(), StreamError> {
+        self.update_kept(&copy_key(group, name)?, name, options).await
+    }
+
+    /// Deletes a copy.
+    pub(super) async fn delete_copy(self: &Arc<Self>, group: GroupId, name: &Subject) -> Result<(), StreamError> {
+        self.delete_kept(&copy_key(group, name)?, name).await
+    }
+
+    /// Writes down how a consumer of a copy is, or that it is no more.
+    pub(super) async fn write_consumer(
+        &self,
+        number: u64,
+        name: &str,
+        state: Option<Vec<u8>>,
+        dead: &[(u64, Option<Vec<u8>>)],
+    ) -> Result<(), StreamError> {
+        match state {
+            Some(state) => self.shelf.write_consumer(number, name, state, dead).await,
+            None => self.shelf.remove_consumer(number, name).await,
+        }
+    }
+
+    /// A stream with the consumers as the leader of this term has found them.
+    pub(super) async fn in_term(self: &Arc<Self>, name: &Subject, term: u64) -> Result<Opened, StreamError> {
+        let opened = self.get(name).await?;
+        if opened.term == term {
+            return Ok(opened);
+        }
+        let _changing = self.changing.lock().await;
+        let key = self.known().key(name).cloned();
+        let key = key.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
+        let known = self.opened().get(&key).filter(|known| known.term == term).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        opened.consumers.go();
+        let consumers = self.consumers(&opened.stream, term).await?;
+        let opened = Opened {
+            consumers,
+            term,
+            ..opened
+        };
+        self.opened().insert(key, opened.clone());
+        Ok(opened)
+    }
+
+    async fn consumers(&self, stream: &Arc<Stream>, term: u64) -> Result<Arc<Consumers>, StreamError> {
+        let writing = match stream.facts().copy {
+            None => Writing::Here(self.shelf.clone()),
+            Some(copy) => Writing::Group {
+                copies: self.copies.get().cloned().unwrap_or_default(),
+                group: copy.group,
+                name: copy.name,
+                term,
+            },
+        };
+        let (clock, metrics) = (Arc::clone(&self.clock), self.metrics.clone());
+        Consumers::open(Arc::clone(stream), self.shelf.clone(), writing, clock, metrics).await
+    }
+
+    /// Every group that this node is in.
+    pub(super) async fn groups(&self) -> Result<Vec<(GroupId, GroupFacts)>, StreamError> {
+        self.shelf.groups().await
+    }
+
+    /// Notes that it is in one.
+    pub(super) async fn put_group(&self, id: GroupId, members: Voters) -> Result<(), StreamError> {
+        self.shelf.put_group(id, &GroupFacts { members, mark: None }).await
+    }
+
+    /// Up to where everything of a group is durable.
+    pub(super) async fn mark(&self, id: GroupId) -> Result<Option<Mark>, StreamError> {
+        Ok(self.shelf.group(id).await?.and_then(|facts| facts.mark))
+    }
+
+    /// It is, up to here.
+    pub(super) async fn put_mark(&self, id: GroupId, mark: Mark) -> Result<(), StreamError> {
+        let facts = self.shelf.group(id).await?;
+        let members = facts.map_or(Voters(Vec::new()), |facts| facts.members);
+        self.shelf
+            .put_group(
+                id,
+                &GroupFacts {
+                    members,
+                    mark: Some(mark),
+                },
+            )
+            .await
+    }
+
     /// Changes how much of a stream is kept.
     pub(super) async fn update(self: &Arc<Self>, name: &Subject, options: StreamOptions) -> Result<(), StreamError> {
+        self.update_kept(name, name, options).await
+    }
+
+    async fn update_kept(
+        self: &Arc<Self>,
+        key: &Subject,
+        name: &Subject,
+        options: StreamOptions,
+    ) -> Result<(), StreamError> {
         options.check()?;
-        let opened = self.get(name).await?;
+        let opened = self.get_kept(key, name).await?;
+        if options.copies() != opened.stream.facts().options.copies() {
+            return Err(StreamError::Invalid(
+                "the number of a stream's copies cannot be changed".into(),
+            ));
+        }
         let _changing = self.changing.lock().await;
         opened.stream.check_there()?;
         let facts = Facts {
             options,
             ..opened.stream.facts()
         };
-        self.shelf.update(name, &facts).await?;
-        self.known().insert(name.clone(), facts.clone());
+        self.shelf.update(key, &facts).await?;
+        self.known().insert(key.clone(), facts.clone());
         opened.stream.set_facts(facts);
         Ok(())
     }
 
-    /// A stream of this node.
+    /// A stream of this node, or a copy.
     pub(super) async fn get(self: &Arc<Self>, name: &Subject) -> Result<Opened, StreamError> {
-        if let Some(opened) = self.opened().get(name).cloned() {
+        let key = self.known().key(name).cloned();
+        let key = key.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
+        self.get_kept(&key, name).await
+    }
+
+    async fn get_kept(self: &Arc<Self>, key: &Subject, name: &Subject) -> Result<Opened, StreamError> {
+        if let Some(opened) = self.opened().get(key).cloned() {
             return Ok(opened);
         }
         let _changing = self.changing.lock().await;
-        if let Some(opened) = self.opened().get(name).cloned() {
+        if let Some(opened) = self.opened().get(key).cloned() {
             return Ok(opened);
         }
-        let facts = self.known().get(name).cloned();
+        let facts = self.known().facts.get(key).cloned();
         let facts = facts.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
-        self.open_now(name, facts).await
+        self.open_now(key, facts).await
     }
 
-    async fn open_now(self: &Arc<Self>, name: &Subject, facts: Facts) -> Result<Opened, StreamError> {
+    async fn open_now(self: &Arc<Self>, key: &Subject, facts: Facts) -> Result<Opened, StreamError> {
+        let name = facts.copy.as_ref().map_or(key, |copy| &copy.name).clone();
         let log = self.store.log(&log_name(facts.number)).await?;
         let clock = Arc::clone(&self.clock);
         let stream = Stream::new(name.clone(), facts, log, self.shelf.clone(), clock);
-        let consumers = Consumers::open(
-            Arc::clone(&stream),
-            self.shelf.clone(),
-            Arc::clone(&self.clock),
-            self.metrics.clone(),
-        )
-        .await?;
-        let opened = Opened { stream, consumers };
+        let consumers = self.consumers(&stream, 0).await?;
+        let opened = Opened {
+            stream,
+            consumers,
+            term: 0,
+        };
         self.make_room();
-        if opened.stream.facts().options != StreamOptions::default()
+        if opened.stream.facts().options.is_bounded()
             && let Err(error) = opened.stream.retain().await
         {
             tracing::warn!(stream = %name, %error, "old records of a stream are not removed");
         }
-        self.opened().insert(name.clone(), opened.clone());
+        self.opened().insert(key.clone(), opened.clone());
         let weak = Arc::downgrade(&opened.stream);
         self.tasks.spawn("stream-index", async move {
             loop {
@@ -242,12 +487,16 @@ impl Streams {
 
     /// Deletes a stream and all that belongs to it.
     pub(super) async fn delete(self: &Arc<Self>, name: &Subject) -> Result<(), StreamError> {
+        self.delete_kept(name, name).await
+    }
+
+    async fn delete_kept(self: &Arc<Self>, key: &Subject, name: &Subject) -> Result<(), StreamError> {
         let _changing = self.changing.lock().await;
-        let facts = self.known().get(name).cloned();
+        let facts = self.known().facts.get(key).cloned();
         let facts = facts.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
-        self.shelf.delete(name, facts.number).await?;
-        self.known().remove(name);
-        if let Some(opened) = self.opened().remove(name) {
+        self.shelf.delete(key, facts.number).await?;
+        self.known().remove(key);
+        if let Some(opened) = self.opened().remove(key) {
             opened.stream.go();
             opened.consumers.go();
         }
@@ -272,7 +521,7 @@ impl Streams {
         let hidden = Subject::reserved(&format!("{IMPORTS}.{name}"))?;
         let facts = self
             .shelf
-            .create(&hidden, StreamOptions::default(), self.clock.now_unix_ms())
+            .create(&hidden, StreamOptions::default(), self.clock.now_unix_ms(), None)
             .await;
         let facts = facts.map_err(|error| match error {
             StreamError::Store(StoreError::Conflict { .. }) => {
@@ -367,13 +616,14 @@ impl Streams {
                 open.contains_key(name) || facts.number % RETAIN_UNUSED == turn % RETAIN_UNUSED
             };
             known
+                .facts
                 .iter()
-                .filter(|(name, facts)| facts.options != StreamOptions::default() && is_turn(name, facts))
+                .filter(|(name, facts)| facts.options.is_bounded() && is_turn(name, facts))
                 .map(|(name, _)| name.clone())
                 .collect()
         };
         for name in bounded {
-            let done = match self.get(&name).await {
+            let done = match self.get_kept(&name, &name).await {
                 Ok(opened) => opened.stream.retain().await,
                 Err(error) => Err(error),
             };
@@ -384,7 +634,7 @@ impl Streams {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Subject, Facts>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -394,13 +644,16 @@ impl Streams {
 }
 
 /// As many names as there is room for.
-fn announcement(names: Vec<Subject>) -> KeptStreams {
+fn announcement(names: Vec<(Subject, bool)>) -> KeptStreams {
     let (mut bytes, mut said) = (16, KeptStreams::default());
-    for name in names {
-        bytes += name.as_str().len() + 3;
+    for (name, is_copy) in names {
+        bytes += name.as_str().len() + 3 + if is_copy { 3 } else { 0 };
         if bytes > ANNOUNCEMENT_BYTES_MAX || said.names.len() == 1024 {
             said.has_more = true;
             break;
+        }
+        if is_copy {
+            said.copies.push(said.names.len() as u16);
         }
         said.names.push(name);
     }
@@ -413,8 +666,10 @@ mod tests {
 
     #[test]
     fn an_announcement_has_as_many_names_as_fit() {
-        let names = |count: usize, length: usize| -> Vec<Subject> {
-            (0..count).map(|n| format!("{n:0length$}").parse().unwrap()).collect()
+        let names = |count: usize, length: usize| -> Vec<(Subject, bool)> {
+            (0..count)
+                .map(|n| (format!("{n:0length$}").parse().unwrap(), n % 2 == 1))
+                .collect()
         };
         assert!(!announcement(names(1000, 4)).has_more);
         for (count, length) in [(2000, 3), (1000, 200), (1025, 4)] {

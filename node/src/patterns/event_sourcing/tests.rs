@@ -1,5 +1,6 @@
 //! One stream on a disk in memory, against a model and against a disk that fails; and streams of real nodes.
 
+mod copies;
 mod faults;
 mod mesh;
 mod model;
@@ -15,13 +16,16 @@ use super::{
     options::{StreamError, StreamOptions},
     read::{Page, Reader},
     shelf::Shelf,
-    stream::{Kept, Stream},
+    stream::{Kept, Origin, Stream},
 };
 use crate::{
     platform::{Platform as _, disk::MemoryDisk},
     store::{Store, StoreOptions},
     testing::TestPlatform,
 };
+
+/// Appended by this node itself.
+const HERE: Origin = Origin::Member(None);
 
 /// A stream on a disk of its own, which outlives it.
 struct Place {
@@ -59,7 +63,7 @@ impl Place {
         let known = shelf.streams().await?.into_iter().find(|(known, _)| *known == name);
         let facts = match known {
             Some((_, facts)) => facts,
-            None => shelf.create(&name, options, 1).await?,
+            None => shelf.create(&name, options, 1, None).await?,
         };
         let log = store.log("stream.00000001").await?;
         Ok((store, Stream::new(name, facts, log, shelf, self.platform.clock())))
@@ -81,7 +85,7 @@ fn append_of(events: Vec<Event>) -> Append {
 }
 
 async fn append(stream: &Stream, events: Vec<Event>) -> Result<Appended, StreamError> {
-    stream.append(append_of(events), None).await
+    stream.append(append_of(events), HERE).await
 }
 
 fn query(items: &[(&[&str], &[&str])]) -> Query {

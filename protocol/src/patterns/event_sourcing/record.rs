@@ -155,6 +155,9 @@ pub struct Record {
     /// The event.
     #[n(3)]
     pub event: Event,
+    /// The entry of the group's log that it comes from, where a group keeps the stream.
+    #[n(4)]
+    pub entry: Option<u64>,
 }
 
 impl Wire for Record {

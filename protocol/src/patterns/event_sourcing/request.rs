@@ -9,6 +9,7 @@ use super::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX, check_producer_id,
 };
 use crate::codec::{Wire, bounded};
+use crate::consensus::{GROUP_MEMBERS_MAX, GroupId, GroupReply, GroupRequest, VoterKey};
 use crate::direct::DIRECT_PAYLOAD_BYTES_MAX;
 use crate::error::{DecodeError, at_most};
 use crate::limits::{ANNOUNCEMENT_BYTES_MAX, MESSAGE_ATTRIBUTE_BYTES_MAX, REASON_BYTES_MAX};
@@ -136,6 +137,34 @@ pub struct StreamFigures {
     /// What of it is damaged, for people; empty: nothing that is known.
     #[n(10)]
     pub damage: String,
+    /// Who keeps copies, if several do.
+    #[n(11)]
+    pub copies: Option<CopyFigures>,
+}
+
+/// How the copies of a stream are.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CopyFigures {
+    /// The group that keeps them.
+    #[n(0)]
+    pub group: GroupId,
+    /// Who leads it, as far as who answers knows.
+    #[n(1)]
+    pub leader: Option<VoterKey>,
+    /// Everyone in it.
+    #[cbor(n(2), decode_with = "bounded::list::<GROUP_MEMBERS_MAX, _, _>")]
+    pub members: Vec<CopyFigure>,
+}
+
+/// How one of them is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CopyFigure {
+    /// Whose.
+    #[n(0)]
+    pub key: VoterKey,
+    /// How many entries of the group's log it lacks; none: it is not known, for who answers does not lead.
+    #[n(1)]
+    pub behind: Option<u64>,
 }
 
 /// Where reading begins.
@@ -176,6 +205,16 @@ pub enum StreamRequest {
     /// Where the event with this id is.
     #[n(5)]
     Locate(#[n(0)] String),
+    /// Among the members of a group that keeps copies. The verb is *append*, and the resource is no stream.
+    #[n(6)]
+    Group {
+        /// Which group.
+        #[n(0)]
+        group: GroupId,
+        /// What is asked.
+        #[n(1)]
+        request: GroupRequest,
+    },
 }
 
 impl Wire for StreamRequest {
@@ -187,6 +226,7 @@ impl Wire for StreamRequest {
             Self::Append(append) => append.check(),
             Self::Consumer(request) => request.check(),
             Self::Locate(id) => check_text("event id", id, MESSAGE_ATTRIBUTE_BYTES_MAX),
+            Self::Group { request, .. } => request.check(),
             Self::Figures | Self::Prove(_) | Self::Extend(_) => Ok(()),
         }
     }
@@ -245,6 +285,12 @@ pub enum StreamReply {
     /// Where it is; none: there is none.
     #[n(6)]
     Located(#[n(0)] Option<u64>),
+    /// Of a group.
+    #[n(7)]
+    Group(#[n(0)] GroupReply),
+    /// Another member leads those that keep the stream, and is to be asked; none: there is no leader now.
+    #[n(8)]
+    Led(#[n(0)] Option<VoterKey>),
 }
 
 impl Wire for StreamReply {
@@ -258,7 +304,8 @@ impl Wire for StreamReply {
             Self::Proof(proof) => proof.check(),
             Self::Extended { checkpoint, .. } => at_most("checkpoint", checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Consumer(reply) => reply.check(),
-            Self::Appended(_) | Self::Located(_) => Ok(()),
+            Self::Group(reply) => reply.check(),
+            Self::Appended(_) | Self::Located(_) | Self::Led(_) => Ok(()),
         }
     }
 }
@@ -338,6 +385,9 @@ pub struct KeptStreams {
     /// Whether there are more.
     #[n(1)]
     pub has_more: bool,
+    /// Which of them others keep as well, by their places in the list.
+    #[cbor(n(2), default, decode_with = "bounded::list::<1024, _, _>")]
+    pub copies: Vec<u16>,
 }
 
 impl Wire for KeptStreams {

@@ -141,6 +141,7 @@ fn record(data: &[u8]) -> Record {
         author: None,
         producer: None,
         event: Event::new("order.created", data),
+        entry: None,
     }
 }
 

@@ -12,7 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Notify, time::Instant};
 use weft_protocol::{
-    codec,
+    Subject, codec,
+    consensus::GroupId,
     patterns::event_sourcing::{
         Positioned, READ_BYTES_MAX, READ_RECORDS_MAX,
         consumer::{
@@ -24,6 +25,7 @@ use weft_protocol::{
 
 use self::core::{Core, Saved};
 use super::{
+    copies::{Command, Copies, DeadEntry},
     index::Terms,
     metrics::StreamMetrics,
     options::StreamError,
@@ -35,10 +37,65 @@ use crate::platform::Clock;
 /// The longest wait for a record.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Who writes down how consumers are.
+#[derive(Clone)]
+pub(super) enum Writing {
+    /// This node alone.
+    Here(Shelf),
+    /// A group that keeps the stream has to agree.
+    Group {
+        /// The groups of this node.
+        copies: Weak<Copies>,
+        /// Which.
+        group: GroupId,
+        /// The stream.
+        name: Subject,
+        /// The term that this node leads.
+        term: u64,
+    },
+}
+
+impl Writing {
+    async fn write(
+        &self,
+        number: u64,
+        consumer: &str,
+        state: Option<Vec<u8>>,
+        dead: Vec<(u64, Option<Vec<u8>>)>,
+    ) -> Result<(), StreamError> {
+        match self {
+            Writing::Here(shelf) => match state {
+                Some(state) => shelf.write_consumer(number, consumer, state, &dead).await,
+                None => shelf.remove_consumer(number, consumer).await,
+            },
+            Writing::Group {
+                copies,
+                group,
+                name,
+                term,
+            } => {
+                let copies = copies.upgrade().ok_or(StreamError::Closed)?;
+                let dead = dead
+                    .into_iter()
+                    .map(|(position, letter)| DeadEntry { position, letter });
+                let command = Command::Consumer {
+                    name: name.clone(),
+                    consumer: consumer.to_owned(),
+                    state,
+                    dead: dead.collect(),
+                    term: *term,
+                };
+                copies.propose(*group, &command).await.map(drop)
+            }
+        }
+    }
+}
+
 /// Consumers of one stream.
 pub(super) struct Consumers {
     stream: Arc<Stream>,
     shelf: Shelf,
+    writing: Writing,
     clock: Arc<dyn Clock>,
     metrics: StreamMetrics,
     list: Mutex<BTreeMap<String, Arc<Consumer>>>,
@@ -50,7 +107,7 @@ struct Consumer {
     name: String,
     dead_letters: Counter,
     stream: Weak<Stream>,
-    shelf: Shelf,
+    kept: Writing,
     core: Mutex<Core>,
     /// Held by whoever looks for new records, so that they are looked at once and in their order.
     reading: tokio::sync::Mutex<()>,
@@ -83,11 +140,13 @@ impl Consumers {
     pub(super) async fn open(
         stream: Arc<Stream>,
         shelf: Shelf,
+        writing: Writing,
         clock: Arc<dyn Clock>,
         metrics: StreamMetrics,
     ) -> Result<Arc<Self>, StreamError> {
         let consumers = Consumers {
             shelf,
+            writing,
             clock,
             metrics,
             list: Mutex::default(),
@@ -106,7 +165,7 @@ impl Consumers {
             name: name.to_owned(),
             dead_letters: self.metrics.dead.clone(),
             stream: Arc::downgrade(&self.stream),
-            shelf: self.shelf.clone(),
+            kept: self.writing.clone(),
             core: Mutex::new(core),
             reading: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::default(),
@@ -198,7 +257,9 @@ impl Consumers {
         let begin = self.stream.begin(options.from).await?;
         let consumer = Core::new(options, begin);
         let saved = codec::encode(&consumer.saved());
-        self.shelf.write_consumer(self.stream.number, name, saved, &[]).await?;
+        self.writing
+            .write(self.stream.number, name, Some(saved), Vec::new())
+            .await?;
         self.insert(name, consumer);
         Ok(1)
     }
@@ -210,7 +271,7 @@ impl Consumers {
         // Whoever still writes has written, and nobody does so after this.
         *consumer.writing.lock().await = u64::MAX;
         consumer.changed.notify_waiters();
-        self.shelf.remove_consumer(self.stream.number, name).await
+        self.writing.write(self.stream.number, name, None, Vec::new()).await
     }
 
     async fn reset(&self, name: &str, from: weft_protocol::patterns::event_sourcing::From) -> Result<(), StreamError> {
@@ -462,9 +523,10 @@ impl Consumer {
         };
         let saved = codec::encode(&lock(&self.core).saved());
         let number = self.stream()?.number;
-        self.shelf.write_consumer(number, &self.name, saved, &dead).await?;
+        let letters = dead.len();
+        self.kept.write(number, &self.name, Some(saved), dead).await?;
         // Only now: who goes or fails meanwhile leaves it to the next one that writes.
-        lock(&self.changes).dead.drain(..dead.len());
+        lock(&self.changes).dead.drain(..letters);
         *written = count;
         Ok(())
     }

@@ -8,7 +8,12 @@ use weft_protocol::patterns::event_sourcing::{Ack, Condition, Producer};
 use super::*;
 use crate::{
     error::{ErrorKind, Kind as _},
-    patterns::event_sourcing::{consumers::Consumers, metrics::StreamMetrics, prove, transfer, tree::BLOCK},
+    patterns::event_sourcing::{
+        consumers::{Consumers, Writing},
+        metrics::StreamMetrics,
+        prove, transfer,
+        tree::BLOCK,
+    },
 };
 
 #[tokio::test]
@@ -18,15 +23,15 @@ async fn what_was_expected_was_so() {
         expect: Some(version),
         ..append_of(vec![event("k", &[], "x")])
     };
-    assert_eq!(stream.append(expecting(0), None).await.unwrap().last, 1);
-    let refused = stream.append(expecting(0), None).await.unwrap_err();
+    assert_eq!(stream.append(expecting(0), HERE).await.unwrap().last, 1);
+    let refused = stream.append(expecting(0), HERE).await.unwrap_err();
     assert!(
         matches!(refused, StreamError::WrongVersion { expected: 0, actual: 1 }),
         "{refused}"
     );
     // Of many that expect the same, one is right.
     for version in 1..20 {
-        let all = futures::future::join_all((0..8).map(|_| stream.append(expecting(version), None))).await;
+        let all = futures::future::join_all((0..8).map(|_| stream.append(expecting(version), HERE))).await;
         assert_eq!(all.iter().filter(|one| one.is_ok()).count(), 1, "{all:?}");
         let others = all.iter().filter_map(|one| one.as_ref().err());
         assert!(others.clone().all(|error| error.kind() == ErrorKind::Conflict));
@@ -85,19 +90,19 @@ async fn a_producer_s_numbers_are_remembered_over_restarts() {
         ..append_of(vec![event("k", &[], "x"); count])
     };
     for n in 0..300 {
-        assert!(!stream.append(numbered(n * 2, 2), None).await.unwrap().is_duplicate);
+        assert!(!stream.append(numbered(n * 2, 2), HERE).await.unwrap().is_duplicate);
         if n % 70 == 0 {
             write_blocks(&stream).await;
             store.close().await.unwrap();
             (store, stream) = place.open().await.unwrap();
         }
-        let again = stream.append(numbered(n * 2, 2), None).await.unwrap();
+        let again = stream.append(numbered(n * 2, 2), HERE).await.unwrap();
         assert_eq!(
             (again.first, again.last, again.is_duplicate),
             (n * 2 + 1, n * 2 + 2, true)
         );
     }
-    stream.append(numbered(601, 1), None).await.unwrap_err();
+    stream.append(numbered(601, 1), HERE).await.unwrap_err();
     assert_eq!(stream.version(), 600);
 }
 
@@ -173,7 +178,7 @@ proptest! {
                 };
                 // The version is looked at first: that it is wrong says that the condition was not asked, so it is asked alone.
                 let alone = Append { expect: None, ..condition };
-                let outcome = stream.append(alone, None).await;
+                let outcome = stream.append(alone, HERE).await;
                 match behind.first() {
                     Some(first) => match outcome {
                         Err(StreamError::ConditionFailed(position)) => assert_eq!(position, *first),
@@ -326,7 +331,7 @@ async fn an_append_that_waits_for_no_disk_is_there_a_moment_later() {
             ack: Ack::Memory,
             ..append_of(vec![event("k", &[], "x")])
         };
-        assert_eq!(stream.append(quick, None).await.unwrap().last, n + 1);
+        assert_eq!(stream.append(quick, HERE).await.unwrap().last, n + 1);
     }
     assert_eq!(append(&stream, vec![event("k", &[], "x")]).await.unwrap().last, 1001);
     assert_eq!(stream.version(), 1001);
@@ -384,9 +389,15 @@ mod consumer {
     async fn open(place: &Place, stream: &Arc<Stream>, store: &Store) -> Arc<Consumers> {
         let shelf = Shelf::new(store.keyspace("event_sourcing"));
         let metrics = StreamMetrics::new(&crate::telemetry::metrics::Metrics::new());
-        Consumers::open(Arc::clone(stream), shelf, place.platform.clock(), metrics)
-            .await
-            .unwrap()
+        Consumers::open(
+            Arc::clone(stream),
+            shelf.clone(),
+            Writing::Here(shelf),
+            place.platform.clock(),
+            metrics,
+        )
+        .await
+        .unwrap()
     }
 
     async fn add(consumers: &Consumers, name: &str, options: ConsumerOptions) -> Result<ConsumerReply, StreamError> {
@@ -525,7 +536,7 @@ mod consumer {
                         ack: Ack::Memory,
                         ..append_of(events)
                     },
-                    None,
+                    HERE,
                 )
                 .await
                 .unwrap();

@@ -1,6 +1,8 @@
 //! A sample of every message about streams of events.
 
-use crate::Subject;
+use crate::consensus::{
+    Ballot, Candidacy, Content, Entry, EntryId, GroupId, GroupReply, GroupRequest, Members, Reign, VoterKey, Voters,
+};
 use crate::fixtures::{Sample, sample};
 use crate::merkle::leaf_hash;
 use crate::patterns::event_sourcing::checkpoint::{Checkpoint, Origin};
@@ -9,8 +11,8 @@ use crate::patterns::event_sourcing::consumer::{
 };
 use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
 use crate::patterns::event_sourcing::{
-    Ack, Append, Appended, Condition, Event, From, KeptStreams, Positioned, Producer, Query, QueryItem, ReadReply,
-    ReadRequest, Record, StreamFailure, StreamFigures, StreamReply, StreamRequest,
+    Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, KeptStreams, Positioned, Producer, Query,
+    QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply, StreamRequest,
 };
 use crate::testing::*;
 
@@ -85,6 +87,11 @@ pub(crate) fn samples() -> Vec<Sample> {
         author: Some(secret(4).public()),
         producer: producer(),
         event: event(),
+        entry: None,
+    };
+    let of_group = Record {
+        entry: Some(12),
+        ..record.clone()
     };
     let append = Append {
         events: vec![event(), Event::new("k", "")],
@@ -107,9 +114,14 @@ pub(crate) fn samples() -> Vec<Sample> {
         detail: "the stream has version 2, not 1".into(),
         hint: Some("read what came".into()),
     };
-    let names: Vec<Subject> = vec!["orders".parse().unwrap()];
+    let kept = KeptStreams {
+        names: vec!["bills".parse().unwrap(), "orders".parse().unwrap()],
+        has_more: true,
+        copies: vec![1],
+    };
     let mut all = vec![
         sample("event-stream-record", record),
+        sample("event-stream-record-of-group", of_group),
         sample("event-stream-append", StreamRequest::Append(append)),
         sample("event-stream-figures", StreamRequest::Figures),
         sample("event-stream-prove", StreamRequest::Prove(17)),
@@ -119,14 +131,108 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
         sample("event-stream-read-failed", ReadReply::Failed(failed())),
-        sample("event-streams", KeptStreams { names, has_more: true }),
+        sample("event-streams", kept),
     ];
+    all.extend(group_samples());
     all.extend(replies(failed()));
     all.extend(consumer_samples());
     all
 }
 
+/// What the members of a group say.
+fn group_samples() -> Vec<Sample> {
+    let key = |number: u8| VoterKey([number; 32]);
+    let reign = Reign {
+        term: 3,
+        leader: [1; 32],
+    };
+    let ballot = Ballot {
+        reign,
+        is_elected: true,
+    };
+    let id = |index: u64| EntryId { reign, index };
+    let entry = |index: u64, content: Content| Entry { id: id(index), content };
+    let candidacy = Candidacy {
+        ballot,
+        last: Some(id(7)),
+        is_transfer: false,
+    };
+    let members = Members {
+        voters: vec![Voters(vec![key(1)])],
+        all: Voters(vec![key(1), key(2)]),
+    };
+    let append = GroupRequest::Append {
+        ballot,
+        before: Some(id(7)),
+        entries: vec![
+            entry(8, Content::Command(b"command".to_vec())),
+            entry(9, Content::Members(members)),
+        ],
+        committed: Some(id(6)),
+    };
+    let asked = |request: GroupRequest| StreamRequest::Group {
+        group: GroupId(17),
+        request,
+    };
+    let voted = GroupReply::Voted {
+        ballot,
+        is_granted: true,
+        last: None,
+    };
+    vec![
+        sample(
+            "group-join",
+            asked(GroupRequest::Join(Voters(vec![key(1), key(2), key(3)]))),
+        ),
+        sample("group-pre-vote", asked(GroupRequest::PreVote(candidacy))),
+        sample("group-vote", asked(GroupRequest::Vote(candidacy))),
+        sample("group-append", asked(append)),
+        sample(
+            "group-transfer",
+            asked(GroupRequest::Transfer {
+                ballot,
+                last: Some(id(7)),
+            }),
+        ),
+        sample("group-propose", asked(GroupRequest::Propose(b"command".to_vec()))),
+        sample("group-blank", entry(8, Content::Blank)),
+        sample("group-entry", entry(9, Content::Command(b"command".to_vec()))),
+        sample("group-refused", StreamReply::Group(GroupReply::Refused("busy".into()))),
+        sample("group-joined", StreamReply::Group(GroupReply::Joined)),
+        sample("group-voted", StreamReply::Group(voted)),
+        sample("group-appended", StreamReply::Group(GroupReply::Appended)),
+        sample(
+            "group-appended-to",
+            StreamReply::Group(GroupReply::AppendedTo(Some(id(8)))),
+        ),
+        sample("group-conflict", StreamReply::Group(GroupReply::Conflict)),
+        sample("group-higher", StreamReply::Group(GroupReply::Higher(ballot))),
+        sample("group-transferring", StreamReply::Group(GroupReply::Transferring)),
+        sample("group-behind", StreamReply::Group(GroupReply::Behind(Some(id(5))))),
+        sample(
+            "group-proposed",
+            StreamReply::Group(GroupReply::Proposed(b"done".to_vec())),
+        ),
+        sample("group-led", StreamReply::Group(GroupReply::Led(Some(key(2))))),
+        sample("event-stream-led", StreamReply::Led(Some(key(2)))),
+    ]
+}
+
 fn replies(failed: StreamFailure) -> Vec<Sample> {
+    let copies = CopyFigures {
+        group: GroupId(17),
+        leader: Some(VoterKey([1; 32])),
+        members: vec![
+            CopyFigure {
+                key: VoterKey([1; 32]),
+                behind: Some(0),
+            },
+            CopyFigure {
+                key: VoterKey([2; 32]),
+                behind: None,
+            },
+        ],
+    };
     let figures = StreamFigures {
         version: 9,
         first: 2,
@@ -139,6 +245,7 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
         consumers: 1,
         checkpoint: checkpoint(),
         damage: "none".into(),
+        copies: Some(copies),
     };
     let proof = Proof {
         enclosed: Enclosed {

@@ -1,0 +1,180 @@
+//! What a group agreed upon, done to the streams of this node.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use weft_protocol::{
+    Subject, Wire as _,
+    consensus::GroupId,
+    patterns::event_sourcing::{Ack, Append},
+};
+
+use super::command::{Command, DeadEntry, Outcome};
+use crate::{
+    consensus::{At, Machine, Mark},
+    patterns::event_sourcing::{options::StreamError, stream::Origin, streams::Streams},
+};
+
+/// The streams of one group on this node.
+pub(in super::super) struct Keeper {
+    group: GroupId,
+    streams: Arc<Streams>,
+    reached: Mutex<Reached>,
+    /// Something was applied.
+    pub(super) applied: Notify,
+}
+
+#[derive(Default)]
+struct Reached {
+    mark: Option<Mark>,
+    /// Streams to which something was appended since the last mark that is durable.
+    touched: HashSet<Subject>,
+}
+
+impl Keeper {
+    pub(super) fn new(group: GroupId, streams: Arc<Streams>) -> Arc<Self> {
+        Arc::new(Keeper {
+            group,
+            streams,
+            reached: Mutex::default(),
+            applied: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything that was applied is durable, and notes up to where that is.
+    pub(super) async fn keep_mark(&self) -> Result<(), StreamError> {
+        let (mark, touched) = {
+            let mut reached = self.lock();
+            (reached.mark.take(), std::mem::take(&mut reached.touched))
+        };
+        let Some(mark) = mark else { return Ok(()) };
+        let kept = async {
+            for name in &touched {
+                match self.streams.copy(self.group, name).await {
+                    Ok(opened) => opened.stream.settle().await?,
+                    Err(StreamError::NoStream(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.streams.put_mark(self.group, mark.clone()).await
+        };
+        let kept = kept.await;
+        if kept.is_err() {
+            let mut reached = self.lock();
+            reached.touched.extend(touched);
+            reached.mark.get_or_insert(mark);
+        }
+        kept
+    }
+
+    async fn perform(&self, at: At, command: Command) -> Result<Outcome, StreamError> {
+        let (streams, group) = (&self.streams, self.group);
+        match command {
+            Command::Create { name, options, at_ms } => {
+                streams.create_copy(group, at.index, &name, options, at_ms).await?;
+                Ok(Outcome::Done)
+            }
+            Command::Append {
+                name,
+                append,
+                author,
+                at_ms,
+            } => {
+                let opened = streams.copy_since(group, at.index, &name).await?;
+                let origin = Origin::Group {
+                    author,
+                    at_ms,
+                    entry: at.index,
+                };
+                // Most members have it on their disks already.
+                let append = Append {
+                    ack: Ack::Memory,
+                    ..append
+                };
+                let appended = opened.stream.append(append, origin).await?;
+                if !appended.is_duplicate {
+                    self.lock().touched.insert(name);
+                }
+                Ok(Outcome::Appended(appended))
+            }
+            Command::Update { name, options } => {
+                streams.copy_since(group, at.index, &name).await?;
+                streams.update_copy(group, &name, options).await?;
+                Ok(Outcome::Done)
+            }
+            Command::Delete(name) => {
+                streams.copy_since(group, at.index, &name).await?;
+                streams.delete_copy(group, &name).await?;
+                Ok(Outcome::Done)
+            }
+            Command::Consumer {
+                name,
+                consumer,
+                state,
+                dead,
+                term,
+            } => {
+                if term != at.term {
+                    return Err(StreamError::Led(None));
+                }
+                let opened = streams.copy_since(group, at.index, &name).await?;
+                let dead: Vec<_> = dead
+                    .into_iter()
+                    .map(|DeadEntry { position, letter }| (position, letter))
+                    .collect();
+                streams
+                    .write_consumer(opened.stream.number, &consumer, state, &dead)
+                    .await?;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+}
+
+/// Whether it comes to the same at every member: what is wrong with the command, not with the disk.
+fn is_everybodys(error: &StreamError) -> bool {
+    !matches!(
+        error,
+        StreamError::Store(_)
+            | StreamError::Corrupt(_)
+            | StreamError::Again(_)
+            | StreamError::Closed
+            | StreamError::Mesh(_)
+            | StreamError::AtOwner { .. }
+    )
+}
+
+impl Machine for Keeper {
+    async fn mark(&self) -> Result<Option<Mark>, io::Error> {
+        let mark = self.streams.mark(self.group).await;
+        mark.map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    async fn apply(&self, at: At, command: Bytes) -> Result<Vec<u8>, io::Error> {
+        let outcome = match Command::from_bytes(&command) {
+            Ok(command) => self.perform(at, command).await,
+            // A leader of a later version may know more: what it means must not be passed over by some.
+            Err(error) => return Err(io::Error::other(format!("an entry is not understood: {error}"))),
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) if is_everybodys(&error) => Outcome::Failed(error.to_failure()),
+            Err(error) => return Err(io::Error::other(error.to_string())),
+        };
+        Ok(outcome.to_bytes())
+    }
+
+    fn reached(&self, mark: Mark) {
+        self.lock().mark = Some(mark);
+        self.applied.notify_one();
+    }
+}

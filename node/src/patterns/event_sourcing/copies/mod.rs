@@ -1,0 +1,521 @@
+//! Streams that several nodes keep: which groups this node is in, and what is asked of their streams.
+//!
+//! A group is a few members with one log, upon which they agree ([`crate::consensus`]). It keeps any number of streams, so that what a
+//! group costs when nothing happens does not grow with them. The streams themselves are as those of one owner: a log, its tree, its index,
+//! on each member's disk. What the group's log says is done to each of them, in its order.
+
+mod command;
+mod machine;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::time::{Instant, timeout};
+use weft_protocol::{
+    PeerId, PublicKey, Subject, Verb, Wire as _,
+    consensus::{GroupId, GroupReply, GroupRequest, VoterKey, Voters},
+    patterns::event_sourcing::{CopyFigure, CopyFigures, PATTERN_ID, StreamReply, StreamRequest},
+};
+
+pub(super) use self::command::{Command, DeadEntry};
+use self::{command::Outcome, machine::Keeper};
+use super::{
+    options::{StreamError, StreamOptions},
+    remote,
+    streams::Streams,
+};
+use crate::{
+    consensus::{self, Carry, Group, GroupError, Voter},
+    context::greeting,
+    mesh::Mesh,
+    platform::{Entropy, random},
+    store::{Keyspace, Store},
+};
+
+/// Groups that a node is in.
+const GROUPS_MAX: usize = 64;
+/// How long those that keep a stream have to agree on something.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a new group has to find its leader.
+const BEGIN_WITHIN: Duration = Duration::from_secs(10);
+/// How often what was applied is made durable and noted; and how long a group that has stopped rests.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(5);
+
+/// The groups that this node is in.
+pub(super) struct Copies {
+    streams: Arc<Streams>,
+    store: Store,
+    keyspace: Keyspace,
+    entropy: Arc<dyn Entropy>,
+    groups: Mutex<BTreeMap<GroupId, Arc<Kept>>>,
+    /// Held by whoever makes one.
+    changing: tokio::sync::Mutex<()>,
+}
+
+struct Kept {
+    group: Arc<Group<Keeper>>,
+    keeper: Arc<Keeper>,
+    founders: Voters,
+}
+
+/// Carries what members of groups say to each other over the mesh.
+struct OverMesh(Mesh);
+
+impl Carry for OverMesh {
+    fn ask(
+        &self,
+        to: Voter,
+        group: GroupId,
+        request: GroupRequest,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<GroupReply, String>> {
+        async move {
+            let to = peer_of(to).ok_or("no member has this key")?;
+            ask(&self.0, to, group, request, within)
+                .await
+                .map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
+async fn ask(
+    mesh: &Mesh,
+    to: PeerId,
+    group: GroupId,
+    request: GroupRequest,
+    within: Duration,
+) -> Result<GroupReply, StreamError> {
+    let resource = Subject::reserved(&format!("$group.{group}"))?;
+    let hello = greeting(PATTERN_ID, mesh.trust(), Verb::Append, &resource);
+    let payload = StreamRequest::Group { group, request }.to_checked_bytes()?;
+    let answer = mesh.request(to, hello, payload, within).await?;
+    match StreamReply::from_vec(answer)? {
+        StreamReply::Group(reply) => Ok(reply),
+        StreamReply::Failed(failure) => Err(StreamError::of_failure(failure)),
+        _ => Err(StreamError::Corrupt("a member answered something else".into())),
+    }
+}
+
+/// The member that is called so in groups.
+pub(super) fn peer_of(voter: Voter) -> Option<PeerId> {
+    Some(PublicKey::from_bytes(voter.0).ok()?.peer_id())
+}
+
+fn voter_of(peer: &PeerId) -> Option<Voter> {
+    Some(Voter(*PublicKey::from_peer_id(peer)?.as_bytes()))
+}
+
+fn of_group(error: GroupError) -> StreamError {
+    match error {
+        GroupError::Led(leader) => StreamError::Led(leader.and_then(peer_of)),
+        GroupError::Unknown => StreamError::Unknown,
+        GroupError::NoQuorum => StreamError::NoQuorum,
+        GroupError::Stopped(reason) => StreamError::Again(format!("the group has stopped on this node: {reason}")),
+        GroupError::Invalid(reason) => StreamError::Invalid(reason),
+    }
+}
+
+impl Copies {
+    /// Opens every group that this node is in.
+    pub(super) async fn open_all(
+        streams: Arc<Streams>,
+        store: Store,
+        keyspace: Keyspace,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<Self>, StreamError> {
+        let copies = Arc::new(Copies {
+            streams,
+            store,
+            keyspace,
+            entropy,
+            groups: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        });
+        copies.streams.attach(&copies);
+        for (id, facts) in copies.streams.groups().await? {
+            let kept = copies.open(id, facts.members).await.map_err(of_group)?;
+            copies.groups().insert(id, kept);
+        }
+        Ok(copies)
+    }
+
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Kept>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self, id: GroupId) -> Result<Arc<Kept>, StreamError> {
+        let kept = self.groups().get(&id).cloned();
+        kept.ok_or_else(|| StreamError::NoStream(format!("of the group {id}")))
+    }
+
+    fn mesh(&self) -> &Mesh {
+        &self.streams.mesh
+    }
+
+    fn local(&self) -> Voter {
+        Voter(*self.mesh().trust().public_key().as_bytes())
+    }
+
+    async fn open(&self, id: GroupId, founders: Voters) -> Result<Arc<Kept>, GroupError> {
+        let keeper = Keeper::new(id, Arc::clone(&self.streams));
+        let group = Group::open(consensus::Parts {
+            id,
+            local: self.local(),
+            store: self.store.clone(),
+            keyspace: self.keyspace.clone(),
+            entropy: Arc::clone(&self.entropy),
+            tasks: self.streams.tasks.clone(),
+            carry: Arc::new(OverMesh(self.mesh().clone())),
+            machine: Arc::clone(&keeper),
+        });
+        Ok(Arc::new(Kept {
+            group: group.await?,
+            keeper,
+            founders,
+        }))
+    }
+
+    /// Makes what was applied durable and notes it, and opens again what has stopped, until the node stops.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut resting: BTreeMap<GroupId, Instant> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(MARK_EVERY).await;
+            let all: Vec<(GroupId, Arc<Kept>)> =
+                self.groups().iter().map(|(id, kept)| (*id, Arc::clone(kept))).collect();
+            for (id, kept) in all {
+                if let Err(error) = kept.keeper.keep_mark().await {
+                    tracing::warn!(group = %id, %error, "what a group has agreed upon is not durable here yet");
+                }
+                let Some(reason) = kept.group.failure() else { continue };
+                let now = Instant::now();
+                match resting.get(&id) {
+                    Some(until) if now < *until => continue,
+                    Some(_) => {
+                        resting.remove(&id);
+                        self.open_again(id, &kept).await;
+                    }
+                    None => {
+                        tracing::error!(group = %id, reason, "a group that keeps copies has stopped on this node");
+                        resting.insert(id, now + REST);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open_again(&self, id: GroupId, kept: &Arc<Kept>) {
+        kept.group.stop().await;
+        match self.open(id, kept.founders.clone()).await {
+            Ok(again) => {
+                tracing::info!(group = %id, "a group goes on");
+                self.groups().insert(id, again);
+            }
+            Err(error) => tracing::error!(group = %id, %error, "a group cannot be opened"),
+        }
+    }
+
+    /// Makes a stream that several members keep.
+    pub(super) async fn create(&self, name: &Subject, options: StreamOptions) -> Result<(), StreamError> {
+        super::options::check_name(name)?;
+        options.check()?;
+        let at_ms = self.streams.clock.now_unix_ms();
+        let id = self.group_for(options.copies()).await?;
+        let name = name.clone();
+        self.have_done(id, &Command::Create { name, options, at_ms }).await
+    }
+
+    /// Has a group do something about its streams, whoever leads it.
+    pub(super) async fn have_done(&self, id: GroupId, command: &Command) -> Result<(), StreamError> {
+        let until = Instant::now() + AGREE_WITHIN;
+        loop {
+            let group = Arc::clone(&self.kept(id)?.group);
+            let before = group.leader();
+            let done = match before.0.filter(|leader| *leader != self.local()).and_then(peer_of) {
+                Some(leader) => self.have_done_at(leader, id, command).await,
+                None => self.propose(id, command).await.map(drop),
+            };
+            match done {
+                Err(StreamError::Led(_) | StreamError::Mesh(_)) if Instant::now() < until => {
+                    let _ = timeout(Duration::from_millis(200), group.leader_changed(before)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn have_done_at(&self, leader: PeerId, id: GroupId, command: &Command) -> Result<(), StreamError> {
+        let request = GroupRequest::Propose(command.to_checked_bytes()?);
+        match ask(self.mesh(), leader, id, request, AGREE_WITHIN).await? {
+            GroupReply::Proposed(outcome) => done(Outcome::from_bytes(&outcome)?).map(drop),
+            GroupReply::Led(leader) => Err(StreamError::Led(leader.map(Voter::from).and_then(peer_of))),
+            GroupReply::Refused(detail) => Err(StreamError::Busy(detail)),
+            _ => Err(StreamError::Corrupt("a member answered something else".into())),
+        }
+    }
+
+    /// Has a group that this member leads agree on something.
+    ///
+    /// Not cancel-safe: what was begun may be done.
+    pub(super) async fn propose(&self, id: GroupId, command: &Command) -> Result<Outcome, StreamError> {
+        let group = Arc::clone(&self.kept(id)?.group);
+        let proposed = timeout(AGREE_WITHIN, group.propose(command.to_checked_bytes()?)).await;
+        let outcome = proposed.map_err(|_| StreamError::Unknown)?.map_err(of_group)?;
+        done(Outcome::from_bytes(&outcome)?)
+    }
+
+    /// A group with so many members: one of this node's, or a new one.
+    async fn group_for(&self, count: usize) -> Result<GroupId, StreamError> {
+        let _changing = self.changing.lock().await;
+        let fitting = {
+            let groups = self.groups();
+            let fitting = groups
+                .iter()
+                .filter(|(_, kept)| kept.group.standing().members.len() == count);
+            // One that this node leads costs no detour.
+            let mut fitting: Vec<(bool, GroupId)> = fitting.map(|(id, kept)| (!kept.group.is_leading(), *id)).collect();
+            fitting.sort();
+            fitting.first().map(|(_, id)| *id)
+        };
+        match fitting {
+            Some(id) => Ok(id),
+            None => self.begin(count).await,
+        }
+    }
+
+    async fn begin(&self, count: usize) -> Result<GroupId, StreamError> {
+        if self.groups().len() >= GROUPS_MAX {
+            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
+        }
+        let id = GroupId(u64::from_be_bytes(random(&*self.entropy)));
+        let mut peers = self.mesh().peers().ids();
+        // Another order for each group, so that they spread over the members.
+        let place = |peer: &PeerId| voter_of(peer).map(|voter| u64::from_be_bytes(first_of(voter)) ^ id.0);
+        peers.sort_by_key(place);
+        let (mut members, mut refused) = (vec![self.local()], Vec::new());
+        // Who joins is told with whom. So first it is seen who is there, and whoever is not makes room for the next.
+        let mut candidates = peers.iter().filter_map(voter_of);
+        loop {
+            while members.len() < count {
+                let Some(next) = candidates.next() else {
+                    return Err(too_few(count, members.len(), &refused));
+                };
+                members.push(next);
+            }
+            let Some((away, reason)) = self.have_joined(id, &members).await else {
+                break;
+            };
+            refused.push(reason);
+            members.retain(|member| *member != away);
+        }
+        let founders = consensus::voters(&members);
+        self.streams.put_group(id, founders.clone()).await?;
+        let kept = self.open(id, founders).await.map_err(of_group)?;
+        self.groups().insert(id, Arc::clone(&kept));
+        kept.group.begin(&members).await.map_err(of_group)?;
+        let led = async {
+            while kept.group.leader().0.is_none() {
+                kept.group.leader_changed(kept.group.leader()).await;
+            }
+        };
+        timeout(BEGIN_WITHIN, led).await.map_err(|_| StreamError::Led(None))?;
+        Ok(id)
+    }
+
+    /// Asks those other than this node to join; the first that does not, and why.
+    async fn have_joined(&self, id: GroupId, members: &[Voter]) -> Option<(Voter, String)> {
+        let others = members.iter().filter(|member| **member != self.local());
+        for member in others {
+            let Some(peer) = peer_of(*member) else { continue };
+            let request = GroupRequest::Join(consensus::voters(members));
+            let reason = match ask(self.mesh(), peer, id, request, AGREE_WITHIN).await {
+                Ok(GroupReply::Joined) => continue,
+                Ok(GroupReply::Refused(detail)) => detail,
+                Ok(_) => "it answered something else".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Some((*member, format!("{peer}: {reason}")));
+        }
+        None
+    }
+
+    /// Answers another member of a group.
+    pub(super) async fn answer(
+        &self,
+        from: &PeerId,
+        id: GroupId,
+        request: GroupRequest,
+    ) -> Result<GroupReply, StreamError> {
+        let from = voter_of(from).ok_or_else(|| StreamError::Invalid("only Ed25519 keys can be in a group".into()))?;
+        if let GroupRequest::Join(members) = request {
+            self.join(from, id, members).await?;
+            return Ok(GroupReply::Joined);
+        }
+        let kept = self.kept(id)?;
+        if !kept.group.has_member(from) && !kept.founders.0.contains(&VoterKey(from.0)) {
+            return Err(StreamError::Invalid(format!("who asks is not in the group {id}")));
+        }
+        if let GroupRequest::Propose(command) = &request {
+            // What nobody understands would stop everybody.
+            let command = Command::from_bytes(command)?;
+            if matches!(command, Command::Append { .. } | Command::Consumer { .. }) {
+                return Err(StreamError::Invalid("this is asked of the stream".into()));
+            }
+        }
+        Ok(kept.group.answer(request).await)
+    }
+
+    async fn join(&self, from: Voter, id: GroupId, members: Voters) -> Result<(), StreamError> {
+        let has = |voter: Voter| members.0.contains(&VoterKey(voter.0));
+        if !has(from) || !has(self.local()) || !matches!(members.0.len(), 3 | 5) {
+            return Err(StreamError::Invalid(
+                "a group has 3 or 5 members, who asks and who is asked among them".into(),
+            ));
+        }
+        let _changing = self.changing.lock().await;
+        if let Ok(kept) = self.kept(id)
+            && kept.group.standing().term > 0
+        {
+            return match kept.founders == members {
+                true => Ok(()),
+                false => Err(StreamError::Conflict(format!("the group {id} has other members"))),
+            };
+        }
+        if self.groups().len() >= GROUPS_MAX {
+            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
+        }
+        self.streams.put_group(id, members.clone()).await?;
+        let before = self.groups().remove(&id);
+        if let Some(before) = before {
+            before.group.stop().await;
+        }
+        let kept = self.open(id, members).await.map_err(of_group)?;
+        self.groups().insert(id, kept);
+        Ok(())
+    }
+
+    /// Who leads those that keep a stream of which this node has a copy, and how to wait for another.
+    pub(super) fn leading(&self, id: GroupId) -> Result<Leading, StreamError> {
+        let group = Arc::clone(&self.kept(id)?.group);
+        let now = group.leader();
+        Ok(Leading {
+            is_local: now.0 == Some(self.local()),
+            leader: now.0.and_then(peer_of),
+            changed: async move { group.leader_changed(now).await }.boxed(),
+        })
+    }
+
+    /// Does what is asked of a stream whose group this node leads.
+    pub(super) async fn perform(
+        &self,
+        id: GroupId,
+        name: &Subject,
+        request: StreamRequest,
+        author: Option<PublicKey>,
+    ) -> Result<StreamReply, StreamError> {
+        if let StreamRequest::Append(append) = request {
+            let author = author.unwrap_or_else(|| self.mesh().trust().public_key());
+            let count = append.events.len() as u64;
+            let at_ms = self.streams.clock.now_unix_ms();
+            let name = name.clone();
+            let appended = self
+                .propose(
+                    id,
+                    &Command::Append {
+                        name,
+                        append,
+                        author,
+                        at_ms,
+                    },
+                )
+                .await;
+            let appended = match appended {
+                Ok(Outcome::Appended(appended)) => Ok(appended),
+                Ok(_) => Err(StreamError::Corrupt("something else came of an append".into())),
+                Err(error) => Err(error),
+            };
+            remote::count(&self.streams, &appended, count);
+            return appended.map(StreamReply::Appended);
+        }
+        let group = Arc::clone(&self.kept(id)?.group);
+        let is_figures = matches!(request, StreamRequest::Figures);
+        // How it is, as far as this node knows, is said by whoever is asked.
+        if !is_figures || group.is_leading() {
+            let led = timeout(AGREE_WITHIN, group.lead()).await;
+            led.map_err(|_| StreamError::NoQuorum)?.map_err(of_group)?;
+        }
+        let opened = match is_figures {
+            true => self.streams.get(name).await?,
+            false => self.streams.in_term(name, group.leader().1).await?,
+        };
+        opened.stream.settle().await?;
+        let mut reply = remote::perform(&self.streams, &opened, request, author).await?;
+        if let StreamReply::Figures(figures) = &mut reply {
+            figures.copies = Some(self.figures(&group));
+        }
+        Ok(reply)
+    }
+
+    /// Who keeps the streams of a group.
+    pub(super) fn figures_of(&self, id: GroupId) -> Option<CopyFigures> {
+        let kept = self.kept(id).ok()?;
+        Some(self.figures(&kept.group))
+    }
+
+    fn figures(&self, group: &Group<Keeper>) -> CopyFigures {
+        let standing = group.standing();
+        let member = |(voter, behind): (Voter, Option<u64>)| CopyFigure {
+            key: voter.into(),
+            behind,
+        };
+        CopyFigures {
+            group: group.id,
+            leader: standing.leader.map(VoterKey::from),
+            members: standing.members.into_iter().map(member).collect(),
+        }
+    }
+
+    /// Hands the lead of every group to others: this node is stopping.
+    pub(super) async fn hand_over(&self) {
+        let all: Vec<Arc<Kept>> = self.groups().values().cloned().collect();
+        for kept in all {
+            kept.group.hand_over().await;
+        }
+    }
+}
+
+/// Who leads.
+pub(super) struct Leading {
+    pub(super) is_local: bool,
+    pub(super) leader: Option<PeerId>,
+    /// Resolves when that has changed.
+    pub(super) changed: BoxFuture<'static, ()>,
+}
+
+fn first_of(voter: Voter) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&voter.0[..8]);
+    first
+}
+
+fn done(outcome: Outcome) -> Result<Outcome, StreamError> {
+    match outcome {
+        Outcome::Failed(failure) => Err(StreamError::of_failure(failure)),
+        outcome => Ok(outcome),
+    }
+}
+
+fn too_few(count: usize, there: usize, refused: &[String]) -> StreamError {
+    let why = match refused {
+        [] => String::new(),
+        refused => format!(" ({})", refused.join("; ")),
+    };
+    StreamError::TooFew(format!(
+        "{count} copies need {count} members that can be reached, and there are {there}{why}"
+    ))
+}

@@ -1,0 +1,356 @@
+//! Streams that several real nodes keep.
+
+use std::time::Duration;
+
+use weft_protocol::patterns::event_sourcing::{
+    Condition,
+    consumer::{ConsumerOptions, ConsumerReply, ConsumerRequest, Handed, Order, Settlement},
+};
+
+use super::*;
+use crate::{
+    error::{ErrorKind, Kind as _},
+    node::Node,
+    patterns::event_sourcing::{EventSourcing, EventSourcingHandle, Read},
+    testing::{PATIENCE, address, member, mesh_config, peers, start_on},
+    trust::MeshKind,
+};
+
+/// Members of one mesh that can be stopped and started again.
+struct Mesh {
+    places: Vec<(Arc<TestPlatform>, Option<Node>)>,
+}
+
+impl Mesh {
+    async fn of(count: usize) -> Mesh {
+        let mut mesh = Mesh { places: Vec::new() };
+        for number in 0..count {
+            mesh.places.push((TestPlatform::going_on(), None));
+            mesh.start(number).await;
+        }
+        for (_, node) in &mesh.places {
+            peers(node.as_ref().unwrap(), count - 1).await;
+        }
+        mesh
+    }
+
+    async fn start(&mut self, number: usize) {
+        let others = self
+            .places
+            .iter()
+            .filter_map(|(_, node)| node.as_ref())
+            .map(address)
+            .collect::<Vec<_>>();
+        let found = (number == 0 && others.is_empty()).then_some(MeshKind::Open);
+        let is_first = self.places[number].1.is_none() && found.is_some();
+        let config = mesh_config(&format!("node-{number}"), others, "tcp");
+        let platform = Arc::clone(&self.places[number].0);
+        let builder = Node::builder().pattern(EventSourcing);
+        let node = start_on(platform, builder, number as u8 + 1, config, found.filter(|_| is_first)).await;
+        member(&node).await;
+        self.places[number].1 = Some(node);
+    }
+
+    async fn stop(&mut self, number: usize) {
+        self.places[number].1.take().unwrap().stop().await;
+    }
+
+    fn at(&self, number: usize) -> EventSourcingHandle {
+        self.places[number]
+            .1
+            .as_ref()
+            .unwrap()
+            .handle::<EventSourcing>()
+            .unwrap()
+    }
+
+    fn peer(&self, number: usize) -> weft_protocol::PeerId {
+        self.places[number].1.as_ref().unwrap().mesh().local_peer()
+    }
+
+    /// Which node leads those that keep a stream, as one of them says.
+    async fn leader(&self, of: &EventSourcingHandle, name: &Subject) -> usize {
+        for _ in 0..500 {
+            let owner = of.info(name).await.unwrap().owner;
+            let running = |number: &usize| self.places[*number].1.is_some();
+            if let Some(leader) = (0..self.places.len())
+                .filter(running)
+                .find(|number| self.peer(*number) == owner)
+            {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nobody leads");
+    }
+}
+
+fn name(text: &str) -> Subject {
+    text.parse().unwrap()
+}
+
+fn three() -> StreamOptions {
+    StreamOptions {
+        replicas: Some(3),
+        ..StreamOptions::default()
+    }
+}
+
+fn event_with_id(id: u64) -> Event {
+    Event {
+        id: Some(id.to_string()),
+        ..event("k", &["n=1"], id.to_string())
+    }
+}
+
+async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String> {
+    let request = ReadRequest {
+        from: From::Position(1),
+        query: Query::default(),
+        follow: false,
+        limit: None,
+    };
+    let (mut reading, mut ids) = (of.read(name, request).await.unwrap(), Vec::new());
+    while let Some(read) = reading.next().await.unwrap() {
+        if let Read::Records(records) = read {
+            ids.extend(records.into_iter().map(|one| one.record.event.id.unwrap_or_default()));
+        }
+    }
+    ids
+}
+
+fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_stream_with_copies_is_used_from_every_node() {
+    let mesh = Mesh::of(4).await;
+    let orders = name("orders");
+    let made = mesh.at(0).create(&orders, three()).await.unwrap();
+    let copies = made.figures.unwrap().copies.unwrap();
+    assert_eq!(copies.members.len(), 3);
+    let taken = mesh.at(3).create(&orders, StreamOptions::default()).await.unwrap_err();
+    assert!(matches!(taken, StreamError::Exists { .. }), "{taken}");
+    for id in 0..20 {
+        let at = mesh.at(id as usize % 4);
+        let appended = at.append(&orders, append_of(vec![event_with_id(id)])).await.unwrap();
+        assert_eq!(appended.last, id + 1);
+        // Who asks any node afterwards finds it.
+        assert_eq!(ids(&mesh.at((id as usize + 1) % 4), &orders).await, numbered(0..id + 1));
+    }
+    // The same again is recorded once, another with its id is refused, and so is what was expected to be otherwise.
+    let again = mesh
+        .at(3)
+        .append(&orders, append_of(vec![event_with_id(7)]))
+        .await
+        .unwrap();
+    assert_eq!((again.last, again.is_duplicate), (8, true));
+    let expecting = Append {
+        expect: Some(19),
+        ..append_of(vec![event("k", &[], "x")])
+    };
+    let refused = mesh.at(3).append(&orders, expecting).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    let condition = Condition {
+        query: query(&[(&["k"], &["n=1"])]),
+        after: 19,
+    };
+    let conditional = Append {
+        condition: Some(condition),
+        ..append_of(vec![event("k", &[], "x")])
+    };
+    let refused = mesh.at(1).append(&orders, conditional).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    for number in 0..4 {
+        let verified = mesh.at(number).verify(&orders).await.unwrap();
+        assert_eq!(verified.records, 20);
+        let proof = mesh.at(number).prove(&orders, 7).await.unwrap();
+        assert_eq!(proof.verify().unwrap().position, 7);
+    }
+    let listed = async {
+        while mesh.at(3).list().await.len() != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, listed).await.unwrap();
+    // A second stream costs no second group.
+    let bills = mesh.at(0).create(&name("bills"), three()).await.unwrap();
+    assert_eq!(bills.figures.unwrap().copies.unwrap().group, copies.group);
+    mesh.at(0).delete(&orders).await.unwrap();
+    let gone = mesh
+        .at(3)
+        .append(&orders, append_of(vec![event("k", &[], "x")]))
+        .await
+        .unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_without_its_leader_and_takes_it_back() {
+    let mut mesh = Mesh::of(4).await;
+    let orders = name("orders");
+    mesh.at(0).create(&orders, three()).await.unwrap();
+    let copies = mesh.at(0).info(&orders).await.unwrap().figures.unwrap().copies.unwrap();
+    let keys: Vec<_> = copies.members.iter().map(|member| member.key.0).collect();
+    let keeps = |mesh: &Mesh, number: usize| {
+        keys.contains(mesh.places[number].1.as_ref().unwrap().trust().public_key().as_bytes())
+    };
+    let outsider = (0..4).find(|number| !keeps(&mesh, *number)).unwrap();
+    let mut next = 0;
+    for _ in 0..3 {
+        for _ in 0..5 {
+            let appended = mesh
+                .at(outsider)
+                .append(&orders, append_of(vec![event_with_id(next)]))
+                .await
+                .unwrap();
+            next += 1;
+            assert_eq!(appended.last, next);
+        }
+        let leader = mesh.leader(&mesh.at(outsider), &orders).await;
+        mesh.stop(leader).await;
+        // It is the next leader who is asked, and nothing is lost or done twice.
+        for _ in 0..5 {
+            let appended = mesh
+                .at(outsider)
+                .append(&orders, append_of(vec![event_with_id(next)]))
+                .await
+                .unwrap();
+            next += 1;
+            assert_eq!(appended.last, next);
+        }
+        mesh.start(leader).await;
+        assert_eq!(ids(&mesh.at(leader), &orders).await, numbered(0..next));
+        assert_eq!(mesh.at(leader).verify(&orders).await.unwrap().records, next);
+    }
+}
+
+#[tokio::test]
+async fn most_of_the_copies_are_needed() {
+    let mut mesh = Mesh::of(3).await;
+    let orders = name("orders");
+    let few = mesh
+        .at(0)
+        .create(
+            &orders,
+            StreamOptions {
+                replicas: Some(5),
+                ..three()
+            },
+        )
+        .await
+        .unwrap_err();
+    assert!(matches!(few, StreamError::TooFew(_)), "{few}");
+    mesh.at(0).create(&orders, three()).await.unwrap();
+    mesh.at(0)
+        .append(&orders, append_of(vec![event_with_id(0)]))
+        .await
+        .unwrap();
+    mesh.stop(1).await;
+    mesh.stop(2).await;
+    let refused = mesh
+        .at(0)
+        .append(&orders, append_of(vec![event_with_id(1)]))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
+    mesh.start(1).await;
+    // Whether it was recorded then or is now: once.
+    let appended = mesh
+        .at(1)
+        .append(&orders, append_of(vec![event_with_id(1)]))
+        .await
+        .unwrap();
+    assert_eq!(appended.last, 2);
+    assert_eq!(ids(&mesh.at(0), &orders).await, numbered(0..2));
+    // All of them away, and back.
+    mesh.stop(0).await;
+    mesh.stop(1).await;
+    for number in [2, 0, 1] {
+        mesh.start(number).await;
+    }
+    let appended = mesh
+        .at(2)
+        .append(&orders, append_of(vec![event_with_id(2)]))
+        .await
+        .unwrap();
+    assert_eq!(appended.last, 3);
+    for number in 0..3 {
+        assert_eq!(ids(&mesh.at(number), &orders).await, numbered(0..3));
+        assert_eq!(mesh.at(number).verify(&orders).await.unwrap().records, 3);
+    }
+}
+
+async fn take(of: &EventSourcingHandle, jobs: &Subject, count: u32) -> Vec<Handed> {
+    let next = ConsumerRequest::Next {
+        name: "workers".into(),
+        count,
+        wait_ms: 10_000,
+    };
+    let ConsumerReply::Handed(handed) = of.consumer(jobs, next).await.unwrap() else {
+        panic!()
+    };
+    let handed = handed.iter().map(|one| Handed {
+        position: one.record.position,
+        delivery: one.delivery,
+    });
+    handed.collect()
+}
+
+async fn settle(of: &EventSourcingHandle, jobs: &Subject, handed: Vec<Handed>, settlement: Settlement) {
+    let settle = ConsumerRequest::Settle {
+        name: "workers".into(),
+        handed,
+        settlement,
+    };
+    of.consumer(jobs, settle).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_goes_on_under_the_next_leader() {
+    let mut mesh = Mesh::of(3).await;
+    let jobs = name("jobs");
+    mesh.at(0).create(&jobs, three()).await.unwrap();
+    let options = ConsumerOptions {
+        from: From::Position(1),
+        query: Query::default(),
+        ack_wait_ms: 30_000,
+        deliver_max: None,
+        backoff_ms: Vec::new(),
+        pending_max: 64,
+        order: Order::Any,
+        is_acked: true,
+    };
+    let add = ConsumerRequest::Add {
+        name: "workers".into(),
+        options,
+    };
+    mesh.at(1).consumer(&jobs, add).await.unwrap();
+    for id in 0..6 {
+        mesh.at(0)
+            .append(&jobs, append_of(vec![event_with_id(id)]))
+            .await
+            .unwrap();
+    }
+    let first = take(&mesh.at(1), &jobs, 3).await;
+    assert_eq!(first.iter().map(|one| one.position).collect::<Vec<_>>(), [1, 2, 3]);
+    settle(&mesh.at(2), &jobs, first[..2].to_vec(), Settlement::Done).await;
+    let failed = Settlement::Dead { reason: "no".into() };
+    settle(&mesh.at(2), &jobs, first[2..].to_vec(), failed).await;
+    let leader = mesh.leader(&mesh.at(0), &jobs).await;
+    mesh.stop(leader).await;
+    let other = (leader + 1) % 3;
+    // What was settled stays so, what was not comes, and the dead letter is where it was.
+    let rest = take(&mesh.at(other), &jobs, 10).await;
+    assert_eq!(rest.iter().map(|one| one.position).collect::<Vec<_>>(), [4, 5, 6]);
+    let dead = ConsumerRequest::DeadLetters {
+        name: "workers".into(),
+        after: 0,
+        count: 10,
+    };
+    let ConsumerReply::Dead(dead) = mesh.at(other).consumer(&jobs, dead).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(dead.iter().map(|letter| letter.position).collect::<Vec<_>>(), [3]);
+}
