@@ -6,6 +6,7 @@ mod api;
 mod batching;
 mod blobs;
 mod config;
+mod copies;
 mod event_sourcing;
 mod identity;
 mod nats;

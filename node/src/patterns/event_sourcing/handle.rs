@@ -23,7 +23,11 @@ use super::{
     streams::{Opened, Streams},
     transfer::{self, Imported},
 };
-use crate::{consensus::Voter, patterns::body::BodyReader};
+use crate::{
+    consensus::Voter,
+    error::{ErrorKind, Kind as _},
+    patterns::body::BodyReader,
+};
 
 /// Streams of this node whose figures are listed.
 const FIGURES_MAX: usize = 1000;
@@ -191,7 +195,7 @@ impl EventSourcingHandle {
         };
         let reply = match (self.ask(name, StreamRequest::Figures, Duration::ZERO).await, place) {
             // Without a leader what this node knows is still worth something.
-            (Err(_), Place::Copy(_)) => {
+            (Err(error), Place::Copy(_)) if error.kind() == ErrorKind::Unreachable => {
                 let opened = self.streams.get(name).await?;
                 return Ok(info_of(name.clone(), owner, Some(self.local_figures(name, &opened))));
             }

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Fuse},
+};
 use tokio::time::{Instant, timeout};
 use weft_protocol::{
     PeerId, PublicKey, Subject, Verb, Wire as _,
@@ -406,7 +409,7 @@ impl Copies {
         Ok(Leading {
             is_local: now.0 == Some(self.local()),
             leader: now.0.and_then(peer_of),
-            changed: async move { group.leader_changed(now).await }.boxed(),
+            changed: async move { group.leader_changed(now).await }.boxed().fuse(),
         })
     }
 
@@ -493,8 +496,8 @@ impl Copies {
 pub(super) struct Leading {
     pub(super) is_local: bool,
     pub(super) leader: Option<PeerId>,
-    /// Resolves when that has changed.
-    pub(super) changed: BoxFuture<'static, ()>,
+    /// Resolves when that has changed, once.
+    pub(super) changed: Fuse<BoxFuture<'static, ()>>,
 }
 
 fn first_of(voter: Voter) -> [u8; 8] {

@@ -100,7 +100,7 @@ async fn a_full_disk_refuses_and_what_comes_after_is_right() {
                     Ok(appended) => {
                         acknowledged.insert(*n, appended.first);
                     }
-                    Err(StreamError::Store(StoreError::Full { .. }) | StreamError::Busy(_)) => refused += 1,
+                    Err(StreamError::Store(StoreError::Full { .. }) | StreamError::Again(_)) => refused += 1,
                     Err(error) => panic!("{error}"),
                 }
             }

@@ -1,0 +1,203 @@
+//! Streams that several nodes keep: whatever happens to one of them, what was acknowledged is there, once, in one order, at all of them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use weft_tests::{Mesh, Node, http::Request, until};
+
+/// So often a node is struck; more by hand, with the variable `WEFT_KILLS`.
+const KILLS: u64 = 9;
+
+/// Says that it is enough, also when a test stops before its end.
+struct Enough<'a>(&'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn info(node: &Node, stream: &str) -> Value {
+    node.run(&["stream", "info", stream, "--json"]).json()
+}
+
+/// Which of the nodes leads those that keep a stream.
+fn leader(mesh: &Mesh, stream: &str) -> usize {
+    until("somebody leads", || {
+        let found = mesh.0.iter().find_map(|node| {
+            let one = info(node, stream);
+            let copies = one["copies_at"].as_array()?.clone();
+            let leads = copies.iter().find(|copy| copy["leads"] == true)?;
+            Some(leads["peer"].as_str()?.to_owned())
+        })?;
+        mesh.0.iter().position(|node| node.id() == found)
+    })
+}
+
+fn events(node: &Node, stream: &str) -> Vec<Value> {
+    node.run(&["stream", "read", stream, "--json"]).json_lines()
+}
+
+#[test]
+fn a_stream_is_kept_by_three_nodes() {
+    let mut mesh = Mesh::of(3);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "2"]).fails(2);
+    mesh[0]
+        .run(&["stream", "create", "orders", "--replicas", "5"])
+        .fails_saying(5, &["5 copies", "there are 3", "weft peers"]);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    let one = info(&mesh[0], "orders");
+    assert_eq!(
+        (&one["copies"], one["copies_at"].as_array().unwrap().len()),
+        (&3.into(), 3)
+    );
+    for number in 0..3 {
+        let version = mesh[number]
+            .run(&["stream", "append", "orders", "--type", "k", &number.to_string()])
+            .ok();
+        assert_eq!(version.trim(), (number + 1).to_string());
+        for node in &mesh.0 {
+            assert_eq!(events(node, "orders").len(), number + 1);
+        }
+    }
+    let words = mesh[1].run(&["stream", "info", "orders"]).ok();
+    assert!(words.contains("leads") && words.contains("has everything"), "{words}");
+    mesh[1]
+        .run(&["stream", "create", "orders"])
+        .fails_saying(1, &["already"]);
+    // Whoever leads is killed; the two others go on, and how long that took is bounded.
+    let killed = leader(&mesh, "orders");
+    mesh[killed].kill();
+    let (other, began) = ((killed + 1) % 3, Instant::now());
+    mesh[other]
+        .run(&["stream", "append", "orders", "--type", "k", "--id", "after", "3"])
+        .ok();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let words = mesh[other].run(&["stream", "info", "orders"]).ok();
+    assert!(words.contains("leads"), "{words}");
+    mesh[killed].start();
+    assert_eq!(events(&mesh[killed], "orders").len(), 4);
+    mesh[killed].run(&["stream", "verify", "orders"]).ok();
+    // With one alone nothing is acknowledged, and that is said.
+    for number in (0..3).filter(|number| *number != other) {
+        mesh[number].kill();
+    }
+    mesh[other]
+        .run(&["stream", "append", "orders", "--type", "k", "4"])
+        .fails(5);
+    mesh[other].run(&["stream", "info", "orders"]).ok();
+    for number in (0..3).filter(|number| *number != other) {
+        mesh[number].start();
+    }
+    until("they go on", || {
+        let again = mesh[other].run(&["stream", "append", "orders", "--type", "k", "--id", "last", "5"]);
+        (again.code == Some(0)).then_some(())
+    });
+    mesh[other].run(&["stream", "delete", "orders", "--force"]).ok();
+    mesh[killed].run(&["stream", "info", "orders"]).fails(3);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_those_that_keep_it_are_killed() {
+    let kills = std::env::var("WEFT_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(KILLS);
+    let mut mesh = Mesh::of(3);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    let (acknowledged, next) = (Mutex::new(BTreeMap::<u64, u64>::new()), AtomicU64::new(0));
+    for round in 0..kills {
+        let stop = AtomicBool::new(false);
+        let before = acknowledged.lock().unwrap().len();
+        let doors: Vec<_> = mesh
+            .0
+            .iter()
+            .map(|node| (node.api(), node.token().to_owned()))
+            .collect();
+        std::thread::scope(|scope| {
+            for (to, token) in doors.iter().chain(&doors) {
+                let (stop, next, acknowledged) = (&stop, &next, &acknowledged);
+                scope.spawn(move || {
+                    let mut last = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let append = Request::new("POST", "/v1/streams/orders/records")
+                            .token(token)
+                            .header("ce-id", &format!("event-{number}"))
+                            .body(number.to_string().as_bytes());
+                        // Who is not answered does not know: the number is used for nothing else.
+                        let Ok(answer) = append.send(*to) else { return };
+                        if answer.status == 201 {
+                            let position = answer.json()["last"].as_u64().unwrap();
+                            // What one appends after another was answered comes behind it.
+                            assert!(position > last, "{position} after {last}");
+                            last = position;
+                            acknowledged.lock().unwrap().insert(number, position);
+                        }
+                    }
+                });
+            }
+            let enough = Enough(&stop);
+            let some = |count: u64| {
+                until("some are acknowledged", || {
+                    let now = acknowledged.lock().unwrap().len() - before;
+                    (now as u64 > count).then_some(())
+                });
+            };
+            some(20 + round * 7 % 60);
+            // The leader, one that follows, and the leader again, but standing still and coming back.
+            let leads = leader(&mesh, "orders");
+            let struck = if round % 3 == 1 { (leads + 1) % 3 } else { leads };
+            if round % 3 == 2 {
+                mesh[struck].signal(Signal::STOP);
+                std::thread::sleep(Duration::from_secs(3));
+                mesh[struck].signal(Signal::CONT);
+            } else {
+                mesh[struck].kill();
+            }
+            let now = acknowledged.lock().unwrap().len() - before;
+            some(now as u64 + 20);
+            drop(enough);
+            if round % 3 != 2 {
+                mesh[struck].start();
+            }
+        });
+    }
+    let acknowledged = acknowledged.into_inner().unwrap();
+    let all = events(&mesh[0], "orders");
+    let mut found = BTreeMap::new();
+    for (event, position) in all.iter().zip(1_u64..) {
+        assert_eq!(event["sequence"], position.to_string());
+        let number: u64 = event["data"].as_str().unwrap().parse().unwrap();
+        assert!(found.insert(number, position).is_none(), "{number} is there twice");
+    }
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|(number, position)| found.get(number) != Some(position))
+        .collect();
+    assert!(lost.is_empty(), "{lost:?} of {}", acknowledged.len());
+    // The same at each of them, down to the last byte.
+    let mut roots = Vec::new();
+    for node in &mesh.0 {
+        assert_eq!(events(node, "orders"), all);
+        let verified = node.run(&["stream", "verify", "orders", "--json"]).json();
+        let checkpoint = verified["checkpoint"].as_str().unwrap().to_owned();
+        roots.push(
+            checkpoint
+                .lines()
+                .skip(1)
+                .take(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
+}
