@@ -200,3 +200,10 @@ pub(crate) fn percent(text: &str) -> String {
 pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
+/// How many copies a stream has.
+pub(super) fn replicas(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5)) => Ok(count),
+        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
+    }
+}

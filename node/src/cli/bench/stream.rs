@@ -16,7 +16,7 @@ use weft_protocol::{
 use super::{Carrier, Figure, Folder, PATIENCE, missing, nodes, time};
 use crate::{
     cli::{CliError, Session, parse},
-    error::NodeError,
+    error::{ErrorKind, Kind as _, NodeError},
     patterns::event_sourcing::{EventSourcing, EventSourcingHandle, Read, StreamOptions},
 };
 
@@ -28,6 +28,7 @@ const STREAM: &str = "bench";
   weft bench stream
   weft bench stream --size 1KiB --in-flight 64 --for 5s
   weft bench stream --remote                        appended at another node of the mesh
+  weft bench stream --replicas 3                    on the disks of two of three nodes when acknowledged
   weft bench stream --dir /var/lib/weft             on the disk that counts
 
 DISK/S is a plain file on the same disk with one fdatasync for so many records at once, measured just before. REPLAY/S is reading it all.")]
@@ -44,7 +45,10 @@ pub(super) struct StreamArgs {
     /// How long each figure is measured
     #[arg(long = "for", value_name = "DURATION", default_value = "3s", value_parser = parse::duration_positive)]
     duration: Duration,
-    /// Append at a second node, which does not keep the stream
+    /// Copies of the stream on so many nodes, all in this process and on this disk: 1, 3 or 5
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse::replicas)]
+    replicas: u8,
+    /// Append at another node, which does not keep the stream
     #[arg(long)]
     remote: bool,
     /// A folder on the disk to measure [default: that of temporary files]
@@ -59,13 +63,23 @@ pub(super) async fn stream(session: &Session, args: &StreamArgs) -> Result<(), C
         )));
     }
     let folder = Folder::in_dir(args.dir.as_deref())?;
-    let nodes = nodes(&folder, Carrier::Tcp, 1 + usize::from(args.remote)).await?;
+    let count = usize::from(args.replicas) + usize::from(args.remote);
+    let nodes = nodes(&folder, Carrier::Tcp, count).await?;
     let keeper = nodes[0].handle::<EventSourcing>().ok_or_else(missing)?;
-    let writer = nodes[nodes.len() - 1].handle::<EventSourcing>().ok_or_else(missing)?;
+    let writer = if args.remote {
+        &nodes[nodes.len() - 1]
+    } else {
+        &nodes[0]
+    };
+    let writer = writer.handle::<EventSourcing>().ok_or_else(missing)?;
     let mut rows = Vec::new();
     for in_flight in &args.in_flight {
         let name: Subject = format!("{STREAM}-{in_flight}").parse().map_err(NodeError::from)?;
-        keeper.create(&name, StreamOptions::default()).await?;
+        let options = StreamOptions {
+            replicas: Some(args.replicas),
+            ..StreamOptions::default()
+        };
+        create(&keeper, &name, options).await?;
         reachable(&writer, &name).await?;
         let at_once = usize::from(*in_flight) * usize::from(args.batch);
         let disk = disk_alone(&folder, args.size as usize, at_once, args.duration / 3)?;
@@ -73,7 +87,7 @@ pub(super) async fn stream(session: &Session, args: &StreamArgs) -> Result<(), C
         let replay = replay(&writer, &name).await?;
         if session.out.json {
             session.out.json_line(&json!({
-                "size_bytes": args.size, "in_flight": in_flight, "batch": args.batch, "remote": args.remote,
+                "size_bytes": args.size, "in_flight": in_flight, "batch": args.batch, "remote": args.remote, "replicas": args.replicas,
                 "events_per_s": figure.per_second, "p50_us": figure.p50_us, "p99_us": figure.p99_us,
                 "disk_per_s": disk, "to_disk": figure.per_second / disk, "replay_per_s": replay,
             }))?;
@@ -106,6 +120,18 @@ pub(super) async fn stream(session: &Session, args: &StreamArgs) -> Result<(), C
         "REPLAY/S",
     ];
     session.out.table(&headers, &rows, "nothing was measured")
+}
+
+/// Makes the stream; with copies, once all nodes have met.
+async fn create(keeper: &EventSourcingHandle, name: &Subject, options: StreamOptions) -> Result<(), NodeError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match keeper.create(name, options.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() != ErrorKind::Unreachable || Instant::now() > end => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 /// Waits until the writer's node knows the stream.

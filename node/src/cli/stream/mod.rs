@@ -83,15 +83,8 @@ struct CreateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     retain_records: Option<u64>,
     /// Copies on so many nodes, this one among them where it can be: 1, 3 or 5. It cannot be changed later
-    #[arg(long, value_name = "N", value_parser = replicas)]
+    #[arg(long, value_name = "N", value_parser = parse::replicas)]
     replicas: Option<u8>,
-}
-
-fn replicas(text: &str) -> Result<u8, String> {
-    match text {
-        "1" | "3" | "5" => Ok(text.as_bytes()[0] - b'0'),
-        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
-    }
 }
 
 /// List the streams of the mesh

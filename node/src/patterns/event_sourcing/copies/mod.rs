@@ -87,7 +87,8 @@ impl Carry for OverMesh {
     }
 }
 
-async fn ask(
+/// Asks a member of a group.
+pub(super) async fn ask(
     mesh: &Mesh,
     to: PeerId,
     group: GroupId,

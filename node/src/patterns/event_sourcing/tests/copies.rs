@@ -354,3 +354,73 @@ async fn a_consumer_goes_on_under_the_next_leader() {
     };
     assert_eq!(dead.iter().map(|letter| letter.position).collect::<Vec<_>>(), [3]);
 }
+
+#[tokio::test]
+async fn a_stranger_to_a_group_is_not_heard() {
+    use weft_protocol::consensus::{Ballot, Candidacy, GroupReply, GroupRequest, Reign, VoterKey, Voters};
+    let mesh = Mesh::of(4).await;
+    let orders = name("orders");
+    let made = mesh.at(0).create(&orders, three()).await.unwrap();
+    let copies = made.figures.unwrap().copies.unwrap();
+    let key = |number: usize| *mesh.places[number].1.as_ref().unwrap().trust().public_key().as_bytes();
+    let is_in = |number: &usize| copies.members.iter().any(|member| member.key.0 == key(*number));
+    let (inside, outside) = (
+        (0..4).find(is_in).unwrap(),
+        (0..4).find(|number| !is_in(number)).unwrap(),
+    );
+    let ballot = Ballot {
+        reign: Reign {
+            term: 1 << 40,
+            leader: key(outside),
+        },
+        is_elected: true,
+    };
+    let append = GroupRequest::Append {
+        ballot,
+        before: None,
+        entries: Vec::new(),
+        committed: None,
+    };
+    let candidacy = Candidacy {
+        ballot,
+        last: None,
+        is_transfer: true,
+    };
+    let founders = Voters([key(0), key(1), key(2)].map(VoterKey).to_vec());
+    let without_itself = GroupRequest::Join(founders.clone());
+    let stranger = mesh.places[outside].1.as_ref().unwrap().mesh().clone();
+    let ask = async |request: GroupRequest| {
+        let within = Duration::from_secs(10);
+        crate::patterns::event_sourcing::copies::ask(&stranger, mesh.peer(inside), copies.group, request, within).await
+    };
+    for request in [
+        append,
+        GroupRequest::Vote(candidacy),
+        GroupRequest::Propose(vec![1]),
+        without_itself,
+    ] {
+        let heard = ask(request.clone()).await;
+        assert!(
+            matches!(heard, Err(_) | Ok(GroupReply::Refused(_))),
+            "{request:?}: {heard:?}"
+        );
+    }
+    // And a member of the group cannot have it agree on what it would not understand.
+    let member = mesh.places[(0..4).rfind(is_in).unwrap()]
+        .1
+        .as_ref()
+        .unwrap()
+        .mesh()
+        .clone();
+    let leader = mesh.peer(mesh.leader(&mesh.at(0), &orders).await);
+    let nonsense = GroupRequest::Propose(b"nonsense".to_vec());
+    let within = Duration::from_secs(10);
+    let heard = crate::patterns::event_sourcing::copies::ask(&member, leader, copies.group, nonsense, within).await;
+    assert!(heard.is_err(), "{heard:?}");
+    let appended = mesh
+        .at(outside)
+        .append(&orders, append_of(vec![event_with_id(0)]))
+        .await
+        .unwrap();
+    assert_eq!(appended.last, 1);
+}
