@@ -15,6 +15,7 @@ use weft_node::{
     config::{Config, Sources},
     launch::mesh_config,
     patterns::{
+        event_sourcing::{EventSourcing, EventSourcingHandle},
         pub_sub::{PubSub, PubSubHandle},
         request_response::{RequestResponse, RequestResponseHandle},
     },
@@ -91,6 +92,8 @@ pub struct Running {
     pub pub_sub: Option<PubSubHandle>,
     /// Its request-response.
     pub calls: Option<RequestResponseHandle>,
+    /// Its streams, where the scenario has any.
+    pub streams: Option<EventSourcingHandle>,
     /// For the application's own tasks: they end with the process.
     pub application: Tasks,
     /// Makes it stand still.
@@ -106,6 +109,7 @@ pub struct Fleet {
     mesh: MeshInfo,
     members: Vec<Member>,
     shelf: Arc<Shelf>,
+    has_streams: bool,
 }
 
 /// The key of a host, from the run's seed.
@@ -179,7 +183,14 @@ impl Fleet {
             mesh,
             members,
             shelf: Arc::default(),
+            has_streams: false,
         })
+    }
+
+    /// Its nodes keep streams, too: a pattern that costs memory, and changes what is on the wire.
+    pub fn with_streams(mut self) -> Fleet {
+        self.has_streams = true;
+        self
     }
 
     /// How many there are, running or not.
@@ -277,6 +288,10 @@ impl Fleet {
             options.directory_max = max;
         }
         let builder = match &member.plan.attacks {
+            None if self.has_streams => Node::builder()
+                .pattern(RequestResponse)
+                .pattern(PubSub)
+                .pattern(EventSourcing),
             None => Node::builder().pattern(RequestResponse).pattern(PubSub),
             Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
         };
@@ -293,6 +308,7 @@ impl Fleet {
         let running = Running {
             pub_sub: node.handle::<PubSub>(),
             calls: node.handle::<RequestResponse>(),
+            streams: node.handle::<EventSourcing>(),
             node: Arc::new(node),
             application: Tasks::with_brake(Arc::clone(&brake)),
             brake,

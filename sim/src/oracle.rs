@@ -52,8 +52,10 @@ pub struct Item {
     pub at_ns: u64,
     /// What the sender knows.
     pub outcome: Outcome,
-    /// When it was answered; none: it is no call, or was not.
+    /// When it was answered; none: it is no call and no append, or was not.
     pub answered_ns: Option<u64>,
+    /// Where an append that was answered is.
+    pub position: Option<u64>,
     /// Where it came.
     pub arrivals: Vec<Arrival>,
 }
@@ -71,6 +73,19 @@ pub struct Log {
     pub items: Vec<Item>,
     /// Arrivals of what nobody sent.
     pub impossible: u64,
+    /// What readers of its stream found in the end.
+    pub reads: Vec<Read>,
+}
+
+/// What somebody read of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// Where.
+    pub node: u32,
+    /// Up to its end.
+    pub is_whole: bool,
+    /// Which item is where; none: it is none that was sent, or has other bytes.
+    pub items: BTreeMap<u64, Option<usize>>,
 }
 
 /// When something was so: from its start to its end, if it ended.
@@ -98,6 +113,7 @@ impl Oracle {
             receivers,
             items: Vec::new(),
             impossible: 0,
+            reads: Vec::new(),
         };
         Oracle {
             logs: workloads.into_iter().map(log).collect(),
@@ -152,6 +168,7 @@ impl Oracle {
             at_ns,
             outcome: Outcome::Pending,
             answered_ns: None,
+            position: None,
             arrivals: Vec::new(),
         });
         items.len() - 1
@@ -179,6 +196,22 @@ impl Oracle {
             self.broken.push(format!(
                 "call {item} was answered for node {server}, which never had it"
             ));
+        }
+    }
+
+    /// An append was answered: it is at this position.
+    pub fn appended(&mut self, workload: usize, item: usize, position: u64, at_ns: u64) {
+        self.arrived += 1;
+        if let Some(item) = self.item(workload, item) {
+            item.outcome = Outcome::Acknowledged;
+            (item.answered_ns, item.position) = (Some(at_ns), Some(position));
+        }
+    }
+
+    /// Somebody has read the stream of a workload.
+    pub fn read(&mut self, workload: usize, read: Read) {
+        if let Some(log) = self.logs.get_mut(workload) {
+            log.reads.push(read);
         }
     }
 

@@ -169,6 +169,8 @@ fn config(id: GroupId, entropy: &dyn Entropy) -> Result<Arc<Config>, GroupError>
         election_timeout_min: waits,
         election_timeout_max: waits + 1,
         enable_pre_vote: Some(true),
+        // Who comes back is elected like anybody else.
+        enable_leader_restore: Some(false),
         // The log is kept as long as the group is: whoever lacks something is given entries, however many.
         snapshot_policy: SnapshotPolicy::Never,
         replication_lag_threshold: u64::MAX,
@@ -219,7 +221,10 @@ impl<M: Machine> Group<M> {
         match self.raft.client_write(Words(command.into())).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(GroupError::Led(to.leader_id)),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(GroupError::Unknown),
+            // It may be in the log, here or at others.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
+                Err(GroupError::Unknown)
+            }
             Err(error) => Err(GroupError::Stopped(error.to_string())),
         }
     }
@@ -251,7 +256,7 @@ impl<M: Machine> Group<M> {
         self.leader().0 == Some(self.local)
     }
 
-    /// Waits until another leads than before, or the group stops.
+    /// Waits until another leads than before; for ever where the group has stopped on this node.
     pub(crate) async fn leader_changed(&self, before: (Option<Voter>, u64)) {
         let mut metrics = self.raft.server_metrics();
         loop {
@@ -259,8 +264,12 @@ impl<M: Machine> Group<M> {
                 let metrics = metrics.borrow_watched();
                 (metrics.current_leader, metrics.vote.leader_id.term)
             };
-            if now != before || metrics.changed().await.is_err() {
+            if now != before {
                 return;
+            }
+            if metrics.changed().await.is_err() {
+                // Whoever waits has other things to wait for as well.
+                std::future::pending::<()>().await;
             }
         }
     }

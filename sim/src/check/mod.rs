@@ -7,6 +7,7 @@ mod latency;
 mod limits;
 mod loss;
 mod order;
+mod streams;
 
 #[cfg(test)]
 mod tests;
@@ -81,6 +82,7 @@ fn judge(check: &Check, evidence: &Evidence<'_>, report: &Report) -> Verdict {
         CheckKind::DeliveryRatio { min } => delivery::ratio(evidence.oracle, publishing(), *min),
         CheckKind::NoDuplicates => delivery::no_duplicates(evidence.oracle, publishing()),
         CheckKind::Answered { min } => delivery::answered(calling(), *min),
+        CheckKind::OneOrder { min } => streams::one_order(evidence.oracle, logs(), *min),
         CheckKind::LeftAlone { max, opens, closes } => {
             breaker::left_alone(evidence.oracle, calling(), *max, (*opens, *closes))
         }

@@ -40,6 +40,7 @@ const ATTACKERS_EARLIER: Duration = Duration::from_secs(10);
 /// Something to do.
 enum Deed {
     Step(Step),
+    Make(usize),
     Send(usize),
     Hostile(usize, bool),
     Sample,
@@ -80,6 +81,8 @@ struct Parts {
     receivers: Vec<Vec<HostId>>,
     /// Of those that publish.
     subjects: BTreeMap<usize, Subject>,
+    /// Of those that append.
+    streams: BTreeMap<usize, Subject>,
 }
 
 impl Parts {
@@ -92,17 +95,22 @@ impl Parts {
             senders: Vec::new(),
             receivers: Vec::new(),
             subjects: BTreeMap::new(),
+            streams: BTreeMap::new(),
         };
         for (index, workload) in scenario.workloads.iter().enumerate() {
             let mut senders = hosts(&workload.from);
             senders.truncate(workload.senders);
             parts.senders.push(senders);
             parts.receivers.push(hosts(&workload.to));
-            if let WorkloadKind::Publish { subject } = &workload.kind {
-                let parsed = subject
-                    .parse()
-                    .map_err(|e| RunError::Failed(format!("{subject}: {e}")))?;
-                parts.subjects.insert(index, parsed);
+            let parsed = |text: &String| text.parse().map_err(|e| RunError::Failed(format!("{text}: {e}")));
+            match &workload.kind {
+                WorkloadKind::Publish { subject } => {
+                    parts.subjects.insert(index, parsed(subject)?);
+                }
+                WorkloadKind::Append { stream, .. } => {
+                    parts.streams.insert(index, parsed(stream)?);
+                }
+                WorkloadKind::Call { .. } => {}
             }
         }
         Ok(parts)
@@ -143,7 +151,14 @@ impl<'a> World<'a> {
         if scenario.topology.dial == Dial::Edges {
             network.restrict_to(edges);
         }
-        let fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans).map_err(|error| failed(&error))?;
+        let mut fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans).map_err(|error| failed(&error))?;
+        if scenario
+            .workloads
+            .iter()
+            .any(|workload| matches!(workload.kind, WorkloadKind::Append { .. }))
+        {
+            fleet = fleet.with_streams();
+        }
         let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
         let parts = Parts::new(scenario)?;
         let sizes = scenario.workloads.iter().map(|workload| workload.size).collect();
@@ -206,6 +221,9 @@ impl<'a> World<'a> {
             deeds.push((ns(attack.until), Deed::Hostile(index, false)));
         }
         for (index, workload) in scenario.workloads.iter().enumerate() {
+            if let WorkloadKind::Append { .. } = &workload.kind {
+                deeds.push((ns(workload.start), Deed::Make(index)));
+            }
             for item in 0..workload.planned() {
                 let at = workload.start + Duration::from_secs_f64(item as f64 / workload.per_second);
                 deeds.push((ns(at), Deed::Send(index)));
@@ -244,12 +262,20 @@ impl<'a> World<'a> {
             }
             match deed {
                 Deed::Step(step) => self.step(step).await,
+                Deed::Make(workload) => self.make(workload).await,
                 Deed::Send(workload) => self.send(workload),
                 Deed::Hostile(attack, hostile) => self.behaviours[attack].set_hostile(hostile),
                 Deed::Sample => self.sample().await,
             }
         }
         tokio::time::sleep_until(origin + self.scenario.duration).await;
+        for (workload, stream) in &self.parts.streams {
+            for host in 0..self.scenario.nodes() {
+                if let Some(running) = self.fleet.running(host as HostId).cloned() {
+                    workload::read_all(&self.ledger, host as HostId, &running, *workload, stream).await;
+                }
+            }
+        }
         self.look_for_panics()
     }
 
@@ -371,6 +397,18 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Makes the stream of a workload; nothing else happens until it is there.
+    async fn make(&mut self, index: usize) {
+        let senders = self.parts.senders[index]
+            .iter()
+            .filter_map(|host| self.fleet.running(*host));
+        if let WorkloadKind::Append { replicas, .. } = &self.scenario.workloads[index].kind
+            && let Some(running) = senders.into_iter().next().cloned()
+        {
+            workload::make(running, self.parts.streams[&index].clone(), *replicas).await;
+        }
+    }
+
     fn send(&mut self, index: usize) {
         let up = |hosts: &[HostId], but: Option<HostId>| -> Vec<HostId> {
             let running = |host: &HostId| self.fleet.running(*host).is_some() && Some(*host) != but;
@@ -391,6 +429,15 @@ impl<'a> World<'a> {
                 };
                 let application = running.application.clone();
                 application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
+            }
+            WorkloadKind::Append { .. } => {
+                let others = up(&self.parts.receivers[index], Some(sender));
+                let reader = pick(&others, &mut self.dice);
+                let reader = reader.and_then(|host| Some((host, self.fleet.running(host)?.streams.clone()?)));
+                let stream = self.parts.streams[&index].clone();
+                let application = running.application.clone();
+                let append = workload::append(ledger, sender, running, index, stream, reader);
+                application.spawn("appender", append);
             }
             WorkloadKind::Call { service, timeout, any } => {
                 let servers = up(&self.parts.receivers[index], Some(sender));

@@ -168,6 +168,13 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
                     ));
                 }
             }
+            WorkloadKind::Append { stream, .. } => {
+                if sends {
+                    body.push_str(&format!(
+                        "( sleep {start}; i=0; while [ $i -lt {mine} ]; do {weft} stream append '{stream}' --type sim \"$i {text}\" >>appended.log 2>&1; i=$((i+1)); sleep {pause:.3}; done ) &\n"
+                    ));
+                }
+            }
             WorkloadKind::Call { service, timeout, .. } => {
                 if takes {
                     head.push_str(&format!("{weft} serve '{service}' --echo >>served.log 2>&1 &\n"));

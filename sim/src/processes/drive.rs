@@ -105,7 +105,7 @@ pub(crate) fn drive(
         },
         subject: scenario.workloads.iter().find_map(|workload| match &workload.kind {
             WorkloadKind::Publish { subject } => subject.parse().ok(),
-            WorkloadKind::Call { .. } => None,
+            WorkloadKind::Call { .. } | WorkloadKind::Append { .. } => None,
         }),
         usage: Usage::default(),
         ledger: Ledger::new(oracle(scenario), seed, scenario.workloads.clone(), HashMap::new()),

@@ -127,6 +127,8 @@ pub(super) async fn send(ledger: Arc<Ledger>, api: Api, workload: usize, node: u
             let outcome = api.publish(subject, key(workload, item), body).await;
             ledger.oracle().outcome(workload, item, outcome);
         }
+        // Refused before the run begins.
+        WorkloadKind::Append { .. } => ledger.oracle().outcome(workload, item, Outcome::Refused),
         WorkloadKind::Call { service, timeout, .. } => {
             let called = api.call(service, body, *timeout).await;
             let at_ns = ledger.now_ns();

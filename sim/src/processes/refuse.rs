@@ -3,7 +3,7 @@
 use crate::{
     report::Mode,
     run::RunError,
-    scenario::{CheckKind, FaultKind, Nat, Scenario},
+    scenario::{CheckKind, FaultKind, Nat, Scenario, Workload, WorkloadKind},
 };
 
 const VIRTUAL: &str = "run it in virtual time (--mode virtual)";
@@ -16,6 +16,7 @@ type Missing = (String, &'static str);
 pub(crate) fn refuse(scenario: &Scenario, mode: Mode) -> Result<(), RunError> {
     let missing = fleet(scenario, mode)
         .or_else(|| scenario.checks.iter().find_map(|check| unmeasured(&check.kind, mode)))
+        .or_else(|| scenario.workloads.iter().find_map(unsendable))
         .or_else(|| scenario.faults.iter().find_map(|fault| undoable(&fault.kind, mode)));
     match missing {
         Some((what, instead)) => Err(RunError::Unsupported(format!(
@@ -57,6 +58,13 @@ fn unmeasured(check: &CheckKind, mode: Mode) -> Option<Missing> {
             Some(("count of a node's bytes (check bytes-per-node)".to_owned(), HOSTS))
         }
         _ => None,
+    }
+}
+
+fn unsendable(workload: &Workload) -> Option<Missing> {
+    match workload.kind {
+        WorkloadKind::Append { .. } => Some((format!("appends (workload {})", workload.name), VIRTUAL)),
+        WorkloadKind::Publish { .. } | WorkloadKind::Call { .. } => None,
     }
 }
 

@@ -411,7 +411,7 @@ pub struct Workload {
     pub stop: Duration,
 }
 
-/// Publishing or calling.
+/// Publishing, calling or appending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkloadKind {
     /// Messages to all who subscribe.
@@ -427,6 +427,13 @@ pub enum WorkloadKind {
         timeout: Duration,
         /// Whether the caller's node chooses whom to ask; else one who runs is drawn for each call.
         any: bool,
+    },
+    /// Appends to a stream, each read by somebody else as soon as it is answered, and all by everybody in the end.
+    Append {
+        /// The stream.
+        stream: String,
+        /// How many nodes keep it.
+        replicas: u8,
     },
 }
 
@@ -472,6 +479,11 @@ pub enum CheckKind {
     OrderPerPublisher,
     /// No message is given to a subscriber twice.
     NoDuplicates,
+    /// The appends to a stream are in one order, that of the time too, and the same wherever it is read.
+    OneOrder {
+        /// At least this share of them is answered.
+        min: f64,
+    },
     /// Calls answered, of those made.
     Answered {
         /// At least this share.
@@ -579,6 +591,7 @@ impl CheckKind {
             Self::OrderPerPublisher => "order-per-publisher",
             Self::NoDuplicates => "no-duplicates",
             Self::Answered { .. } => "answered",
+            Self::OneOrder { .. } => "one-order",
             Self::LeftAlone { .. } => "left-alone",
             Self::ConvergenceTime { .. } => "convergence-time",
             Self::MemoryBound { .. } => "memory-bound",

@@ -1,8 +1,9 @@
-//! What applications do: publish, subscribe, call, serve. Each in the process of its node, as far as a crash is concerned.
+//! What applications do: publish, subscribe, call, serve, append. Each in the process of its node, as far as a crash is concerned.
 //!
 //! Promises: what is sent is told to the [`Oracle`] before it is sent, and every answer and arrival is told with its time;
 //! bodies follow from the seed, so that an arrival can be compared with what was sent without keeping it.
 
+mod append;
 mod call;
 mod publish;
 
@@ -11,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use append::{append, make, read_all};
 pub use call::{call, serve};
 pub use publish::{publish, subscribe};
 use weft_protocol::PeerId;

@@ -303,13 +303,13 @@ async fn give_all(
             _ = mesh::read::<ReadRequest>(&mut inbound.stream) => return Ok(()),
         };
         let replies = match page {
-            Page::End => return Ok(()),
+            Page::End => vec![ReadReply::End],
             Page::CaughtUp(version) => vec![ReadReply::CaughtUp(version)],
             Page::Records(records) => batches(records),
         };
         for reply in replies {
             let written = timeout(TAKE_WITHIN, mesh::write(&mut inbound.stream, &reply)).await;
-            if !matches!(written, Ok(Ok(()))) {
+            if !matches!(written, Ok(Ok(()))) || reply == ReadReply::End {
                 return Ok(());
             }
         }
@@ -378,7 +378,9 @@ impl RemoteReader {
     pub(super) async fn next(&mut self) -> Result<Page, StreamError> {
         let reply = mesh::read::<ReadReply>(&mut self.stream).await;
         match reply.map_err(|error| broken(self.owner, error.to_string()))? {
-            None => Ok(Page::End),
+            // An owner that was killed has said nothing.
+            None => Err(broken(self.owner, "it broke off before its end".into())),
+            Some(ReadReply::End) => Ok(Page::End),
             Some(ReadReply::Failed(failure)) => Err(StreamError::of_failure(failure)),
             Some(ReadReply::CaughtUp(version)) => Ok(Page::CaughtUp(version)),
             Some(ReadReply::Records(records)) => {

@@ -299,6 +299,15 @@ impl Streams {
         self.delete_kept(&copy_key(group, name)?, name).await
     }
 
+    /// Begins again with what is on the disk of a group's streams.
+    pub(super) async fn recover_copies(&self, group: GroupId) {
+        let open: Vec<Opened> = self.opened().values().cloned().collect();
+        let is_its = |opened: &&Opened| opened.stream.facts().copy.is_some_and(|copy| copy.group == group);
+        for opened in open.iter().filter(is_its) {
+            opened.stream.recover().await;
+        }
+    }
+
     /// Writes down how a consumer of a copy is, or that it is no more.
     pub(super) async fn write_consumer(
         &self,
@@ -482,7 +491,7 @@ impl Streams {
         // One for the map, one for its consumers, and at times one for its index.
         let is_used =
             |opened: &Opened| Arc::strong_count(&opened.stream) > 3 || Arc::strong_count(&opened.consumers) > 1;
-        open.retain(|_, opened| is_used(opened));
+        open.retain(|_, opened| is_used(opened) || !opened.stream.is_settled());
     }
 
     /// Deletes a stream and all that belongs to it.

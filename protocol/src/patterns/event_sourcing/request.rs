@@ -359,6 +359,9 @@ pub enum ReadReply {
     /// It goes no further.
     #[n(2)]
     Failed(#[n(0)] StreamFailure),
+    /// That was all. Without it the stream has broken off.
+    #[n(3)]
+    End,
 }
 
 impl Wire for ReadReply {
@@ -370,7 +373,7 @@ impl Wire for ReadReply {
             Self::Records(records) => records
                 .iter()
                 .try_for_each(|one| at_most("record", one.record.len(), RECORD_BYTES_MAX)),
-            Self::CaughtUp(_) => Ok(()),
+            Self::CaughtUp(_) | Self::End => Ok(()),
             Self::Failed(failure) => failure.check(),
         }
     }

@@ -7,6 +7,7 @@ use weft_protocol::{
     Subject,
     limits::{DIRECT_BODY_BYTES_MAX, PUBLISH_BODY_BYTES_MAX},
     name::check_name,
+    patterns::event_sourcing::EVENT_DATA_BYTES_MAX,
 };
 
 use super::super::{
@@ -53,6 +54,8 @@ pub(super) fn workloads(keys: &mut Keys<'_>, frame: &Frame) -> Vec<Workload> {
         let each = match workload.kind {
             WorkloadKind::Publish { .. } => frame.count(workload.to.as_deref()).unwrap_or(0) as u64,
             WorkloadKind::Call { .. } => 1,
+            // Everybody reads all of it in the end.
+            WorkloadKind::Append { .. } => frame.nodes as u64,
         };
         sum.saturating_add(workload.planned().saturating_mul(each))
     });
@@ -66,7 +69,7 @@ pub(super) fn workloads(keys: &mut Keys<'_>, frame: &Frame) -> Vec<Workload> {
 }
 
 fn workload(keys: &mut Keys<'_>, frame: &Frame, number: usize) -> Option<Workload> {
-    let word = keys.need_word("kind", &["publish", "call"]);
+    let word = keys.need_word("kind", &["publish", "call", "append"]);
     let name = keys.or("name", word.map_or(String::new(), |word| default_name(word, number)));
     let kind = word.and_then(|word| workload_kind(keys, word, &name));
     let from = frame.group(keys, "from");
@@ -101,6 +104,7 @@ fn workload(keys: &mut Keys<'_>, frame: &Frame, number: usize) -> Option<Workloa
         // A message carries its number, for the oracle.
         WorkloadKind::Publish { .. } => (16, PUBLISH_BODY_BYTES_MAX as u64),
         WorkloadKind::Call { .. } => (16, DIRECT_BODY_BYTES_MAX as u64),
+        WorkloadKind::Append { .. } => (16, EVENT_DATA_BYTES_MAX as u64),
     };
     if !(size_min..=size_max).contains(&size) {
         keys.wrong("size", format!("must be from {size_min} to {size_max} bytes"));
@@ -135,6 +139,21 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
         }
         return Some(WorkloadKind::Publish { subject });
     }
+    if word == "append" {
+        let stream = keys.or("stream", name.to_owned());
+        if let Err(reason) = stream.parse::<Subject>() {
+            keys.wrong("stream", format!("is not one: {reason}"));
+            return None;
+        }
+        let replicas = keys.or("replicas", 1_u64);
+        if !matches!(replicas, 1 | 3 | 5) {
+            keys.wrong("replicas", "must be 1, 3 or 5");
+        }
+        return Some(WorkloadKind::Append {
+            stream,
+            replicas: u8::try_from(replicas).unwrap_or(1),
+        });
+    }
     let service = keys.or("service", name.to_owned());
     if let Err(reason) = check_name("service", &service) {
         keys.wrong("service", format!("is not one: {reason}"));
@@ -162,7 +181,7 @@ pub(super) fn checks(keys: &mut Keys<'_>, frame: &Frame, workloads: &[Workload])
 }
 
 /// Kinds of check that are of a workload, and of which kind of workload.
-const OF_WORKLOAD: [(&str, Option<&str>); 7] = [
+const OF_WORKLOAD: [(&str, Option<&str>); 8] = [
     ("delivery-ratio", Some("publish")),
     ("latency", None),
     ("no-acknowledged-loss", None),
@@ -170,10 +189,11 @@ const OF_WORKLOAD: [(&str, Option<&str>); 7] = [
     ("no-duplicates", Some("publish")),
     ("answered", Some("call")),
     ("left-alone", Some("call")),
+    ("one-order", Some("append")),
 ];
 
 fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check> {
-    const KINDS: [&str; 12] = [
+    const KINDS: [&str; 13] = [
         "delivery-ratio",
         "latency",
         "no-acknowledged-loss",
@@ -181,6 +201,7 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
         "no-duplicates",
         "answered",
         "left-alone",
+        "one-order",
         "convergence-time",
         "memory-bound",
         "bytes-per-node",
@@ -218,6 +239,7 @@ fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads
         let kind = match workload.kind {
             WorkloadKind::Publish { .. } => "publish",
             WorkloadKind::Call { .. } => "call",
+            WorkloadKind::Append { .. } => "append",
         };
         wanted.is_none_or(|wanted| wanted == kind)
     };
@@ -285,6 +307,9 @@ fn check_kind(keys: &mut Keys<'_>, word: &str, frame: &Frame) -> Option<CheckKin
             max: keys.need::<Share>("max")?.0,
             opens: keys.or("opens", Duration::from_secs(10)),
             closes: keys.or("closes", Duration::from_secs(30)),
+        },
+        "one-order" => CheckKind::OneOrder {
+            min: keys.need::<Share>("min")?.0,
         },
         "convergence-time" => CheckKind::ConvergenceTime { max: keys.need("max")? },
         "memory-bound" => CheckKind::MemoryBound {

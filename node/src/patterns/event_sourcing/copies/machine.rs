@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use weft_protocol::{
     Subject, Wire as _,
     consensus::GroupId,
@@ -25,8 +24,8 @@ pub(in super::super) struct Keeper {
     group: GroupId,
     streams: Arc<Streams>,
     reached: Mutex<Reached>,
-    /// Something was applied.
-    pub(super) applied: Notify,
+    /// Held by whoever applies; whether this is over.
+    applying: tokio::sync::Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -42,7 +41,7 @@ impl Keeper {
             group,
             streams,
             reached: Mutex::default(),
-            applied: Notify::new(),
+            applying: tokio::sync::Mutex::default(),
         })
     }
 
@@ -74,6 +73,11 @@ impl Keeper {
             reached.mark.get_or_insert(mark);
         }
         kept
+    }
+
+    /// Applies nothing any more; returns when nothing is being applied.
+    pub(super) async fn close(&self) {
+        *self.applying.lock().await = true;
     }
 
     async fn perform(&self, at: At, command: Command) -> Result<Outcome, StreamError> {
@@ -160,6 +164,10 @@ impl Machine for Keeper {
     }
 
     async fn apply(&self, at: At, command: Bytes) -> Result<Vec<u8>, io::Error> {
+        let is_over = self.applying.lock().await;
+        if *is_over {
+            return Err(io::Error::other("the group is opened again"));
+        }
         let outcome = match Command::from_bytes(&command) {
             Ok(command) => self.perform(at, command).await,
             // A leader of a later version may know more: what it means must not be passed over by some.
@@ -175,6 +183,5 @@ impl Machine for Keeper {
 
     fn reached(&self, mark: Mark) {
         self.lock().mark = Some(mark);
-        self.applied.notify_one();
     }
 }

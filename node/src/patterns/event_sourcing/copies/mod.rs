@@ -193,10 +193,11 @@ impl Copies {
             let all: Vec<(GroupId, Arc<Kept>)> =
                 self.groups().iter().map(|(id, kept)| (*id, Arc::clone(kept))).collect();
             for (id, kept) in all {
-                if let Err(error) = kept.keeper.keep_mark().await {
-                    tracing::warn!(group = %id, %error, "what a group has agreed upon is not durable here yet");
-                }
-                let Some(reason) = kept.group.failure() else { continue };
+                let marked = kept.keeper.keep_mark().await.map_err(|error| error.to_string());
+                let Some(reason) = kept.group.failure().or(marked.err()) else {
+                    resting.remove(&id);
+                    continue;
+                };
                 let now = Instant::now();
                 match resting.get(&id) {
                     Some(until) if now < *until => continue,
@@ -215,6 +216,8 @@ impl Copies {
 
     async fn open_again(&self, id: GroupId, kept: &Arc<Kept>) {
         kept.group.stop().await;
+        kept.keeper.close().await;
+        self.streams.recover_copies(id).await;
         match self.open(id, kept.founders.clone()).await {
             Ok(again) => {
                 tracing::info!(group = %id, "a group goes on");
@@ -407,9 +410,11 @@ impl Copies {
     pub(super) fn leading(&self, id: GroupId) -> Result<Leading, StreamError> {
         let group = Arc::clone(&self.kept(id)?.group);
         let now = group.leader();
+        // What has stopped here is opened again, and says nothing until then.
+        let leader = now.0.filter(|_| group.failure().is_none());
         Ok(Leading {
-            is_local: now.0 == Some(self.local()),
-            leader: now.0.and_then(peer_of),
+            is_local: leader == Some(self.local()),
+            leader: leader.and_then(peer_of),
             changed: async move { group.leader_changed(now).await }.boxed().fuse(),
         })
     }
@@ -449,7 +454,8 @@ impl Copies {
         let group = Arc::clone(&self.kept(id)?.group);
         let is_figures = matches!(request, StreamRequest::Figures);
         // How it is, as far as this node knows, is said by whoever is asked.
-        if !is_figures || group.is_leading() {
+        let is_led = !is_figures || group.is_leading();
+        if is_led {
             let led = timeout(AGREE_WITHIN, group.lead()).await;
             led.map_err(|_| StreamError::NoQuorum)?.map_err(of_group)?;
         }
@@ -460,7 +466,12 @@ impl Copies {
         opened.stream.settle().await?;
         let mut reply = remote::perform(&self.streams, &opened, request, author).await?;
         if let StreamReply::Figures(figures) = &mut reply {
-            figures.copies = Some(self.figures(&group));
+            let mut copies = self.figures(&group);
+            if !is_led && copies.leader == Some(self.local().into()) {
+                // It may have been elected meanwhile, but what was said is older than that.
+                copies.leader = None;
+            }
+            figures.copies = Some(copies);
         }
         Ok(reply)
     }

@@ -130,6 +130,7 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-read", read),
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
+        sample("event-stream-read-end", ReadReply::End),
         sample("event-stream-read-failed", ReadReply::Failed(failed())),
         sample("event-streams", kept),
     ];
