@@ -159,3 +159,48 @@ async fn a_flipped_bit_is_found_and_never_served() {
         place.disk.flip_bit(path, offset, 3).unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_copy_builds_upon_nothing_that_its_disk_did_not_take() {
+    let place = Place::new();
+    let (_store, stream) = place.open().await.unwrap();
+    let append = async |entry: u64| {
+        let origin = Origin::Group {
+            author: crate::testing::key(1).public(),
+            at_ms: 5,
+            entry,
+        };
+        stream.append(append_of(vec![numbered(entry)]), origin).await
+    };
+    for entry in 0..10 {
+        assert_eq!(append(entry).await.unwrap().last, entry + 1);
+    }
+    stream.settle().await.unwrap();
+    let used: u64 = place.disk.files().iter().map(|(_, bytes)| bytes).sum();
+    place.disk.set_capacity(Some(used));
+    // They are taken, for others have them on their disks; that this one has not is known as soon as it is asked.
+    let mut next = 10;
+    while append(next).await.is_ok() {
+        next += 1;
+        if next % 64 == 0 && stream.settle().await.is_err() {
+            break;
+        }
+    }
+    stream.settle().await.unwrap_err();
+    append(next + 1).await.unwrap_err();
+    place.disk.set_capacity(None);
+    stream.settle().await.unwrap_err();
+    append(next + 1).await.unwrap_err();
+    // From what is on the disk on, the group's log is done again; what is there already is passed over.
+    stream.recover().await;
+    for entry in 0..=next + 1 {
+        match append(entry).await {
+            Ok(appended) => assert_eq!(appended.last, entry + 1),
+            Err(error) => assert!(matches!(error, StreamError::Conflict(_)), "{error}"),
+        }
+    }
+    stream.settle().await.unwrap();
+    let all = read_all(&stream, From::Position(1), Query::default(), None).await;
+    let entries: Vec<_> = all.iter().map(|kept| kept.record().unwrap().entry.unwrap()).collect();
+    assert_eq!(entries, (0..=next + 1).collect::<Vec<_>>());
+}
