@@ -392,6 +392,32 @@ fn durable_figures(others: &[Option<Server>; 3]) -> Vec<Figure<'_>> {
     figures
 }
 
+/// JetStream of three servers; started only for figures of copies.
+fn copies_others(words: &[String]) -> Option<Vec<Server>> {
+    let is_asked = words.is_empty() || words.iter().any(|word| "copies".starts_with(word.as_str()));
+    if is_asked { Server::jetstream_of_three() } else { None }
+}
+
+/// Events that are on the disks of two of three nodes when they are acknowledged, 128 bytes each.
+fn copies_figures(three: &Option<Vec<Server>>) -> Vec<Figure<'_>> {
+    let figure = |(in_flight, name): (usize, &'static str)| Figure {
+        name,
+        beside: "JetStream R3",
+        ours: Box::new(move || {
+            let args = ["stream", "--replicas", "3", "--in-flight", &in_flight.to_string()];
+            bench(&args, "events_per_s")
+        }),
+        theirs: Box::new(move || three.as_ref().map(|servers| durable::jetstream(&servers[0], in_flight))),
+        is_time: false,
+    };
+    let all = [
+        (1, "copies: 1 event at a time"),
+        (64, "copies: 64 events at a time"),
+        (256, "copies: 256 events at a time"),
+    ];
+    all.into_iter().map(figure).collect()
+}
+
 fn main() {
     let (flags, words): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a.starts_with("--"));
     let as_json = flags.iter().any(|flag| flag == "--json");
@@ -573,7 +599,11 @@ fn main() {
         ),
     ];
     let others = durable_others(&words);
-    let figures = figures.into_iter().chain(durable_figures(&others));
+    let three = copies_others(&words);
+    let figures = figures
+        .into_iter()
+        .chain(durable_figures(&others))
+        .chain(copies_figures(&three));
     if !as_json {
         println!(
             "{:<42} {:>12}   {:>12} {:<16} {:>6}",

@@ -43,9 +43,44 @@ impl Server {
         let mut command = Command::new(binary);
         command.arg("-c").arg(&file);
         let server = Server::start(command, home, port);
+        server.make_stream(1);
+        Some(server)
+    }
+
+    /// Three of them that keep a stream together, as they come: they acknowledge before they sync.
+    pub(super) fn jetstream_of_three() -> Option<Vec<Server>> {
+        let binary = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
+        let version = Command::new(&binary).arg("--version").stdout(Stdio::null()).status();
+        version.ok()?;
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let all: Vec<String> = routes
+            .iter()
+            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+            .collect();
+        let start = |(number, route): (usize, &u16)| {
+            let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+            let store = home.path().join("store").display().to_string();
+            let config = format!(
+                "server_name: n{number}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n\
+                 cluster {{ name: three\n listen: \"127.0.0.1:{route}\"\n routes: [{}] }}\n",
+                all.join(", ")
+            );
+            let file = home.path().join("nats.conf");
+            std::fs::write(&file, config).unwrap();
+            let mut command = Command::new(&binary);
+            command.arg("-c").arg(&file);
+            Server::start(command, home, port)
+        };
+        let servers: Vec<Server> = routes.iter().enumerate().map(start).collect();
+        servers[0].make_stream(3);
+        Some(servers)
+    }
+
+    fn make_stream(&self, replicas: u32) {
         in_runtime(async {
-            let client = server.client().await;
-            let stream = json!({ "name": "durable", "subjects": [SUBJECT], "storage": "file", "num_replicas": 1 });
+            let client = self.client().await;
+            let stream =
+                json!({ "name": "durable", "subjects": [SUBJECT], "storage": "file", "num_replicas": replicas });
             let deadline = Instant::now() + PATIENCE;
             loop {
                 let asked = client.request("$JS.API.STREAM.CREATE.durable", Bytes::from(stream.to_string()));
@@ -58,7 +93,6 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        Some(server)
     }
 
     /// A redis-server that syncs before it answers.
