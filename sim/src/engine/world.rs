@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use weft_node::tasks::Tasks;
 use weft_protocol::{PeerId, Subject};
 
@@ -70,6 +70,8 @@ pub(super) struct World<'a> {
     sampler: Sampler,
     deeds: Vec<(u64, Deed)>,
     walls: BTreeMap<u64, u64>,
+    /// Who looks for what was appended, at each node that runs or ran.
+    lookers: BTreeMap<HostId, mpsc::Sender<workload::Look>>,
     tasks: Tasks,
     dice: u64,
     parts: Parts,
@@ -183,6 +185,7 @@ impl<'a> World<'a> {
             attacker_share: 0.0,
             deeds: Vec::new(),
             walls: BTreeMap::new(),
+            lookers: BTreeMap::new(),
             tasks: Tasks::new(),
             dice,
             parts,
@@ -385,6 +388,9 @@ impl<'a> World<'a> {
                 .filter(|(index, _)| receives(index))
                 .collect();
             workload::subscribe(&self.ledger, host, &running, &subjects);
+            if let Some(looker) = workload::look(&self.ledger, host, &running) {
+                self.lookers.insert(host, looker);
+            }
             let mut served = BTreeSet::new();
             for (index, workload) in self.scenario.workloads.iter().enumerate() {
                 if let WorkloadKind::Call { service, .. } = &workload.kind
@@ -432,11 +438,10 @@ impl<'a> World<'a> {
             }
             WorkloadKind::Append { .. } => {
                 let others = up(&self.parts.receivers[index], Some(sender));
-                let reader = pick(&others, &mut self.dice);
-                let reader = reader.and_then(|host| Some((host, self.fleet.running(host)?.streams.clone()?)));
+                let looker = pick(&others, &mut self.dice).and_then(|host| self.lookers.get(&host).cloned());
                 let stream = self.parts.streams[&index].clone();
                 let application = running.application.clone();
-                let append = workload::append(ledger, sender, running, index, stream, reader);
+                let append = workload::append(ledger, sender, running, index, stream, looker);
                 application.spawn("appender", append);
             }
             WorkloadKind::Call { service, timeout, any } => {

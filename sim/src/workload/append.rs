@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use tokio::sync::mpsc;
 use weft_node::{
     error::{ErrorKind, Kind as _},
     patterns::event_sourcing::{EventSourcingHandle, Read, Recorded, StreamOptions},
@@ -17,6 +18,9 @@ use crate::{
     network::HostId,
     oracle::{Outcome, Read as Seen},
 };
+
+/// Looks of one node that wait.
+const LOOKS_MAX: usize = 4096;
 
 /// Makes the stream of a workload, if it is not there.
 pub async fn make(running: Running, stream: Subject, replicas: u8) {
@@ -43,7 +47,7 @@ pub async fn append(
     running: Running,
     workload: usize,
     stream: Subject,
-    reader: Option<(HostId, EventSourcingHandle)>,
+    looker: Option<mpsc::Sender<Look>>,
 ) {
     let Some(streams) = running.streams else { return };
     let item = ledger.oracle().sending(workload, host, running.boot, ledger.now_ns());
@@ -72,19 +76,64 @@ pub async fn append(
         .network
         .note(&[at_ns, u64::from(host), 0xA99E << 32 | item as u64, position], &[]);
     ledger.oracle().appended(workload, item, position, at_ns);
-    let Some((reads_at, reader)) = reader else { return };
-    // Who reads after the answer finds it, wherever. Who is not answered cannot say.
+    // Who does not run any more looks for nothing.
+    if let Some(looker) = looker {
+        let _ = looker.try_send(Look {
+            stream,
+            workload,
+            item,
+            position,
+            host,
+            at_ns,
+        });
+    }
+}
+
+/// What somebody is to look for.
+pub struct Look {
+    stream: Subject,
+    workload: usize,
+    item: usize,
+    position: u64,
+    /// Where it was answered, and when.
+    host: HostId,
+    at_ns: u64,
+}
+
+/// Has a node look for what is answered elsewhere, for as long as its process lives.
+pub fn look(ledger: &Arc<Ledger>, host: HostId, running: &Running) -> Option<mpsc::Sender<Look>> {
+    let streams = running.streams.clone()?;
+    let (looker, mut looks) = mpsc::channel::<Look>(LOOKS_MAX);
+    let (ledger, application) = (Arc::clone(ledger), running.application.clone());
+    running.application.spawn("looker", async move {
+        while let Some(look) = looks.recv().await {
+            let looking = look_for(Arc::clone(&ledger), host, streams.clone(), look);
+            application.spawn("looking", looking);
+        }
+    });
+    Some(looker)
+}
+
+/// Who reads after the answer finds it, wherever. Who is not answered cannot say.
+async fn look_for(ledger: Arc<Ledger>, reads_at: HostId, streams: EventSourcingHandle, look: Look) {
+    let Look {
+        stream,
+        workload,
+        item,
+        position,
+        host,
+        at_ns,
+    } = look;
     let request = reading(From::Position(position), Some(1));
-    let Ok(mut reading) = reader.read(&stream, request).await else {
+    let Ok(mut reading) = streams.read(&stream, request).await else {
         return;
     };
     while let Ok(read) = reading.next().await {
         match read {
             Some(Read::Records(records)) => {
                 if records.first().and_then(item_of) != Some((workload, item)) {
-                    ledger.oracle().broken(format!(
-                        "the event {item} is not where it was said to be, at {position}"
-                    ));
+                    let what = format!("the event {item} is not where it was said to be, at {position}");
+                    ledger.oracle().broken(what);
                 }
                 return;
             }

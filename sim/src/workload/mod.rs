@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-pub use append::{append, make, read_all};
+pub use append::{Look, append, look, make, read_all};
 pub use call::{call, serve};
 pub use publish::{publish, subscribe};
 use weft_protocol::PeerId;

@@ -207,7 +207,7 @@ impl Asking {
             // Read again only when somebody has said something: each append asks.
             let mut owners: HashMap<Subject, Vec<(PeerId, bool)>> = HashMap::new();
             for (peer, said) in self.announced() {
-                for (name, is_copy) in named(said) {
+                for (name, is_copy) in said.named() {
                     owners.entry(name).or_default().push((peer, is_copy));
                 }
             }
@@ -265,7 +265,7 @@ impl Asking {
         let local = self.streams.local_peer();
         let own = self.streams.names().into_iter().map(|named| (local, named));
         let others = self.announced().into_iter();
-        let others = others.flat_map(|(peer, said)| named(said).map(move |named| (peer, named)));
+        let others = others.flat_map(|(peer, said)| said.named().map(move |named| (peer, named)));
         let (mut alone, mut shared) = (Vec::new(), BTreeMap::new());
         for (peer, (name, is_copy)) in own.chain(others) {
             if is_copy {
@@ -277,13 +277,6 @@ impl Asking {
         alone.extend(shared);
         alone
     }
-}
-
-/// The streams that somebody says it keeps, and whether others do as well.
-fn named(said: KeptStreams) -> impl Iterator<Item = (Subject, bool)> {
-    let copies: BTreeSet<u16> = said.copies.into_iter().collect();
-    let names = said.names.into_iter().enumerate();
-    names.map(move |(number, name)| (name, u16::try_from(number).is_ok_and(|number| copies.contains(&number))))
 }
 
 /// Whether something can be asked again: nothing was done, or it does no harm to do it twice.

@@ -388,9 +388,29 @@ pub struct KeptStreams {
     /// Whether there are more.
     #[n(1)]
     pub has_more: bool,
-    /// Which of them others keep as well, by their places in the list.
-    #[cbor(n(2), default, decode_with = "bounded::list::<1024, _, _>")]
-    pub copies: Vec<u16>,
+    /// Which of them others keep as well: a bit for each name, the first in the lowest bit of the first byte. None: none.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub copies: Option<Vec<u8>>,
+}
+
+impl KeptStreams {
+    /// Adds a name.
+    pub fn push(&mut self, name: Subject, is_copy: bool) {
+        if is_copy {
+            let bits = self.copies.get_or_insert_default();
+            bits.resize(self.names.len() / 8 + 1, 0);
+            bits[self.names.len() / 8] |= 1 << (self.names.len() % 8);
+        }
+        self.names.push(name);
+    }
+
+    /// The names, and whether others keep each as well.
+    pub fn named(self) -> impl Iterator<Item = (Subject, bool)> {
+        let bits = self.copies.unwrap_or_default();
+        let is_copy = move |at: usize| bits.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0);
+        let names = self.names.into_iter().enumerate();
+        names.map(move |(at, name)| (name, is_copy(at)))
+    }
 }
 
 impl Wire for KeptStreams {

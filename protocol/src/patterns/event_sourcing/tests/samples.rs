@@ -117,7 +117,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     let kept = KeptStreams {
         names: vec!["bills".parse().unwrap(), "orders".parse().unwrap()],
         has_more: true,
-        copies: vec![1],
+        copies: Some(vec![2]),
     };
     let mut all = vec![
         sample("event-stream-record", record),
