@@ -68,6 +68,10 @@ impl Mesh {
         self.places[number].1.as_ref().unwrap().mesh().local_peer()
     }
 
+    fn has_copy(&self, number: usize, name: &Subject) -> bool {
+        self.at(number).streams.group_of(name).is_some()
+    }
+
     /// Which node leads those that keep a stream, as one of them says.
     async fn leader(&self, of: &EventSourcingHandle, name: &Subject) -> usize {
         for _ in 0..500 {
@@ -174,6 +178,20 @@ async fn a_stream_with_copies_is_used_from_every_node() {
         }
     };
     tokio::time::timeout(PATIENCE, listed).await.unwrap();
+    // How much is kept is agreed upon, too; how many copies there are stays.
+    let keeper = (0..4).find(|number| mesh.has_copy(*number, &orders)).unwrap();
+    let fewer = StreamOptions {
+        retain_records: Some(10),
+        ..StreamOptions::default()
+    };
+    let updated = mesh.at(keeper).update(&orders, fewer).await.unwrap();
+    assert_eq!(updated.figures.unwrap().retain_records, Some(10));
+    let five = StreamOptions {
+        replicas: Some(5),
+        ..StreamOptions::default()
+    };
+    let refused = mesh.at(keeper).update(&orders, five).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
     // A second stream costs no second group.
     let bills = mesh.at(0).create(&name("bills"), three()).await.unwrap();
     assert_eq!(bills.figures.unwrap().copies.unwrap().group, copies.group);
