@@ -88,7 +88,7 @@ pub(super) struct AppendArgs {
     /// Who numbers what it appends: an event with a number that was recorded is not recorded again
     #[arg(long, value_name = "NAME/NUMBER")]
     producer: Option<HeaderValue>,
-    /// When it is acknowledged; of a stream with copies always when most of them are on their disks
+    /// When it is acknowledged; of a stream with copies always when most of them have it on their disks
     #[arg(long, value_enum, default_value_t)]
     ack: Ack,
 }
