@@ -19,8 +19,8 @@ use crate::{
     nats::Nats,
     node::{Node, NodeOptions},
     patterns::{
-        batching::Batching, blobs::Blobs, event_sourcing::EventSourcing, presence::Presence, pub_sub::PubSub,
-        request_response::RequestResponse,
+        batching::Batching, blobs::Blobs, event_sourcing::EventSourcing, presence::Presence, projections::Projections,
+        pub_sub::PubSub, request_response::RequestResponse,
     },
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
@@ -81,6 +81,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
             options: settings::blobs(&config),
         })
         .pattern(EventSourcing)
+        .pattern(Projections)
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

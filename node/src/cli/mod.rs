@@ -48,6 +48,7 @@ mod peers;
 mod ping;
 mod presence;
 mod progress;
+mod projection;
 mod proof;
 mod publish;
 mod receipt;
@@ -56,6 +57,7 @@ mod serve;
 mod service;
 mod signals;
 mod sim;
+mod snapshot;
 mod status;
 mod stream;
 mod subscribe;
@@ -146,6 +148,8 @@ enum Command {
     Batch(batch::BatchArgs),
     Stream(stream::StreamArgs),
     Consumer(consumer::ConsumerArgs),
+    Projection(projection::ProjectionArgs),
+    Snapshot(snapshot::SnapshotArgs),
     VerifyProof(proof::VerifyProofArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -244,6 +248,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Batch(args) => batch::execute(session, args).await,
         Command::Stream(args) => Box::pin(stream::execute(session, args)).await,
         Command::Consumer(args) => Box::pin(consumer::execute(session, args)).await,
+        Command::Projection(args) => Box::pin(projection::execute(session, args)).await,
+        Command::Snapshot(args) => snapshot::execute(session, args).await,
         Command::VerifyProof(args) => proof::execute(session, &args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,
         Command::Config(args) => config::execute(session, args).await,

@@ -14,6 +14,8 @@ pub(crate) const EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct Progress {
     what: &'static str,
     total: Option<u64>,
+    /// How an amount is said.
+    amount: fn(u64) -> String,
     begun: Instant,
     shown: Option<Instant>,
     is_seen: bool,
@@ -25,31 +27,40 @@ impl Progress {
         Progress {
             what,
             total,
+            amount: view::bytes,
             begun: Instant::now(),
             shown: None,
             is_seen: out.talk_terminal && !out.json,
         }
     }
 
-    /// So many bytes by now.
-    pub(crate) fn show(&mut self, bytes: u64) {
+    /// The same of so many things.
+    pub(crate) fn of_things(out: &Out, what: &'static str, total: Option<u64>) -> Self {
+        Progress {
+            amount: |count| count.to_string(),
+            ..Progress::new(out, what, total)
+        }
+    }
+
+    /// So much by now.
+    pub(crate) fn show(&mut self, done: u64) {
         let last = self.shown.unwrap_or(self.begun);
         if !self.is_seen || last.elapsed() < EVERY {
             return;
         }
         self.shown = Some(Instant::now());
         // Nobody is left to be told when standard error is gone.
-        let _ = write!(stderr(), "\r\u{1b}[K{}", self.line(bytes, self.begun.elapsed()));
+        let _ = write!(stderr(), "\r\u{1b}[K{}", self.line(done, self.begun.elapsed()));
         let _ = stderr().flush();
     }
 
-    fn line(&self, bytes: u64, took: Duration) -> String {
-        let rate = (bytes as f64 / took.as_secs_f64().max(0.001)) as u64;
-        let (done, rate) = (view::bytes(bytes), view::bytes(rate));
+    fn line(&self, amount: u64, took: Duration) -> String {
+        let rate = (amount as f64 / took.as_secs_f64().max(0.001)) as u64;
+        let (done, rate) = ((self.amount)(amount), (self.amount)(rate));
         match self.total.filter(|total| *total > 0) {
             Some(total) => {
-                let share = (bytes as f64 / total as f64 * 100.0).floor();
-                format!("{} {done} of {} ({share} %), {rate}/s", self.what, view::bytes(total))
+                let share = (amount as f64 / total as f64 * 100.0).floor();
+                format!("{} {done} of {} ({share} %), {rate}/s", self.what, (self.amount)(total))
             }
             None => format!("{} {done}, {rate}/s", self.what),
         }

@@ -27,6 +27,7 @@ use crate::{
         blobs::{self, Blobs, BlobsHandle},
         event_sourcing::{self, EventSourcing, EventSourcingHandle},
         presence::{self, Presence, PresenceHandle},
+        projections::{self, Projections, ProjectionsHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
     },
@@ -43,6 +44,7 @@ pub struct App {
     pub(crate) presence: Option<PresenceHandle>,
     pub(crate) blobs: Option<BlobsHandle>,
     pub(crate) streams: Option<EventSourcingHandle>,
+    pub(crate) projections: Option<ProjectionsHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -80,6 +82,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
     let presence = node.handle::<Presence>();
     let blobs = node.handle::<Blobs>();
     let streams = node.handle::<EventSourcing>();
+    let projections = node.handle::<Projections>();
     Ok(App {
         node,
         calls,
@@ -88,6 +91,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
         presence,
         blobs,
         streams,
+        projections,
         info: Arc::new(info),
     })
 }
@@ -110,6 +114,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(presence::routes::routes())
         .merge(blobs::routes::routes())
         .merge(event_sourcing::routes::routes())
+        .merge(projections::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

@@ -8,5 +8,6 @@ pub mod body;
 pub(crate) mod cloud_event;
 pub mod event_sourcing;
 pub mod presence;
+pub mod projections;
 pub mod pub_sub;
 pub mod request_response;

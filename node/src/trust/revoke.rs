@@ -22,7 +22,7 @@ impl Trust {
     /// Revokes a member. Those it had admitted get certificates of this node's, so that they are not cut off with it.
     ///
     /// # Errors
-    /// `Denied` when this node may not revoke; `Conflict` when the key is revoked already; `Invalid` for oneself.
+    /// `Denied` when this node may not revoke; `Conflict` when the key is revoked already, by the root or by this node; `Invalid` for oneself.
     pub async fn revoke(&self, peer: &PeerId, reason: &str) -> Result<Revoked, NodeError> {
         let mesh = self
             .mesh()
@@ -32,10 +32,12 @@ impl Trust {
         if key == self.0.public {
             return Err(NodeError::invalid("a node cannot revoke itself").with_hint("ask another administrator"));
         }
-        if self.is_revoked(&key) {
+        let by_root = self.0.root.as_ref().filter(|root| root.public() == mesh.root);
+        // The root's word stands for good. Another's may turn out void, so it keeps nobody from saying the same.
+        let signer = by_root.map_or(self.0.public, |root| root.public());
+        if self.has_revoked(&signer, &key) || self.has_revoked(&mesh.root, &key) {
             return Err(NodeError::conflict(format!("{peer} is revoked already")));
         }
-        let by_root = self.0.root.as_ref().filter(|root| root.public() == mesh.root);
         if by_root.is_none() && !self.own_membership().is_some_and(|own| may_revoke(&own)) {
             return Err(NodeError::denied("this node may not revoke members")
                 .with_hint("the `admin` right is needed: `weft cap explain self admin mesh.revocation`"));
@@ -167,6 +169,13 @@ impl Trust {
             .as_ref()
             .map(|r| r.counting().map(|(r, _)| r.clone()).collect())
             .unwrap_or_default()
+    }
+
+    /// Whether a revocation of `subject` by `signer` counts.
+    fn has_revoked(&self, signer: &PublicKey, subject: &PublicKey) -> bool {
+        let state = self.state();
+        let mut counting = state.revocations.iter().flat_map(|set| set.counting());
+        counting.any(|(revocation, by)| by == *signer && revocation.subject == *subject)
     }
 
     /// The living members whose certificate rests on `issuer`.

@@ -66,7 +66,7 @@ async fn nodes(platform: &TestPlatform) -> Vec<Trust> {
 
 async fn do_it(nodes: &[Trust], platform: &TestPlatform, deed: &Deed) {
     match *deed {
-        // It may be refused: oneself, who is revoked already, or by who is.
+        // It may be refused: oneself, whom the root or this one revoked already, or by who is revoked.
         Deed::Revoke { by, whom } => drop(nodes[by].revoke(&nodes[whom].local_peer(), "test").await),
         Deed::Notices { from, to, which } => {
             let notices = some(nodes[from].revocation_notices(), which);
@@ -174,6 +174,24 @@ async fn a_revocation_that_turns_out_to_be_void_leaves_no_trace() {
         Deed::Announce { who: 5, what: 0 },
         records,
         Deed::Revoke { by: 1, whom: 2 },
+    ];
+    check(&deeds).await;
+}
+
+/// Found by the property below: the root was told that its word was not needed, and the word that was there turned out void.
+#[tokio::test]
+async fn what_the_root_revokes_stays_revoked_whoever_said_it_before() {
+    let notices = Deed::Notices {
+        from: 1,
+        to: 0,
+        which: 1,
+    };
+    let deeds = [
+        Deed::Revoke { by: 2, whom: 1 },
+        Deed::Pass { seconds: 1 },
+        Deed::Revoke { by: 1, whom: 3 },
+        notices,
+        Deed::Revoke { by: 0, whom: 3 },
     ];
     check(&deeds).await;
 }
