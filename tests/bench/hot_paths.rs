@@ -15,6 +15,7 @@ use std::{
 use criterion::Criterion;
 use weft_node::patterns::{
     batching::core::{Batcher, Limits},
+    projections::sql::Query,
     pub_sub::trie::SubjectTrie,
 };
 use weft_protocol::{
@@ -134,6 +135,7 @@ fn pairs() -> Vec<Pair> {
         among_subscriptions(),
         into_batches(),
         group_of_a_blob(),
+        into_a_projection(),
     ]
 }
 
@@ -205,6 +207,32 @@ fn group_of_a_blob() -> Pair {
             black_box(hash_group(3, 9, black_box(&group)));
         }),
         limit: Box::new(move || drop(black_box(black_box(&same).clone()))),
+    }
+}
+
+/// An event of a stream into its group, beside reading the JSON of its data.
+fn into_a_projection() -> Pair {
+    let sql = "SELECT data.customer AS customer, count(*) AS orders, sum(data.amount) AS total, max(time) AS newest FROM orders \
+               WHERE type = 'order.created' GROUP BY data.customer";
+    let query = Query::parse(sql).expect("it is SQL");
+    let data = r#"{"customer":"customer-17","amount":12.5,"items":[{"name":"pen","price":2.5},{"name":"ink","price":10}],"paid":true}"#;
+    let event = serde_json::json!({
+        "type": "order.created", "id": "17", "subject": "order-17", "time": "2026-11-26T13:14:15.000Z",
+        "data": serde_json::from_str::<serde_json::Value>(data).expect("it is JSON"),
+    });
+    let (_, keys) = query.group(&event).expect("it is small").expect("it counts");
+    let mut group = query.fresh(keys);
+    Pair {
+        name: "an event into a projection",
+        limit_name: "reading the JSON of its data",
+        ours: Box::new(move || {
+            black_box(query.group(black_box(&event)).expect("it is small"));
+            query.take(&mut group, black_box(&event)).expect("it is small");
+        }),
+        limit: Box::new(move || {
+            let read = serde_json::from_str::<serde_json::Value>(black_box(data));
+            drop(black_box(read));
+        }),
     }
 }
 

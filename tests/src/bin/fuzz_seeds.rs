@@ -62,6 +62,13 @@ const CONFIG: &[&str] = &[
     "[api]\nlisten = \"127.0.0.1:0\"\n[nats]\nlisten = \"127.0.0.1:4222\"\n[blobs]\nbytes_max = \"8GiB\"\nkeep = \"1d\"\n",
 ];
 
+const SQL: &[&str] = &[
+    "SELECT data.customer AS customer, count(*) AS n, sum(data.amount) FROM orders WHERE type = 'a' GROUP BY data.customer HAVING count(*) > 1\n{\"type\":\"a\",\"data\":{\"customer\":\"c\",\"amount\":2.5}}\n{\"type\":\"a\",\"data\":{\"customer\":\"c\",\"amount\":\"x\"}}",
+    "SELECT date_trunc('day', time) AS day, min(data.n), max(data.n), first(id), last(data->>'n') FROM o GROUP BY 1\n{\"time\":\"2026-11-26T13:14:15Z\",\"id\":\"1\",\"data\":{\"n\":-7}}",
+    "SELECT avg(CASE WHEN data.list[-1] IN (1, 'x', NULL) THEN -data.n / 2 ELSE CAST(data['t'] AS integer) END) FILTER (WHERE upper(type) LIKE 'A%_' OR NOT data.n BETWEEN 1 AND 9) AS v FROM o\n{\"type\":\"ab\",\"data\":{\"n\":1,\"t\":\"12\",\"list\":[1]}}",
+    "SELECT round(abs(sum(length(trim(substr(data.t, 2, 3) || coalesce(data.u, 'x'))) % 3), 2) FROM o WHERE data.n IS DISTINCT FROM nullif(data.m, 1.0)\n{\"data\":{\"t\":\"abcdef\",\"m\":1}}",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args_os().nth(1).ok_or("usage: weft-fuzz-seeds FOLDER")?;
     let folder = Path::new(&folder);
@@ -82,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             &bytes.unwrap_or_else(|_| text.as_bytes().to_vec()),
         )?;
     }
-    for (target, texts) in [("nats", NATS), ("subjects", SUBJECTS), ("config", CONFIG)] {
+    for (target, texts) in [("nats", NATS), ("subjects", SUBJECTS), ("config", CONFIG), ("sql", SQL)] {
         for (count, text) in texts.iter().enumerate() {
             put(folder, target, &count.to_string(), text.as_bytes())?;
         }

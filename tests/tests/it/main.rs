@@ -13,6 +13,7 @@ mod nats;
 mod nats_mesh;
 mod presence;
 mod pressure;
+mod projections;
 mod quickstart;
 mod resilience;
 mod services;

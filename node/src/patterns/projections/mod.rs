@@ -17,7 +17,7 @@ mod options;
 mod past;
 pub mod routes;
 mod shelf;
-mod sql;
+pub mod sql;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -158,7 +158,7 @@ impl Table {
     /// `Stopped` when it is another one than before.
     pub(super) async fn belongs_to(&mut self, created_ms: u64) -> Result<(), ProjectionError> {
         match self.progress.stream_created_ms {
-            Some(known) if known == created_ms => return Ok(()),
+            Some(known) if known == created_ms => Ok(()),
             Some(_) => {
                 let reason = format!("the stream {} was deleted and made anew", self.stream);
                 let progress = Progress {

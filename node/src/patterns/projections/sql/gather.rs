@@ -49,7 +49,7 @@ pub(super) struct Gather {
 
 /// As far as it was gathered.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(crate) enum Gathered {
+pub(super) enum Gathered {
     #[n(0)]
     Count(#[n(0)] u64),
     #[n(1)]

@@ -28,7 +28,7 @@ use expr::{Expr, Scope};
 use gather::{Gather, Gathered, Use, VALUE_BYTES_MAX};
 
 /// Bytes of a statement.
-pub(crate) const SQL_BYTES_MAX: usize = 4096;
+pub const SQL_BYTES_MAX: usize = 4096;
 /// Columns of a projection.
 const COLUMNS_MAX: usize = 64;
 /// Expressions that make a group.
@@ -38,7 +38,7 @@ const KEY_BYTES_MAX: usize = 1024;
 
 /// What a projection does with each event.
 #[derive(Debug, Clone)]
-pub(crate) struct Query {
+pub struct Query {
     stream: String,
     filter: Option<Expr>,
     keys: Vec<Expr>,
@@ -49,7 +49,7 @@ pub(crate) struct Query {
 
 /// What is kept of a group.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(crate) struct Group {
+pub struct Group {
     /// What its events have in common.
     #[cbor(n(0), with = "json::list")]
     keys: Vec<Value>,
@@ -59,18 +59,23 @@ pub(crate) struct Group {
 
 impl Group {
     /// About how many bytes it is, in memory or stored.
-    pub(crate) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         let keys: usize = self.keys.iter().map(gather::size).sum();
         let gathered: usize = self.gathered.iter().map(Gathered::weight).sum();
         64 + keys + 40 * self.keys.len() + gathered
     }
 }
 
+/// The name of a group: bytes that sort as the groups do, and what its events have in common.
+pub type Named = (Vec<u8>, Vec<Value>);
+
 /// Why a projection cannot go on behind an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TooLarge {
+pub enum TooLarge {
+    /// What names its group has so many bytes.
     #[error("its group is named by {0} bytes, and {KEY_BYTES_MAX} are the limit")]
     Key(usize),
+    /// The least, the last or the like is too large.
     #[error("a value to be kept of it has more than {VALUE_BYTES_MAX} bytes")]
     Value,
 }
@@ -80,22 +85,25 @@ impl Query {
     ///
     /// # Errors
     /// What is wrong with it, for people.
-    pub(crate) fn parse(sql: &str) -> Result<Query, String> {
+    pub fn parse(sql: &str) -> Result<Query, String> {
         parse::statement(sql)
     }
 
     /// The stream whose events it is about.
-    pub(crate) fn stream(&self) -> &str {
+    pub fn stream(&self) -> &str {
         &self.stream
     }
 
     /// What its columns are called.
-    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The group of an event: bytes that sort as the groups do, and what its events have in common. Nothing for an event that does not count.
-    pub(crate) fn group(&self, event: &Value) -> Result<Option<(Vec<u8>, Vec<Value>)>, TooLarge> {
+    /// The group of an event; nothing for one that does not count.
+    ///
+    /// # Errors
+    /// Its name is too large.
+    pub fn group(&self, event: &Value) -> Result<Option<Named>, TooLarge> {
         let scope = Scope {
             event,
             keys: &[],
@@ -114,20 +122,23 @@ impl Query {
     }
 
     /// A group of which nothing is gathered yet.
-    pub(crate) fn fresh(&self, keys: Vec<Value>) -> Group {
+    pub fn fresh(&self, keys: Vec<Value>) -> Group {
         let gathered = self.gathers.iter().map(Gather::fresh).collect();
         Group { keys, gathered }
     }
 
     /// The only group, where there is one whatever the events are.
-    pub(crate) fn single(&self) -> Option<(Vec<u8>, Group)> {
+    pub fn single(&self) -> Option<(Vec<u8>, Group)> {
         self.keys
             .is_empty()
             .then(|| (value::sortable(&[]), self.fresh(Vec::new())))
     }
 
     /// Gathers of an event what it has. Gives the number of values that were of no use: a text in a sum, say.
-    pub(crate) fn take(&self, group: &mut Group, event: &Value) -> Result<u64, TooLarge> {
+    ///
+    /// # Errors
+    /// Something to be kept is too large; then the group is of no use any more.
+    pub fn take(&self, group: &mut Group, event: &Value) -> Result<u64, TooLarge> {
         let mut misfits = 0;
         for (gather, gathered) in self.gathers.iter().zip(&mut group.gathered) {
             let scope = Scope {
@@ -145,7 +156,7 @@ impl Query {
     }
 
     /// A group as a row; nothing where `HAVING` does not hold.
-    pub(crate) fn row(&self, group: &Group) -> Option<Map<String, Value>> {
+    pub fn row(&self, group: &Group) -> Option<Map<String, Value>> {
         let gathers = self.gathers.iter().zip(&group.gathered);
         let gathered: Vec<Value> = gathers.map(|(gather, gathered)| gather.value(gathered)).collect();
         let scope = Scope {
@@ -166,7 +177,7 @@ impl Query {
 }
 
 /// The bytes with which the names of groups begin whose first keys are these.
-pub(crate) fn prefix(keys: &[Value]) -> Vec<u8> {
+pub fn prefix(keys: &[Value]) -> Vec<u8> {
     let keys: Vec<Value> = keys.iter().cloned().map(value::plain).collect();
     value::sortable(&keys)
 }

@@ -47,11 +47,7 @@ pub(super) fn statement(sql: &str) -> Parsed<Query> {
         sql_keys: keys_of(select, &aliases)?,
         gathers: Vec::new(),
     };
-    let keys = reading
-        .sql_keys
-        .iter()
-        .map(|key| of_event(key))
-        .collect::<Parsed<Vec<_>>>()?;
+    let keys = reading.sql_keys.iter().map(of_event).collect::<Parsed<Vec<_>>>()?;
     let filter = select.selection.as_ref().map(of_event).transpose()?;
     let mut columns: Vec<(String, Expr)> = Vec::new();
     for (name, sql) in named_columns(select)? {
@@ -149,10 +145,12 @@ fn object_name(name: &ObjectName) -> Parsed<String> {
 
 /// Columns with a name of their own.
 fn aliases(select: &Select) -> Vec<(&str, &Sql)> {
-    let named = |item| match item {
-        &SelectItem::ExprWithAlias { ref expr, ref alias } => Some((alias.value.as_str(), expr)),
-        _ => None,
-    };
+    fn named(item: &SelectItem) -> Option<(&str, &Sql)> {
+        match item {
+            SelectItem::ExprWithAlias { expr, alias } => Some((alias.value.as_str(), expr)),
+            _ => None,
+        }
+    }
     select.projection.iter().filter_map(named).collect()
 }
 
@@ -289,10 +287,12 @@ fn arguments(function: &ast::Function) -> Parsed<Vec<&FunctionArgExpr>> {
     if plain != function.to_string() {
         return Err(format!("{function} says more than is understood"));
     }
-    let argument = |argument| match argument {
-        &FunctionArg::Unnamed(ref expr) => Ok(expr),
-        other => Err(format!("{other} is not understood")),
-    };
+    fn argument(argument: &FunctionArg) -> Parsed<&FunctionArgExpr> {
+        match argument {
+            FunctionArg::Unnamed(expr) => Ok(expr),
+            other => Err(format!("{other} is not understood")),
+        }
+    }
     list.args.iter().map(argument).collect()
 }
 
@@ -314,19 +314,49 @@ fn translate(sql: &Sql, depth: usize, known: &mut dyn FnMut(&Sql, usize) -> Pars
             _ => path,
         });
     }
-    let mut boxed = |sql: &Sql| Ok::<_, String>(Box::new(translate(sql, depth + 1, known)?));
-    let not = |expr: Expr, negated: bool| if negated { Expr::Not(Box::new(expr)) } else { expr };
+    let mut inner = |sql: &Sql| Ok::<_, String>(Box::new(translate(sql, depth + 1, known)?));
     Ok(match sql {
-        Sql::Nested(inner) => *boxed(inner)?,
+        Sql::Nested(nested) => *inner(nested)?,
         Sql::Value(value) => Expr::Literal(literal(&value.value)?),
-        Sql::IsNull(expr) => Expr::IsNull(boxed(expr)?),
-        Sql::IsNotNull(expr) => not(Expr::IsNull(boxed(expr)?), true),
-        Sql::IsTrue(expr) => is_truth(*boxed(expr)?, true),
-        Sql::IsNotTrue(expr) => not(is_truth(*boxed(expr)?, true), true),
-        Sql::IsFalse(expr) => is_truth(*boxed(expr)?, false),
-        Sql::IsNotFalse(expr) => not(is_truth(*boxed(expr)?, false), true),
-        Sql::IsDistinctFrom(a, b) => not(Expr::Binary(Binary::Same, boxed(a)?, boxed(b)?), true),
-        Sql::IsNotDistinctFrom(a, b) => Expr::Binary(Binary::Same, boxed(a)?, boxed(b)?),
+        Sql::UnaryOp { op, expr } => match op {
+            UnaryOperator::Not => not(*inner(expr)?, true),
+            UnaryOperator::Minus => Expr::Negative(inner(expr)?),
+            UnaryOperator::Plus => *inner(expr)?,
+            _ => return Err(format!("{op} is not understood")),
+        },
+        Sql::BinaryOp { left, op, right } => operation(op, inner(left)?, inner(right)?)?,
+        Sql::Case {
+            operand,
+            conditions,
+            else_result,
+            ..
+        } => case(operand.as_deref(), conditions, else_result.as_deref(), &mut inner)?,
+        Sql::Function(function) => call(function, &mut inner)?,
+        other => match test(other, &mut inner)? {
+            Some(test) => test,
+            None => spelt_call(other, &mut inner)?,
+        },
+    })
+}
+
+/// Translates what stands within something.
+type Inner<'a> = dyn FnMut(&Sql) -> Parsed<Box<Expr>> + 'a;
+
+fn not(expr: Expr, negated: bool) -> Expr {
+    if negated { Expr::Not(Box::new(expr)) } else { expr }
+}
+
+/// Something that is true, false or unknown, if it is that.
+fn test(sql: &Sql, inner: &mut Inner<'_>) -> Parsed<Option<Expr>> {
+    Ok(Some(match sql {
+        Sql::IsNull(expr) => Expr::IsNull(inner(expr)?),
+        Sql::IsNotNull(expr) => not(Expr::IsNull(inner(expr)?), true),
+        Sql::IsTrue(expr) => is_truth(*inner(expr)?, true),
+        Sql::IsNotTrue(expr) => not(is_truth(*inner(expr)?, true), true),
+        Sql::IsFalse(expr) => is_truth(*inner(expr)?, false),
+        Sql::IsNotFalse(expr) => not(is_truth(*inner(expr)?, false), true),
+        Sql::IsDistinctFrom(a, b) => not(Expr::Binary(Binary::Same, inner(a)?, inner(b)?), true),
+        Sql::IsNotDistinctFrom(a, b) => Expr::Binary(Binary::Same, inner(a)?, inner(b)?),
         Sql::Between {
             expr,
             negated,
@@ -335,8 +365,8 @@ fn translate(sql: &Sql, depth: usize, known: &mut dyn FnMut(&Sql, usize) -> Pars
         } => {
             let within = Expr::Binary(
                 Binary::And,
-                Box::new(Expr::Binary(Binary::LessOrEqual, boxed(low)?, boxed(expr)?)),
-                Box::new(Expr::Binary(Binary::LessOrEqual, boxed(expr)?, boxed(high)?)),
+                Box::new(Expr::Binary(Binary::LessOrEqual, inner(low)?, inner(expr)?)),
+                Box::new(Expr::Binary(Binary::LessOrEqual, inner(expr)?, inner(high)?)),
             );
             not(within, *negated)
         }
@@ -346,10 +376,10 @@ fn translate(sql: &Sql, depth: usize, known: &mut dyn FnMut(&Sql, usize) -> Pars
             negated,
             global: false,
         } => {
-            let expr = boxed(expr)?;
+            let expr = inner(expr)?;
             let list = list
                 .iter()
-                .map(|one| boxed(one).map(|one| *one))
+                .map(|one| inner(one).map(|one| *one))
                 .collect::<Parsed<_>>()?;
             not(Expr::In(expr, list), *negated)
         }
@@ -359,84 +389,85 @@ fn translate(sql: &Sql, depth: usize, known: &mut dyn FnMut(&Sql, usize) -> Pars
             expr,
             pattern,
             escape_char: None,
-        } => not(like(boxed(expr)?, boxed(pattern)?, false), *negated),
+        } => not(like(inner(expr)?, inner(pattern)?, false), *negated),
         Sql::ILike {
             negated,
             any: false,
             expr,
             pattern,
             escape_char: None,
-        } => not(like(boxed(expr)?, boxed(pattern)?, true), *negated),
-        Sql::UnaryOp { op, expr } => match op {
-            UnaryOperator::Not => not(*boxed(expr)?, true),
-            UnaryOperator::Minus => Expr::Negative(boxed(expr)?),
-            UnaryOperator::Plus => *boxed(expr)?,
-            _ => return Err(format!("{op} is not understood")),
-        },
-        Sql::BinaryOp { left, op, right } => operation(op, boxed(left)?, boxed(right)?)?,
-        Sql::Case {
-            operand,
-            conditions,
-            else_result,
-            ..
-        } => {
-            let mut cases = Vec::new();
-            for case in conditions {
-                let mut when = *boxed(&case.condition)?;
-                if let Some(operand) = operand {
-                    when = Expr::Binary(Binary::Equal, boxed(operand)?, Box::new(when));
-                }
-                cases.push((when, *boxed(&case.result)?));
-            }
-            Expr::Case(cases, else_result.as_deref().map(boxed).transpose()?)
+        } => not(like(inner(expr)?, inner(pattern)?, true), *negated),
+        _ => return Ok(None),
+    }))
+}
+
+fn case(
+    operand: Option<&Sql>,
+    conditions: &[ast::CaseWhen],
+    otherwise: Option<&Sql>,
+    inner: &mut Inner<'_>,
+) -> Parsed<Expr> {
+    let mut cases = Vec::new();
+    for case in conditions {
+        let mut when = *inner(&case.condition)?;
+        if let Some(operand) = operand {
+            when = Expr::Binary(Binary::Equal, inner(operand)?, Box::new(when));
         }
+        cases.push((when, *inner(&case.result)?));
+    }
+    Ok(Expr::Case(cases, otherwise.map(inner).transpose()?))
+}
+
+fn call(function: &ast::Function, inner: &mut Inner<'_>) -> Parsed<Expr> {
+    let name = object_name(&function.name)?.to_lowercase();
+    let (known, count) = Function::named(&name).ok_or_else(|| format!("there is no function {name}: {FUNCTIONS}"))?;
+    let mut all = Vec::new();
+    for argument in arguments(function)? {
+        let FunctionArgExpr::Expr(sql) = argument else {
+            return Err(format!("{function} is not understood"));
+        };
+        all.push(*inner(sql)?);
+    }
+    match count.contains(&all.len()) && function.filter.is_none() {
+        true => Ok(Expr::Call(known, all)),
+        false => Err(format!("{function}: so {name} cannot be called")),
+    }
+}
+
+/// Functions that have a grammar of their own.
+fn spelt_call(sql: &Sql, inner: &mut Inner<'_>) -> Parsed<Expr> {
+    Ok(match sql {
         Sql::Cast {
             kind: CastKind::Cast | CastKind::TryCast | CastKind::SafeCast | CastKind::DoubleColon,
             expr,
             data_type,
             format: None,
-        } => Expr::Call(cast(&data_type.to_string())?, vec![*boxed(expr)?]),
+        } => Expr::Call(cast(&data_type.to_string())?, vec![*inner(expr)?]),
         Sql::Ceil {
             expr,
             field: CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime),
-        } => Expr::Call(Function::Ceil, vec![*boxed(expr)?]),
+        } => Expr::Call(Function::Ceil, vec![*inner(expr)?]),
         Sql::Floor {
             expr,
             field: CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime),
-        } => Expr::Call(Function::Floor, vec![*boxed(expr)?]),
+        } => Expr::Call(Function::Floor, vec![*inner(expr)?]),
         Sql::Trim {
             trim_where: None,
             trim_what: None,
             expr,
             trim_characters: None,
-        } => Expr::Call(Function::Trim, vec![*boxed(expr)?]),
+        } => Expr::Call(Function::Trim, vec![*inner(expr)?]),
         Sql::Substring {
             expr,
             substring_from: Some(from),
             substring_for,
             ..
         } => {
-            let mut all = vec![*boxed(expr)?, *boxed(from)?];
+            let mut all = vec![*inner(expr)?, *inner(from)?];
             if let Some(length) = substring_for {
-                all.push(*boxed(length)?);
+                all.push(*inner(length)?);
             }
             Expr::Call(Function::Substr, all)
-        }
-        Sql::Function(function) => {
-            let name = object_name(&function.name)?.to_lowercase();
-            let (known_function, count) =
-                Function::named(&name).ok_or_else(|| format!("there is no function {name}: {FUNCTIONS}"))?;
-            let mut all = Vec::new();
-            for argument in arguments(function)? {
-                let FunctionArgExpr::Expr(sql) = argument else {
-                    return Err(format!("{function} is not understood"));
-                };
-                all.push(*boxed(sql)?);
-            }
-            if !count.contains(&all.len()) || function.filter.is_some() {
-                return Err(format!("{function}: so {name} cannot be called"));
-            }
-            Expr::Call(known_function, all)
         }
         other => return Err(format!("{other} is not understood")),
     })
