@@ -189,6 +189,29 @@ pub enum GroupRequest {
     /// Have the group agree on this command; the leader alone can.
     #[n(5)]
     Propose(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// You belong to the group no more, and were never one that votes in it.
+    #[n(6)]
+    Leave,
+    /// Give the place of one member to another; the leader alone can.
+    #[n(7)]
+    Replace {
+        /// Whose place.
+        #[n(0)]
+        member: VoterKey,
+        /// Who takes it; without it the leader chooses.
+        #[n(1)]
+        by: Option<VoterKey>,
+    },
+    /// Get what the group has, and vote in it when you have it.
+    #[n(8)]
+    Enter {
+        /// Who belongs to it, and whoever gets this.
+        #[n(0)]
+        members: Voters,
+        /// How many are to vote.
+        #[n(1)]
+        size: u8,
+    },
 }
 
 impl Wire for GroupRequest {
@@ -199,7 +222,13 @@ impl Wire for GroupRequest {
         match self {
             Self::Append { entries, .. } => entries.iter().try_for_each(Entry::check),
             Self::Propose(command) => at_most("command", command.len(), COMMAND_BYTES_MAX),
-            Self::Join(_) | Self::PreVote(_) | Self::Vote(_) | Self::Transfer { .. } => Ok(()),
+            Self::Join(_)
+            | Self::PreVote(_)
+            | Self::Vote(_)
+            | Self::Transfer { .. }
+            | Self::Leave
+            | Self::Replace { .. }
+            | Self::Enter { .. } => Ok(()),
         }
     }
 }
@@ -250,6 +279,18 @@ pub enum GroupReply {
     /// It does not lead; who does, as far as it knows.
     #[n(10)]
     Led(#[n(0)] Option<VoterKey>),
+    /// It keeps nothing of this group: it never did, or its disk is another one now.
+    #[n(11)]
+    Stranger,
+    /// Who asks does not belong to the group, as far as it knows.
+    #[n(12)]
+    Removed,
+    /// It has left.
+    #[n(13)]
+    Gone,
+    /// It will be done.
+    #[n(14)]
+    Replacing,
 }
 
 impl Wire for GroupReply {

@@ -201,6 +201,10 @@ pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 /// How many copies a stream has.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    key_value(text).map(|(key, value)| format!("{key}={value}"))
+}
+
 pub(super) fn replicas(text: &str) -> Result<u8, String> {
     match text.parse() {
         Ok(count @ (1 | 3 | 5)) => Ok(count),

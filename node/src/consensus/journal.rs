@@ -51,6 +51,13 @@ fn purged_key(id: GroupId) -> Vec<u8> {
     format!("r/{id}").into_bytes()
 }
 
+/// Removes a group's log and vote.
+pub(super) async fn forget(id: GroupId, store: &Store, keyspace: &Keyspace) -> Result<(), StoreError> {
+    store.remove_log(&log_name(id)).await?;
+    keyspace.delete(purged_key(id)).await?;
+    keyspace.delete(vote_key(id)).await
+}
+
 /// A group's log; also the reader of it.
 #[derive(Clone)]
 pub(super) struct Journal {

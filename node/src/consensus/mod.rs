@@ -161,6 +161,17 @@ pub(crate) struct Standing {
     pub(crate) members: Vec<(Voter, Option<u64>)>,
 }
 
+/// Who belongs to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seats {
+    /// Who votes, or will when a change that has begun is over.
+    pub(crate) voters: BTreeSet<Voter>,
+    /// Who only listens, with how many entries it lacks where this member leads.
+    pub(crate) listeners: Vec<(Voter, Option<u64>)>,
+    /// Whether a change has begun and is not over.
+    pub(crate) is_between: bool,
+}
+
 fn config(id: GroupId, entropy: &dyn Entropy) -> Result<Arc<Config>, GroupError> {
     // Each member waits for a time of its own, so that they do not want to lead at once.
     let waits = ELECTION_MS + u64::from(u16::from_be_bytes(random(entropy))) % ELECTION_MS;
@@ -275,6 +286,54 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Who belongs to the group.
+    pub(crate) fn seats(&self) -> Seats {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let mut sets = membership.get_joint_config().iter().rev();
+        let voters = sets.next().cloned().unwrap_or_default();
+        let behind = behind(&metrics);
+        let listeners = membership.learner_ids().map(|voter| (voter, behind(&voter)));
+        Seats {
+            listeners: listeners.collect(),
+            is_between: sets.next().is_some(),
+            voters,
+        }
+    }
+
+    /// Whether this member votes, or belongs to a group of which it knows nothing yet.
+    pub(crate) fn is_seated(&self) -> bool {
+        let Seats { voters, listeners, .. } = self.seats();
+        voters.contains(&self.local) || voters.is_empty() && listeners.is_empty()
+    }
+
+    /// How long ago a member answered, where this one leads; nothing when it has not since.
+    pub(crate) fn heard(&self, voter: Voter) -> Option<std::time::Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = (**metrics.heartbeat.as_ref()?.get(&voter)?.as_ref()?).to_owned();
+        Some(openraft::Instant::elapsed(&heard))
+    }
+
+    /// Has the group send somebody its log, who does not vote yet.
+    ///
+    /// Not cancel-safe: what was begun may be done. So are the next two.
+    pub(crate) async fn listen(&self, voter: Voter) -> Result<(), GroupError> {
+        changed(self.raft.add_learner(voter, openraft::EmptyNode {}, false).await)
+    }
+
+    /// Has these vote from now on. Whoever is new among them has listened before; whoever is not among them any more belongs to the group no more.
+    pub(crate) async fn seat(&self, voters: BTreeSet<Voter>) -> Result<(), GroupError> {
+        changed(self.raft.change_membership(voters, false).await)
+    }
+
+    /// Lets go of somebody who listens.
+    pub(crate) async fn dismiss(&self, listener: Voter) -> Result<(), GroupError> {
+        let removed = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([listener]));
+        changed(self.raft.change_membership(removed, false).await)
+    }
+
     /// Why it goes no further, if it does not.
     pub(crate) fn failure(&self) -> Option<String> {
         let metrics = self.raft.metrics();
@@ -314,6 +373,9 @@ impl<M: Machine> Group<M> {
         let refused = |error: String| GroupReply::Refused(weft_protocol::name::reason(&error));
         match request {
             GroupRequest::Join(_) => GroupReply::Joined,
+            GroupRequest::Leave | GroupRequest::Replace { .. } | GroupRequest::Enter { .. } => {
+                refused("this is not asked of the log".to_owned())
+            }
             GroupRequest::PreVote(candidacy) => match self.raft.pre_vote(convert::candidacy_of(candidacy)).await {
                 Ok(vote) => convert::voted(vote),
                 Err(error) => refused(error.to_string()),
@@ -353,17 +415,30 @@ impl<M: Machine> Group<M> {
     }
 }
 
-fn standing_of(metrics: &RaftMetrics<Types>) -> Standing {
+fn changed<T>(outcome: Result<T, RaftError<Types, ClientWriteError<Types>>>) -> Result<(), GroupError> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(GroupError::Led(to.leader_id)),
+        Err(RaftError::Fatal(error)) => Err(GroupError::Stopped(error.to_string())),
+        Err(error) => Err(GroupError::Invalid(error.to_string())),
+    }
+}
+
+/// How many entries a member lacks, where this one leads.
+fn behind(metrics: &RaftMetrics<Types>) -> impl Fn(&Voter) -> Option<u64> {
     let last = metrics.last_log_index.unwrap_or(0);
-    let members = metrics.membership_config.membership().nodes();
-    let behind = |voter: &Voter| {
-        let replication = metrics.replication.as_ref()?;
-        let matched = replication.get(voter)?;
+    move |voter| {
+        let matched = metrics.replication.as_ref()?.get(voter)?;
         Some(match matched {
             Some(matched) => last.saturating_sub(matched.index),
             None => last + 1,
         })
-    };
+    }
+}
+
+fn standing_of(metrics: &RaftMetrics<Types>) -> Standing {
+    let members = metrics.membership_config.membership().nodes();
+    let behind = behind(metrics);
     Standing {
         term: metrics.current_term,
         leader: metrics.current_leader,
@@ -373,6 +448,11 @@ fn standing_of(metrics: &RaftMetrics<Types>) -> Standing {
 
 fn stopped(error: std::io::Error) -> GroupError {
     GroupError::Stopped(error.to_string())
+}
+
+/// Removes what a member that is not open keeps of a group.
+pub(crate) async fn forget(id: GroupId, store: &Store, keyspace: &Keyspace) -> Result<(), crate::store::StoreError> {
+    journal::forget(id, store, keyspace).await
 }
 
 /// The members of a group as they are written down.

@@ -201,3 +201,114 @@ fn nothing_acknowledged_is_lost_when_those_that_keep_it_are_killed() {
     }
     assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
 }
+
+/// Which of the nodes have a copy that counts.
+fn keepers(mesh: &Mesh, at: usize, stream: &str) -> Vec<usize> {
+    let one = info(&mesh[at], stream);
+    let copies = one["copies_at"].as_array().unwrap();
+    let counts = |node: &Node| {
+        copies
+            .iter()
+            .any(|copy| copy["peer"] == node.id() && copy["is_new"].is_null())
+    };
+    (0..mesh.0.len()).filter(|number| counts(&mesh[*number])).collect()
+}
+
+fn append(node: &Node, id: u64) {
+    let append = [
+        "stream",
+        "append",
+        "orders",
+        "--type",
+        "k",
+        "--id",
+        &id.to_string(),
+        &id.to_string(),
+    ];
+    until("it is appended", || (node.run(&append).code == Some(0)).then_some(()));
+}
+
+/// All of them have the same, and it is as it was signed.
+fn check_all(mesh: &Mesh, count: usize) {
+    for node in &mesh.0 {
+        let ids: Vec<Value> = events(node, "orders").iter().map(|event| event["id"].clone()).collect();
+        let expected: Vec<Value> = (0..count).map(|id| id.to_string().into()).collect();
+        assert_eq!(ids, expected);
+        node.run(&["stream", "verify", "orders"]).ok();
+    }
+}
+
+#[test]
+fn a_copy_is_given_to_another_member() {
+    let mut mesh = Mesh::of(4);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    (0..30).for_each(|id| append(&mesh[id as usize % 4], id));
+    let before = keepers(&mesh, 0, "orders");
+    let spare = (0..4).find(|number| !before.contains(number)).unwrap();
+    let replace = |at: usize, more: &[&str]| {
+        let all: Vec<&str> = ["stream", "replace", "orders"].iter().chain(more).copied().collect();
+        mesh[at].run(&all)
+    };
+    replace(0, &[mesh[spare].id()]).fails_saying(2, &["has no copy"]);
+    replace(spare, &[mesh[0].id()]).fails_saying(1, &["stream info orders"]);
+    replace(0, &[mesh[before[1]].id(), "--by", mesh[before[2]].id()]).fails_saying(1, &["has a copy already"]);
+    replace(0, &["nobody"]).fails(3);
+    // Whoever leads gives its place away, and leads no more.
+    let leads = leader(&mesh, "orders");
+    replace(leads, &[mesh[leads].id(), "--by", mesh[spare].id(), "--wait"]).ok();
+    let after = keepers(&mesh, spare, "orders");
+    let stay: Vec<usize> = before.iter().copied().filter(|number| *number != leads).collect();
+    assert!(
+        after.contains(&spare) && stay.iter().all(|number| after.contains(number)) && after.len() == 3,
+        "{after:?}"
+    );
+    (30..40).for_each(|id| append(&mesh[id as usize % 4], id));
+    check_all(&mesh, 40);
+    // It counts: with it and one other the stream goes on.
+    mesh[stay[0]].kill();
+    append(&mesh[stay[1]], 40);
+    mesh[stay[0]].start();
+    check_all(&mesh, 41);
+    // And back again, to whoever let go of everything.
+    until("it has let go", || {
+        let again = mesh[spare].run(&[
+            "stream",
+            "replace",
+            "orders",
+            mesh[spare].id(),
+            "--by",
+            mesh[leads].id(),
+            "--wait",
+        ]);
+        (again.code == Some(0)).then_some(())
+    });
+    append(&mesh[spare], 41);
+    check_all(&mesh, 42);
+}
+
+#[test]
+fn a_member_whose_disk_is_another_one_gets_its_copy_again() {
+    let mut mesh = Mesh::of(3);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    (0..20).for_each(|id| append(&mesh[id as usize % 3], id));
+    mesh[2].kill();
+    std::fs::remove_dir_all(mesh[2].file("store")).unwrap();
+    append(&mesh[0], 20);
+    mesh[2].start();
+    // First it is out, then it is in again.
+    until("it has a copy again", || {
+        let one = info(&mesh[0], "orders");
+        let copies = one["copies_at"].as_array()?.clone();
+        let again = copies.iter().find(|copy| copy["peer"] == mesh[2].id())?;
+        (again["is_new"].is_null() && again["behind"] == 0).then_some(())
+    });
+    let listed = until("it has what it says", || {
+        let read = mesh[2].run(&["stream", "read", "orders", "--json"]);
+        (read.code == Some(0)).then(|| read.json_lines())
+    });
+    assert_eq!(listed.len(), 21);
+    mesh[1].kill();
+    append(&mesh[0], 21);
+    mesh[1].start();
+    check_all(&mesh, 22);
+}

@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 
 use super::{
     CliError, Session, blob,
-    client::{Call, Client},
+    client::{Call, Client, json_call},
     input,
     output::escape,
-    parse, view,
+    parse,
+    progress::{self, Progress},
+    view,
 };
 
 pub(super) use read::{place, print_event};
@@ -53,6 +55,7 @@ enum StreamCommand {
     Read(Box<read::ReadArgs>),
     /// Change how much of a stream of this node is kept
     Update(CreateArgs),
+    Replace(ReplaceArgs),
     /// Read every record: whether each is what was appended, and leads to what the owner signed
     Verify(NameArg),
     Prove(ProveArgs),
@@ -85,6 +88,32 @@ struct CreateArgs {
     /// Copies on so many nodes, this one among them where it can be: 1, 3 or 5. It cannot be changed later
     #[arg(long, value_name = "N", value_parser = parse::replicas)]
     replicas: Option<u8>,
+    /// With --replicas: only members with this label keep a copy; may be given several times. It cannot be changed later
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label)]
+    place: Vec<String>,
+}
+
+/// Give a member's copy to another: of the stream, and of all that the same members keep
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft stream info orders                        who has copies
+  weft stream replace orders beta                to whom the leader chooses
+  weft stream replace orders beta --by delta --wait
+
+Who is away for ten minutes is replaced without being told to. The others go on meanwhile; the new one counts when it has everything.")]
+struct ReplaceArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// Whose copy: a name, an id, or a part of an id
+    #[arg(value_name = "MEMBER")]
+    member: String,
+    /// Who gets it
+    #[arg(long, value_name = "MEMBER")]
+    by: Option<String>,
+    /// Return when it has everything
+    #[arg(long)]
+    wait: bool,
 }
 
 /// List the streams of the mesh
@@ -159,6 +188,7 @@ pub(crate) async fn execute(session: &Session, args: StreamArgs) -> Result<(), C
     match args.command {
         StreamCommand::Create(args) => define(session, &client, &args, "").await,
         StreamCommand::Update(args) => define(session, &client, &args, "?update=true").await,
+        StreamCommand::Replace(args) => replace(session, &client, &args).await,
         StreamCommand::Ls(ListArgs {}) => list(session, &client).await,
         StreamCommand::Info(args) => info(session, &client, &args.stream).await,
         StreamCommand::Append(args) => append::execute(session, &client, *args).await,
@@ -179,7 +209,7 @@ pub(super) fn path(stream: &str, tail: &str) -> String {
 async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &str) -> Result<(), CliError> {
     let options = json!({
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
-        "replicas": args.replicas,
+        "replicas": args.replicas, "place": (!args.place.is_empty()).then_some(&args.place),
     });
     let body = Bytes::from(options.to_string());
     let call =
@@ -214,6 +244,45 @@ fn kept(stream: &Value) -> String {
         true => String::new(),
         false => format!(", its last {}", words.join(", ")),
     }
+}
+
+async fn replace(session: &Session, client: &Client, args: &ReplaceArgs) -> Result<(), CliError> {
+    let asked = json!({ "member": args.member, "by": args.by });
+    let mut one = client
+        .send(json_call(&path(&args.stream, "/copies/replace"), &asked)?)
+        .await?
+        .json()?;
+    let before: Vec<String> = counted(&one);
+    let mut progress = Progress::of_things(&session.out, "still lacks entries:", None);
+    while args.wait && counted(&one) == before {
+        let newcomer = view::list(&one, "copies_at")
+            .iter()
+            .find(|copy| view::flag(copy, "is_new"));
+        if let Some(behind) = newcomer.and_then(|copy| copy.get("behind")?.as_u64()) {
+            progress.show(behind);
+        }
+        tokio::time::sleep(progress::EVERY).await;
+        one = client.get(&path(&args.stream, "")).await?;
+    }
+    drop(progress);
+    if session.out.json {
+        return session.out.json_line(&one);
+    }
+    session.out.say(match args.wait {
+        true => "another has the copy",
+        false => "another is getting the copy; `weft stream info` shows how far it is",
+    });
+    Ok(())
+}
+
+/// Whose copies count.
+fn counted(stream: &Value) -> Vec<String> {
+    let copies = view::list(stream, "copies_at")
+        .iter()
+        .filter(|copy| !view::flag(copy, "is_new"));
+    let mut peers: Vec<String> = copies.map(|copy| view::text(copy, "peer")).collect();
+    peers.sort();
+    peers
 }
 
 async fn list(session: &Session, client: &Client) -> Result<(), CliError> {
@@ -293,6 +362,9 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
 fn copy_words(copy: &Value) -> String {
     let state = match (view::flag(copy, "leads"), copy.get("behind").and_then(Value::as_u64)) {
         (true, _) => "leads",
+        (false, Some(behind)) if view::flag(copy, "is_new") => {
+            return format!("{}  is new, and lacks {behind} entries", view::text(copy, "peer"));
+        }
         (false, Some(0)) => "has everything",
         (false, Some(behind)) => return format!("{}  lacks {behind} entries", view::text(copy, "peer")),
         (false, None) => "",

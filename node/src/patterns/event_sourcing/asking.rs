@@ -224,10 +224,11 @@ impl Asking {
     /// Where a stream is: here, where it is announced, or else at one of those that have not announced all of theirs, or of the members nearby, whose
     /// newest streams nobody has heard of yet.
     pub(super) async fn place(&self, name: &Subject) -> Result<Place, StreamError> {
-        if let Some(group) = self.streams.group_of(name) {
+        let group = self.streams.group_of(name);
+        if let Some(group) = group.filter(|group| self.copies.is_seated(*group)) {
             return Ok(Place::Copy(group));
         }
-        if self.streams.has(name) {
+        if group.is_none() && self.streams.has(name) {
             return Ok(Place::Here(self.streams.get(name).await?));
         }
         let announcing = self.announcing(name);

@@ -115,9 +115,10 @@ impl EventSourcingHandle {
     pub async fn update(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
         if let Some(group) = self.streams.group_of(name) {
             options.check()?;
-            let replicas = self.streams.get(name).await?.stream.facts().options.replicas;
+            let known = self.streams.get(name).await?.stream.facts().options;
             let options = StreamOptions {
-                replicas: options.replicas.or(replicas),
+                replicas: options.replicas.or(known.replicas),
+                place: options.place.or(known.place),
                 ..options
             };
             let name_of = name.clone();
@@ -374,6 +375,26 @@ impl EventSourcingHandle {
         let verified = built.check(&signed, checkpoint)?;
         self.streams.saw(owner, name, &verified.checkpoint).await?;
         Ok(verified)
+    }
+
+    /// Has a member's copy of a stream, and of all that the same members keep, given to another: to this one, or to whom the leader chooses. It is begun
+    /// when this returns; [`EventSourcingHandle::info`] shows how far it is.
+    ///
+    /// # Errors
+    /// `Conflict` when this node has no copy; `Invalid` when the member has none; nobody can be found who would get it.
+    pub async fn replace_copy(
+        &self,
+        name: &Subject,
+        member: &PeerId,
+        by: Option<&PeerId>,
+    ) -> Result<StreamInfo, StreamError> {
+        let Place::Copy(group) = self.asking.place(name).await? else {
+            return Err(StreamError::Conflict(format!(
+                "this node has no copy of {name}: ask one that has, which `weft stream info {name}` shows"
+            )));
+        };
+        self.copies.have_replaced(group, member, by).await?;
+        self.info(name).await
     }
 
     /// Lets others lead the groups that keep copies: this node is about to stop. Cancel-safe.

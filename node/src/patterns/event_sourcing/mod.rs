@@ -13,6 +13,7 @@
 //! it together for one stream, `streams` for those of this node; `read` reads, `consumers` hands out, `prove` and `transfer` prove; `remote` is the
 //! way to and from other members, `handle` what applications see.
 
+mod announcing;
 mod asking;
 mod consumers;
 mod copies;
@@ -76,6 +77,7 @@ impl Pattern for EventSourcing {
         let copies = copies::Copies::open_all(Arc::clone(&streams), store, keyspace, entropy).await?;
         tasks.spawn_vital("streams", Arc::clone(&streams).run());
         tasks.spawn_vital("stream-copies", Arc::clone(&copies).run());
+        tasks.spawn_vital("stream-mending", Arc::clone(&copies).run_mending());
         doors
             .requests
             .open(remote::Serving::new(Arc::clone(&streams), Arc::clone(&copies)));

@@ -13,6 +13,9 @@ use crate::{
 
 /// Streams of one node.
 pub const STREAMS_MAX: u64 = 1_000_000;
+/// Labels that say who keeps copies.
+const LABELS_MAX: usize = 8;
+const LABEL_BYTES_MAX: usize = 128;
 /// Producers that number what they append to one stream.
 pub(super) const PRODUCERS_MAX: usize = 10_000;
 
@@ -234,6 +237,10 @@ pub struct StreamOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[n(3)]
     pub replicas: Option<u8>,
+    /// Only members with all of these labels (`zone=eu`) keep a copy. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(4)]
+    pub place: Option<Vec<String>>,
 }
 
 impl StreamOptions {
@@ -247,6 +254,19 @@ impl StreamOptions {
                 return Err(StreamError::Invalid(format!("{what} cannot be 0")));
             }
         }
+        let is_label = |label: &String| {
+            label.len() <= LABEL_BYTES_MAX && label.split_once('=').is_some_and(|(key, _)| !key.is_empty())
+        };
+        if self.places().len() > LABELS_MAX || !self.places().iter().all(is_label) {
+            return Err(StreamError::Invalid(format!(
+                "a place is up to {LABELS_MAX} labels like zone=eu, of {LABEL_BYTES_MAX} bytes each"
+            )));
+        }
+        if !self.places().is_empty() && self.copies() == 1 {
+            return Err(StreamError::Invalid(
+                "a stream with one copy is kept where it is made".to_owned(),
+            ));
+        }
         match self.replicas {
             None | Some(1 | 3 | 5) => Ok(()),
             Some(count) => Err(StreamError::Invalid(format!(
@@ -258,6 +278,11 @@ impl StreamOptions {
     /// Whether anything is ever removed.
     pub(super) fn is_bounded(&self) -> bool {
         self.retain_ms.is_some() || self.retain_bytes.is_some() || self.retain_records.is_some()
+    }
+
+    /// The labels of who keeps a copy.
+    pub(super) fn places(&self) -> &[String] {
+        self.place.as_deref().unwrap_or_default()
     }
 
     /// Copies on so many nodes.

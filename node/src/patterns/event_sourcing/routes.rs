@@ -23,7 +23,7 @@ use crate::{
     local::{
         App,
         problem::{Json, Path, Problem, Query},
-        rfc3339, streamed,
+        resolve, rfc3339, streamed,
     },
 };
 
@@ -32,6 +32,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list))
         .routes(routes!(info, define, delete))
         .routes(routes!(verify))
+        .routes(routes!(replace))
         .routes(routes!(checkpoint))
         .routes(routes!(prove))
         .routes(routes!(export))
@@ -99,6 +100,9 @@ struct CopyView {
     /// Entries that this copy lacks of what the leader has; nothing where no leader says.
     #[serde(skip_serializing_if = "Option::is_none")]
     behind: Option<u64>,
+    /// Whether it does not count yet: it is still getting what the others have.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
 }
 
 fn copies_of(copies: CopyFigures) -> Vec<CopyView> {
@@ -108,6 +112,7 @@ fn copies_of(copies: CopyFigures) -> Vec<CopyView> {
             peer: peer_of(copy.key.into())?.to_string(),
             leads: Some(copy.key) == leader,
             behind: copy.behind,
+            is_new: copy.is_new == Some(true),
         })
     };
     let mut views: Vec<CopyView> = copies.members.into_iter().filter_map(view).collect();
@@ -125,13 +130,14 @@ impl From<StreamFigures> for FiguresView {
             bytes: figures.bytes,
             created: rfc3339(figures.created_ms),
             last_recorded: figures.last_ms.map(rfc3339),
-            copies: copies_at.len().max(1) as u32,
+            copies: copies_at.iter().filter(|copy| !copy.is_new).count().max(1) as u32,
             copies_at,
             retain: StreamOptions {
                 retain_ms: figures.retain_ms,
                 retain_bytes: figures.retain_bytes,
                 retain_records: figures.retain_records,
                 replicas: None,
+                place: None,
             },
             consumers: figures.consumers,
             damage: figures.damage,
@@ -195,6 +201,32 @@ async fn delete(State(app): State<App>, Path(stream): Path<String>) -> Result<St
         .await
         .map_err(NodeError::from)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whose copy is given away.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Replace {
+    /// A member that keeps a copy: its id, its name, or a part of its id.
+    member: String,
+    /// Who gets it; without it the leader chooses.
+    by: Option<String>,
+}
+
+/// Give a member's copy of a stream, and of all that the same members keep, to another
+#[utoipa::path(post, path = "/v1/streams/{stream}/copies/replace", params(("stream" = String, Path)), request_body = Replace, responses((status = 202, body = StreamView)))]
+async fn replace(
+    State(app): State<App>,
+    Path(stream): Path<String>,
+    Json(replace): Json<Replace>,
+) -> Result<(StatusCode, Json<StreamView>), Problem> {
+    let member = resolve(&app, &replace.member)?;
+    let by = replace.by.as_deref().map(|by| resolve(&app, by)).transpose()?;
+    let info = handle(&app)?
+        .replace_copy(&name_of(&stream)?, &member, by.as_ref())
+        .await;
+    let info = info.map_err(NodeError::from)?;
+    Ok((StatusCode::ACCEPTED, Json(view(&app, info))))
 }
 
 /// What a check of a whole stream found to be right.

@@ -78,6 +78,16 @@ pub(super) struct GroupFacts {
     /// Up to where everything is durable.
     #[n(1)]
     pub(super) mark: Option<Mark>,
+    /// How many are to vote; as many as made it, if nothing is said.
+    #[n(2)]
+    pub(super) size: Option<u8>,
+}
+
+impl GroupFacts {
+    /// How many are to vote.
+    pub(super) fn size(&self) -> usize {
+        self.size.map_or(self.members.0.len(), usize::from)
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -378,6 +388,11 @@ impl Shelf {
             Ok((GroupId(id), read(&value, "group")?))
         };
         page.into_iter().map(one).collect()
+    }
+
+    /// Forgets a group.
+    pub(super) async fn remove_group(&self, id: GroupId) -> Result<(), StreamError> {
+        Ok(self.keyspace.delete(key(b'g', id.0, &[])).await?)
     }
 
     /// What is known of a group.

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use weft_protocol::{
     PeerId, Subject, Wire as _,
     consensus::{GroupId, Voters},
-    limits::ANNOUNCEMENT_BYTES_MAX,
-    patterns::event_sourcing::{ANNOUNCEMENT_KEY, KeptStreams, checkpoint::Checkpoint},
+    patterns::event_sourcing::{ANNOUNCEMENT_KEY, checkpoint::Checkpoint},
 };
 
 use super::{
+    announcing::announcement,
     consumers::{Consumers, Writing},
     copies::Copies,
     metrics::StreamMetrics,
@@ -195,12 +195,14 @@ impl Streams {
         facts.copy.as_ref().map(|copy| copy.group)
     }
 
-    /// The names of the streams that this node keeps, and whether others do as well.
+    /// The names of the streams that this node keeps, and whether others do as well; without copies that do not count yet.
     pub(super) fn names(&self) -> Vec<(Subject, bool)> {
+        let copies = self.copies.get().and_then(std::sync::Weak::upgrade);
+        let counts = |group: GroupId| copies.as_ref().is_none_or(|copies| copies.is_seated(group));
         let known = self.known();
-        let named = known.facts.iter().map(|(key, facts)| match &facts.copy {
-            Some(copy) => (copy.name.clone(), true),
-            None => (key.clone(), false),
+        let named = known.facts.iter().filter_map(|(key, facts)| match &facts.copy {
+            Some(copy) => counts(copy.group).then(|| (copy.name.clone(), true)),
+            None => Some((key.clone(), false)),
         });
         let mut names: Vec<(Subject, bool)> = named.collect();
         names.sort();
@@ -365,9 +367,41 @@ impl Streams {
         self.shelf.groups().await
     }
 
-    /// Notes that it is in one.
-    pub(super) async fn put_group(&self, id: GroupId, members: Voters) -> Result<(), StreamError> {
-        self.shelf.put_group(id, &GroupFacts { members, mark: None }).await
+    /// Notes that it is in one; up to where everything is durable stays as it is.
+    pub(super) async fn put_group(&self, id: GroupId, members: Voters, size: Option<u8>) -> Result<(), StreamError> {
+        let mark = self.shelf.group(id).await?.and_then(|facts| facts.mark);
+        self.shelf.put_group(id, &GroupFacts { members, mark, size }).await
+    }
+
+    /// The labels of who keeps the streams of a group.
+    pub(super) fn places_of(&self, id: GroupId) -> Vec<String> {
+        let known = self.known();
+        let its = known
+            .facts
+            .values()
+            .find(|facts| facts.copy.as_ref().is_some_and(|copy| copy.group == id));
+        its.map_or_else(Vec::new, |facts| facts.options.places().to_vec())
+    }
+
+    /// What this node keeps is to be said again.
+    pub(super) fn say_again(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Lets go of everything of a group.
+    pub(super) async fn forget_group(self: &Arc<Self>, id: GroupId) -> Result<(), StreamError> {
+        let names: Vec<Subject> = {
+            let known = self.known();
+            let copies = known.facts.values().filter_map(|facts| facts.copy.as_ref());
+            copies
+                .filter(|copy| copy.group == id)
+                .map(|copy| copy.name.clone())
+                .collect()
+        };
+        for name in names {
+            self.delete_copy(id, &name).await?;
+        }
+        self.shelf.remove_group(id).await
     }
 
     /// Up to where everything of a group is durable.
@@ -378,16 +412,9 @@ impl Streams {
     /// It is, up to here.
     pub(super) async fn put_mark(&self, id: GroupId, mark: Mark) -> Result<(), StreamError> {
         let facts = self.shelf.group(id).await?;
-        let members = facts.map_or(Voters(Vec::new()), |facts| facts.members);
-        self.shelf
-            .put_group(
-                id,
-                &GroupFacts {
-                    members,
-                    mark: Some(mark),
-                },
-            )
-            .await
+        let (members, size) = facts.map_or((Voters(Vec::new()), None), |facts| (facts.members, facts.size));
+        let mark = Some(mark);
+        self.shelf.put_group(id, &GroupFacts { members, mark, size }).await
     }
 
     /// Changes how much of a stream is kept.
@@ -649,46 +676,5 @@ impl Streams {
 
     fn opened(&self) -> MutexGuard<'_, HashMap<Subject, Opened>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// As many names as there is room for.
-fn announcement(names: Vec<(Subject, bool)>) -> KeptStreams {
-    // The bits of all names, and what surrounds them.
-    let (mut bytes, mut said) = (16 + 132, KeptStreams::default());
-    for (name, is_copy) in names {
-        bytes += name.as_str().len() + 3;
-        if bytes > ANNOUNCEMENT_BYTES_MAX || said.names.len() == 1024 {
-            said.has_more = true;
-            break;
-        }
-        said.push(name, is_copy);
-    }
-    said
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_announcement_has_as_many_names_as_fit() {
-        let names = |count: usize, length: usize| -> Vec<(Subject, bool)> {
-            (0..count)
-                .map(|n| (format!("{n:0length$}").parse().unwrap(), n % 3 == 1))
-                .collect()
-        };
-        assert!(!announcement(names(1000, 4)).has_more);
-        for (count, length) in [(2000, 3), (1000, 200), (1025, 4)] {
-            let said = announcement(names(count, length));
-            assert!(said.has_more && !said.names.is_empty());
-            let bytes = said.to_checked_bytes();
-            let read = KeptStreams::from_bytes(&bytes.unwrap_or_else(|error| panic!("{count} of {length}: {error}")));
-            let expected = names(count, length);
-            assert!(
-                read.unwrap().named().zip(expected).all(|(one, other)| one == other),
-                "{count} of {length}"
-            );
-        }
     }
 }

@@ -165,6 +165,9 @@ pub struct CopyFigure {
     /// How many entries of the group's log it lacks; none: it is not known, for who answers does not lead.
     #[n(1)]
     pub behind: Option<u64>,
+    /// Whether it does not count yet: it is still getting what the others have.
+    #[n(2)]
+    pub is_new: Option<bool>,
 }
 
 /// Where reading begins.

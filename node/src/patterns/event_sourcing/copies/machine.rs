@@ -26,6 +26,8 @@ pub(in super::super) struct Keeper {
     reached: Mutex<Reached>,
     /// Held by whoever applies; whether this is over.
     applying: tokio::sync::Mutex<bool>,
+    /// The same for whoever notes what is durable.
+    marking: tokio::sync::Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -42,6 +44,7 @@ impl Keeper {
             streams,
             reached: Mutex::default(),
             applying: tokio::sync::Mutex::default(),
+            marking: tokio::sync::Mutex::default(),
         })
     }
 
@@ -51,6 +54,10 @@ impl Keeper {
 
     /// Waits until everything that was applied is durable, and notes up to where that is.
     pub(super) async fn keep_mark(&self) -> Result<(), StreamError> {
+        let is_over = self.marking.lock().await;
+        if *is_over {
+            return Ok(());
+        }
         let (mark, touched) = {
             let mut reached = self.lock();
             (reached.mark.take(), std::mem::take(&mut reached.touched))
@@ -75,9 +82,10 @@ impl Keeper {
         kept
     }
 
-    /// Applies nothing any more; returns when nothing is being applied.
+    /// Applies and notes nothing any more; returns when nothing is being applied or noted.
     pub(super) async fn close(&self) {
         *self.applying.lock().await = true;
+        *self.marking.lock().await = true;
     }
 
     async fn perform(&self, at: At, command: Command) -> Result<Outcome, StreamError> {

@@ -6,6 +6,7 @@
 
 mod command;
 mod machine;
+mod mending;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use weft_protocol::{
 };
 
 pub(super) use self::command::{Command, DeadEntry};
-use self::{command::Outcome, machine::Keeper};
+use self::{command::Outcome, machine::Keeper, mending::Watch};
 use super::{
     options::{StreamError, StreamOptions},
     remote,
@@ -48,6 +49,8 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 /// How often what was applied is made durable and noted; and how long a group that has stopped rests.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody's place is to be given away.
+const MEND_EVERY: Duration = Duration::from_secs(1);
 
 /// The groups that this node is in.
 pub(super) struct Copies {
@@ -63,11 +66,18 @@ pub(super) struct Copies {
 struct Kept {
     group: Arc<Group<Keeper>>,
     keeper: Arc<Keeper>,
+    /// Who was told to belong to it when this node came to it.
     founders: Voters,
+    /// How many are to vote.
+    size: usize,
+    others: Arc<Watch>,
 }
 
 /// Carries what members of groups say to each other over the mesh.
-struct OverMesh(Mesh);
+struct OverMesh {
+    mesh: Mesh,
+    others: Arc<Watch>,
+}
 
 impl Carry for OverMesh {
     fn ask(
@@ -78,10 +88,11 @@ impl Carry for OverMesh {
         within: Duration,
     ) -> BoxFuture<'_, Result<GroupReply, String>> {
         async move {
-            let to = peer_of(to).ok_or("no member has this key")?;
-            ask(&self.0, to, group, request, within)
-                .await
-                .map_err(|error| error.to_string())
+            let peer = peer_of(to).ok_or("no member has this key")?;
+            let reply = ask(&self.mesh, peer, group, request, within).await;
+            let reply = reply.map_err(|error| error.to_string())?;
+            self.others.heard(to, &reply);
+            Ok(reply)
         }
         .boxed()
     }
@@ -143,7 +154,8 @@ impl Copies {
         });
         copies.streams.attach(&copies);
         for (id, facts) in copies.streams.groups().await? {
-            let kept = copies.open(id, facts.members).await.map_err(of_group)?;
+            let size = facts.size();
+            let kept = copies.open(id, facts.members, size).await.map_err(of_group)?;
             copies.groups().insert(id, kept);
         }
         Ok(copies)
@@ -166,8 +178,9 @@ impl Copies {
         Voter(*self.mesh().trust().public_key().as_bytes())
     }
 
-    async fn open(&self, id: GroupId, founders: Voters) -> Result<Arc<Kept>, GroupError> {
+    async fn open(&self, id: GroupId, founders: Voters, size: usize) -> Result<Arc<Kept>, GroupError> {
         let keeper = Keeper::new(id, Arc::clone(&self.streams));
+        let others: Arc<Watch> = Arc::default();
         let group = Group::open(consensus::Parts {
             id,
             local: self.local(),
@@ -175,14 +188,63 @@ impl Copies {
             keyspace: self.keyspace.clone(),
             entropy: Arc::clone(&self.entropy),
             tasks: self.streams.tasks.clone(),
-            carry: Arc::new(OverMesh(self.mesh().clone())),
+            carry: Arc::new(OverMesh {
+                mesh: self.mesh().clone(),
+                others: Arc::clone(&others),
+            }),
             machine: Arc::clone(&keeper),
         });
         Ok(Arc::new(Kept {
             group: group.await?,
             keeper,
+            size,
             founders,
+            others,
         }))
+    }
+
+    /// Whether this node's copies of a group's streams count: it does not only listen to get them.
+    pub(super) fn is_seated(&self, id: GroupId) -> bool {
+        self.kept(id).is_ok_and(|kept| kept.group.is_seated())
+    }
+
+    /// Gives places in groups to others where members are lost, until the node stops.
+    pub(super) async fn run_mending(self: Arc<Self>) {
+        let mut seated = std::collections::BTreeSet::new();
+        loop {
+            tokio::time::sleep(MEND_EVERY).await;
+            let all: Vec<(GroupId, Arc<Kept>)> =
+                self.groups().iter().map(|(id, kept)| (*id, Arc::clone(kept))).collect();
+            let seated_now = all
+                .iter()
+                .filter(|(_, kept)| kept.group.is_seated())
+                .map(|(id, _)| *id)
+                .collect();
+            if seated_now != seated {
+                // Only what counts is announced.
+                seated = seated_now;
+                self.streams.say_again();
+            }
+            for (id, kept) in all {
+                if kept.group.failure().is_none() {
+                    self.mend(id, &kept).await;
+                }
+            }
+        }
+    }
+
+    /// Leaves a group, with all that was kept of it.
+    pub(super) async fn leave(&self, id: GroupId) -> Result<(), StreamError> {
+        let _changing = self.changing.lock().await;
+        let Some(kept) = self.groups().remove(&id) else {
+            return Ok(());
+        };
+        tracing::info!(group = %id, "this node belongs to a group no more, and lets go of its copies");
+        kept.group.stop().await;
+        kept.keeper.close().await;
+        self.streams.forget_group(id).await?;
+        consensus::forget(id, &self.store, &self.keyspace).await?;
+        Ok(())
     }
 
     /// Makes what was applied durable and notes it, and opens again what has stopped, until the node stops.
@@ -218,7 +280,7 @@ impl Copies {
         kept.group.stop().await;
         kept.keeper.close().await;
         self.streams.recover_copies(id).await;
-        match self.open(id, kept.founders.clone()).await {
+        match self.open(id, kept.founders.clone(), kept.size).await {
             Ok(again) => {
                 tracing::info!(group = %id, "a group goes on");
                 self.groups().insert(id, again);
@@ -232,7 +294,7 @@ impl Copies {
         super::options::check_name(name)?;
         options.check()?;
         let at_ms = self.streams.clock.now_unix_ms();
-        let id = self.group_for(options.copies()).await?;
+        let id = self.group_for(options.copies(), options.places()).await?;
         let name = name.clone();
         self.have_done(id, &Command::Create { name, options, at_ms }).await
     }
@@ -277,13 +339,21 @@ impl Copies {
     }
 
     /// A group with so many members: one of this node's, or a new one.
-    async fn group_for(&self, count: usize) -> Result<GroupId, StreamError> {
+    async fn group_for(&self, count: usize, places: &[String]) -> Result<GroupId, StreamError> {
+        if !self.has_labels(self.local(), places) {
+            return Err(StreamError::Invalid(format!(
+                "this node, which would keep a copy, is not labelled {}",
+                places.join(", ")
+            )));
+        }
         let _changing = self.changing.lock().await;
         let fitting = {
             let groups = self.groups();
-            let fitting = groups
-                .iter()
-                .filter(|(_, kept)| kept.group.standing().members.len() == count);
+            let fits = |(id, kept): &(&GroupId, &Arc<Kept>)| {
+                let is_placed = self.streams.places_of(**id) == places;
+                is_placed && kept.size == count && kept.group.is_seated()
+            };
+            let fitting = groups.iter().filter(fits);
             // One that this node leads costs no detour.
             let mut fitting: Vec<(bool, GroupId)> = fitting.map(|(id, kept)| (!kept.group.is_leading(), *id)).collect();
             fitting.sort();
@@ -291,11 +361,11 @@ impl Copies {
         };
         match fitting {
             Some(id) => Ok(id),
-            None => self.begin(count).await,
+            None => self.begin(count, places).await,
         }
     }
 
-    async fn begin(&self, count: usize) -> Result<GroupId, StreamError> {
+    async fn begin(&self, count: usize, places: &[String]) -> Result<GroupId, StreamError> {
         if self.groups().len() >= GROUPS_MAX {
             return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
         }
@@ -306,7 +376,10 @@ impl Copies {
         peers.sort_by_key(place);
         let (mut members, mut refused) = (vec![self.local()], Vec::new());
         // Who joins is told with whom. So first it is seen who is there, and whoever is not makes room for the next.
-        let mut candidates = peers.iter().filter_map(voter_of);
+        let mut candidates = peers
+            .iter()
+            .filter_map(voter_of)
+            .filter(|voter| self.has_labels(*voter, places));
         loop {
             while members.len() < count {
                 let Some(next) = candidates.next() else {
@@ -321,8 +394,8 @@ impl Copies {
             members.retain(|member| *member != away);
         }
         let founders = consensus::voters(&members);
-        self.streams.put_group(id, founders.clone()).await?;
-        let kept = self.open(id, founders).await.map_err(of_group)?;
+        self.streams.put_group(id, founders.clone(), None).await?;
+        let kept = self.open(id, founders, count).await.map_err(of_group)?;
         self.groups().insert(id, Arc::clone(&kept));
         kept.group.begin(&members).await.map_err(of_group)?;
         let led = async {
@@ -363,9 +436,39 @@ impl Copies {
             self.join(from, id, members).await?;
             return Ok(GroupReply::Joined);
         }
-        let kept = self.kept(id)?;
-        if !kept.group.has_member(from) && !kept.founders.0.contains(&VoterKey(from.0)) {
-            return Err(StreamError::Invalid(format!("who asks is not in the group {id}")));
+        if let GroupRequest::Enter { members, size } = request {
+            self.enter(from, id, members, size).await?;
+            return Ok(GroupReply::Joined);
+        }
+        let Ok(kept) = self.kept(id) else {
+            return Ok(GroupReply::Stranger);
+        };
+        let seats = kept.group.seats();
+        if !kept.group.has_member(from) {
+            // Who leads may have come to the group behind what this member has of its log.
+            let is_behind = kept.founders.0.contains(&VoterKey(from.0)) && !seats.voters.contains(&self.local());
+            if !is_behind {
+                return Ok(GroupReply::Removed);
+            }
+        }
+        match request {
+            GroupRequest::Leave => {
+                if seats.voters.contains(&self.local()) {
+                    return Err(StreamError::Conflict("this node votes in the group".into()));
+                }
+                self.leave(id).await?;
+                return Ok(GroupReply::Gone);
+            }
+            GroupRequest::Replace { member, by } => {
+                return Ok(match self.replace(id, member.into(), by.map(Voter::from)) {
+                    Ok(()) => GroupReply::Replacing,
+                    Err(StreamError::Led(leader)) => {
+                        GroupReply::Led(leader.as_ref().and_then(voter_of).map(VoterKey::from))
+                    }
+                    Err(error) => GroupReply::Refused(weft_protocol::name::reason(&error.to_string())),
+                });
+            }
+            _ => {}
         }
         if let GroupRequest::Propose(command) = &request {
             // What nobody understands would stop everybody.
@@ -396,12 +499,51 @@ impl Copies {
         if self.groups().len() >= GROUPS_MAX {
             return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
         }
-        self.streams.put_group(id, members.clone()).await?;
+        self.streams.put_group(id, members.clone(), None).await?;
         let before = self.groups().remove(&id);
         if let Some(before) = before {
             before.group.stop().await;
         }
-        let kept = self.open(id, members).await.map_err(of_group)?;
+        let size = members.0.len();
+        let kept = self.open(id, members, size).await.map_err(of_group)?;
+        self.groups().insert(id, kept);
+        Ok(())
+    }
+
+    /// Gets what a group has, to vote in it one day.
+    async fn enter(&self, from: Voter, id: GroupId, members: Voters, size: u8) -> Result<(), StreamError> {
+        let has = |voter: Voter| members.0.contains(&VoterKey(voter.0));
+        if !has(from) || !has(self.local()) || !matches!(size, 3 | 5) {
+            return Err(StreamError::Invalid(
+                "3 or 5 vote in a group, and who asks and who is asked belong to it".into(),
+            ));
+        }
+        let _changing = self.changing.lock().await;
+        let known = self.kept(id).ok();
+        if known
+            .as_ref()
+            .is_some_and(|kept| kept.group.seats().voters.contains(&self.local()))
+        {
+            // What it knows may be of another time; whoever votes has a log that counts.
+            return Err(StreamError::Conflict(format!(
+                "this node votes in the group {id}, as far as it knows"
+            )));
+        }
+        if known.is_none() && self.groups().len() >= GROUPS_MAX {
+            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
+        }
+        self.streams.put_group(id, members.clone(), Some(size)).await?;
+        let kept = match known {
+            None => self.open(id, members, size.into()).await.map_err(of_group)?,
+            // It has come in before, and goes on where it was.
+            Some(kept) => Arc::new(Kept {
+                group: Arc::clone(&kept.group),
+                keeper: Arc::clone(&kept.keeper),
+                founders: members,
+                size: size.into(),
+                others: Arc::clone(&kept.others),
+            }),
+        };
         self.groups().insert(id, kept);
         Ok(())
     }
@@ -484,9 +626,11 @@ impl Copies {
 
     fn figures(&self, group: &Group<Keeper>) -> CopyFigures {
         let standing = group.standing();
+        let voters = group.seats().voters;
         let member = |(voter, behind): (Voter, Option<u64>)| CopyFigure {
             key: voter.into(),
             behind,
+            is_new: (!voters.contains(&voter)).then_some(true),
         };
         CopyFigures {
             group: group.id,

@@ -415,11 +415,16 @@ async fn a_stranger_to_a_group_is_not_heard() {
         append,
         GroupRequest::Vote(candidacy),
         GroupRequest::Propose(vec![1]),
+        GroupRequest::Leave,
+        GroupRequest::Replace {
+            member: VoterKey(key(inside)),
+            by: Some(VoterKey(key(outside))),
+        },
         without_itself,
     ] {
         let heard = ask(request.clone()).await;
         assert!(
-            matches!(heard, Err(_) | Ok(GroupReply::Refused(_))),
+            matches!(heard, Err(_) | Ok(GroupReply::Refused(_) | GroupReply::Removed)),
             "{request:?}: {heard:?}"
         );
     }

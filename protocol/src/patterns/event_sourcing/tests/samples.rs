@@ -196,6 +196,21 @@ fn group_samples() -> Vec<Sample> {
             }),
         ),
         sample("group-propose", asked(GroupRequest::Propose(b"command".to_vec()))),
+        sample(
+            "group-enter",
+            asked(GroupRequest::Enter {
+                members: Voters(vec![key(1), key(2), key(3), key(4)]),
+                size: 3,
+            }),
+        ),
+        sample("group-leave", asked(GroupRequest::Leave)),
+        sample(
+            "group-replace",
+            asked(GroupRequest::Replace {
+                member: key(1),
+                by: Some(key(4)),
+            }),
+        ),
         sample("group-blank", entry(8, Content::Blank)),
         sample("group-entry", entry(9, Content::Command(b"command".to_vec()))),
         sample("group-refused", StreamReply::Group(GroupReply::Refused("busy".into()))),
@@ -215,6 +230,10 @@ fn group_samples() -> Vec<Sample> {
             StreamReply::Group(GroupReply::Proposed(b"done".to_vec())),
         ),
         sample("group-led", StreamReply::Group(GroupReply::Led(Some(key(2))))),
+        sample("group-stranger", StreamReply::Group(GroupReply::Stranger)),
+        sample("group-removed", StreamReply::Group(GroupReply::Removed)),
+        sample("group-gone", StreamReply::Group(GroupReply::Gone)),
+        sample("group-replacing", StreamReply::Group(GroupReply::Replacing)),
         sample("event-stream-led", StreamReply::Led(Some(key(2)))),
     ]
 }
@@ -227,10 +246,17 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
             CopyFigure {
                 key: VoterKey([1; 32]),
                 behind: Some(0),
+                is_new: None,
             },
             CopyFigure {
                 key: VoterKey([2; 32]),
                 behind: None,
+                is_new: None,
+            },
+            CopyFigure {
+                key: VoterKey([3; 32]),
+                behind: Some(9),
+                is_new: Some(true),
             },
         ],
     };
