@@ -15,12 +15,15 @@ use weft_protocol::{
 };
 
 use super::{
-    copies::Copies,
+    copies::{Copies, peer_of},
     options::StreamError,
     remote,
     streams::{Opened, Streams},
 };
-use crate::error::{ErrorKind, Kind as _};
+use crate::{
+    consensus::Voter,
+    error::{ErrorKind, Kind as _},
+};
 
 /// How long other members have to say how their streams are, when all are listed.
 const LIST_WITHIN: Duration = Duration::from_secs(2);
@@ -122,7 +125,7 @@ impl Asking {
                 (false, None) => Err(StreamError::Led(None)),
                 (false, Some(leader)) => tokio::select! {
                     biased;
-                    answer = remote::ask(&self.streams, leader, name, &request, wait) => answer,
+                    answer = remote::ask(&self.streams, leader, name, &request, wait) => of_leader(leader, answer, true),
                     // Whoever does not lead any more may never answer.
                     () = &mut changed => Err(StreamError::Unknown),
                 },
@@ -163,7 +166,7 @@ impl Asking {
                     .unwrap_or(Err(StreamError::Unknown)),
                 false => asked.await,
             };
-            match answer {
+            match of_leader(peer, answer, false) {
                 Err(StreamError::Led(Some(leader))) if leader != peer && Instant::now() < until => {
                     next = Some(leader);
                     tokio::task::yield_now().await;
@@ -277,6 +280,26 @@ impl Asking {
         }
         alone.extend(shared);
         alone
+    }
+}
+
+/// How a stream is anybody says who has a copy; what counts is the leader's word. Where nobody leads, another's will do unless `must_lead`.
+fn of_leader(
+    asked: PeerId,
+    answer: Result<StreamReply, StreamError>,
+    must_lead: bool,
+) -> Result<StreamReply, StreamError> {
+    let Ok(StreamReply::Figures(figures)) = &answer else {
+        return answer;
+    };
+    let leader = figures
+        .copies
+        .as_ref()
+        .map(|copies| copies.leader.map(Voter::from).and_then(peer_of));
+    match leader {
+        Some(Some(leader)) if leader != asked => Err(StreamError::Led(Some(leader))),
+        Some(None) if must_lead => Err(StreamError::Led(None)),
+        _ => answer,
     }
 }
 

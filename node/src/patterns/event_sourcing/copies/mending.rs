@@ -28,6 +28,8 @@ const LOST_AFTER: Duration = Duration::from_secs(600);
 const STRANGER_AFTER: Duration = Duration::from_secs(5);
 /// How long one who was asked to listen may be silent.
 const LISTENER_AFTER: Duration = Duration::from_secs(60);
+/// Who was heard so lately is there.
+const THERE: Duration = Duration::from_secs(5);
 /// How long somebody who did not want to is not asked again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// So few entries lacks who gets a vote.
@@ -40,6 +42,8 @@ pub(super) struct Others {
     strangers: BTreeMap<Voter, Instant>,
     /// Who says that this node belongs to it no more.
     removed_by: BTreeSet<Voter>,
+    /// When this node was connected with a member, last.
+    connected: BTreeMap<Voter, Instant>,
     /// Who did not want to listen, and when.
     refused: BTreeMap<Voter, Instant>,
     /// Since when somebody listens, as far as this leader knows.
@@ -88,6 +92,8 @@ struct Seen {
     is_between: bool,
     /// Who is taken for lost.
     lost: Vec<Voter>,
+    /// Whether all that vote are there.
+    is_whole: bool,
     /// Who of them can be reached all the same, because it has another disk.
     blank: BTreeSet<Voter>,
     /// Whose place is to be given away, and to whom.
@@ -119,7 +125,12 @@ fn next_step(seen: &Seen) -> Step {
     let leaving = asked.map(|(member, _)| member).or(lost);
     let has_room = seen.voters.len() < seen.size;
     match seen.listener {
-        Some((listener, _, is_silent)) if is_silent || !(has_room || leaving.is_some()) => Step::Dismiss(listener),
+        Some((listener, _, true)) => Step::Dismiss(listener),
+        Some((listener, ..)) if !has_room && leaving.is_none() => match seen.is_whole {
+            true => Step::Dismiss(listener),
+            // Whoever led before may have known who is lost.
+            false => Step::Nothing,
+        },
         Some((listener, Some(..=NEAR), _)) => {
             let mut voters = seen.voters.clone();
             voters.insert(listener);
@@ -153,13 +164,14 @@ impl Copies {
             }
             return;
         }
+        let seats = kept.group.seats();
+        self.note_connected(kept, &seats);
         let (leader, term) = kept.group.leader();
         if leader != Some(self.local()) {
             let mut others = kept.others.lock();
             (others.leading, others.asked) = (None, None);
             return;
         }
-        let seats = kept.group.seats();
         let seen = self.seen(id, kept, &seats, term);
         let step = next_step(&seen);
         let done = match &step {
@@ -175,6 +187,23 @@ impl Copies {
         match done {
             Ok(()) => tracing::info!(group = %id, ?step, "a place in a group is given away"),
             Err(error) => tracing::info!(group = %id, ?step, %error, "a place in a group is not given away yet"),
+        }
+    }
+
+    /// Whoever leads one day knows for how long somebody has been away.
+    fn note_connected(&self, kept: &Kept, seats: &Seats) {
+        let peers = self.mesh().peers().ids();
+        let (now, mut others) = (Instant::now(), kept.others.lock());
+        others.connected.retain(|voter, _| seats.voters.contains(voter));
+        for voter in &seats.voters {
+            others.connected.entry(*voter).or_insert(now);
+        }
+        for voter in peers
+            .iter()
+            .filter_map(voter_of)
+            .filter(|voter| seats.voters.contains(voter))
+        {
+            others.connected.insert(voter, now);
         }
     }
 
@@ -195,13 +224,18 @@ impl Copies {
                 .get(voter)
                 .is_some_and(|since| now - *since > STRANGER_AFTER)
         };
+        let is_away = |voter: &Voter| others.connected.get(voter).is_some_and(|at| now - *at > LOST_AFTER);
         let is_lost = |voter: &&Voter| {
             **voter != self.local()
                 && (silent_for(**voter) > LOST_AFTER
+                    || is_away(voter)
                     || is_stranger(&others, voter)
                     || weft_protocol::PublicKey::from_bytes(voter.0)
                         .is_ok_and(|key| self.mesh().trust().is_revoked(&key)))
         };
+        let is_there =
+            |voter: &&Voter| **voter == self.local() || kept.group.heard(**voter).is_some_and(|ago| ago < THERE);
+        let is_whole = seats.voters.iter().all(|voter| is_there(&voter));
         let lost: Vec<Voter> = seats.voters.iter().filter(is_lost).copied().collect();
         let blank = lost
             .iter()
@@ -227,6 +261,7 @@ impl Copies {
             listener,
             is_between: seats.is_between,
             lost,
+            is_whole,
             blank,
             asked: others.asked,
             candidates,
@@ -428,6 +463,8 @@ mod tests {
     fn who_comes_back_keeps_its_place_and_who_is_silent_gets_none() {
         let mut seen = seen();
         seen.listener = Some((voter(4), Some(3), false));
+        assert_eq!(next_step(&seen), Step::Nothing);
+        seen.is_whole = true;
         assert_eq!(next_step(&seen), Step::Dismiss(voter(4)));
         seen.lost = vec![voter(3)];
         seen.listener = Some((voter(4), Some(3), true));
