@@ -20,7 +20,7 @@ use crate::{
     node::{Node, NodeOptions},
     patterns::{
         batching::Batching, blobs::Blobs, event_sourcing::EventSourcing, presence::Presence, projections::Projections,
-        pub_sub::PubSub, request_response::RequestResponse,
+        pub_sub::PubSub, request_response::RequestResponse, schedules::Schedules,
     },
     platform::{Entropy, Platform, RealPlatform, new_key},
     store::{Store, StoreOptions},
@@ -82,6 +82,7 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
         })
         .pattern(EventSourcing)
         .pattern(Projections)
+        .pattern(Schedules)
         .pattern(Nats)
         .start(platform.clone(), options)
         .await?;

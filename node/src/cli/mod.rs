@@ -53,6 +53,7 @@ mod proof;
 mod publish;
 mod receipt;
 pub mod run;
+mod schedule;
 mod serve;
 mod service;
 mod signals;
@@ -150,6 +151,7 @@ enum Command {
     Consumer(consumer::ConsumerArgs),
     Projection(projection::ProjectionArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Schedule(schedule::ScheduleArgs),
     VerifyProof(proof::VerifyProofArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -249,6 +251,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Stream(args) => Box::pin(stream::execute(session, args)).await,
         Command::Consumer(args) => Box::pin(consumer::execute(session, args)).await,
         Command::Projection(args) => Box::pin(projection::execute(session, args)).await,
+        Command::Schedule(args) => Box::pin(schedule::execute(session, args)).await,
         Command::Snapshot(args) => snapshot::execute(session, args).await,
         Command::VerifyProof(args) => proof::execute(session, &args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,

@@ -30,6 +30,7 @@ use crate::{
         projections::{self, Projections, ProjectionsHandle},
         pub_sub::{self, PubSub, PubSubHandle},
         request_response::{self, RequestResponse, RequestResponseHandle},
+        schedules::{self, Schedules, SchedulesHandle},
     },
 };
 
@@ -45,6 +46,7 @@ pub struct App {
     pub(crate) blobs: Option<BlobsHandle>,
     pub(crate) streams: Option<EventSourcingHandle>,
     pub(crate) projections: Option<ProjectionsHandle>,
+    pub(crate) schedules: Option<SchedulesHandle>,
     pub(crate) info: Arc<AppInfo>,
 }
 
@@ -83,6 +85,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
     let blobs = node.handle::<Blobs>();
     let streams = node.handle::<EventSourcing>();
     let projections = node.handle::<Projections>();
+    let schedules = node.handle::<Schedules>();
     Ok(App {
         node,
         calls,
@@ -92,6 +95,7 @@ pub fn app(node: Arc<Node>, info: AppInfo) -> Result<App, NodeError> {
         blobs,
         streams,
         projections,
+        schedules,
         info: Arc::new(info),
     })
 }
@@ -115,6 +119,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(blobs::routes::routes())
         .merge(event_sourcing::routes::routes())
         .merge(projections::routes::routes())
+        .merge(schedules::routes::routes())
 }
 
 /// The OpenAPI 3.1 document of the local API.

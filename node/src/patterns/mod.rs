@@ -11,3 +11,4 @@ pub mod presence;
 pub mod projections;
 pub mod pub_sub;
 pub mod request_response;
+pub mod schedules;

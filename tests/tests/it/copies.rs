@@ -312,3 +312,35 @@ fn a_member_whose_disk_is_another_one_gets_its_copy_again() {
     mesh[1].start();
     check_all(&mesh, 22);
 }
+
+#[test]
+fn copies_are_where_their_labels_say() {
+    let founder = Node::founder("alpha");
+    let labelled = founder
+        .run(&["invite", "--uses", "3", "--label", "zone=eu"])
+        .ok()
+        .trim()
+        .to_owned();
+    let plain = founder.ticket(1);
+    let mut nodes = vec![founder];
+    for name in ["beta", "gamma", "delta"] {
+        nodes.push(Node::joined(name, &labelled));
+    }
+    nodes.push(Node::joined("epsilon", &plain));
+    let mesh = Mesh(nodes);
+    mesh.wait_complete();
+    let create = ["stream", "create", "orders", "--replicas", "3", "--place", "zone=eu"];
+    mesh[0].run(&create).fails_saying(2, &["is not labelled zone=eu"]);
+    mesh[0]
+        .run(&["stream", "create", "orders", "--place", "zone=eu"])
+        .fails_saying(2, &["one copy"]);
+    mesh[1].run(&create).ok();
+    assert_eq!(keepers(&mesh, 1, "orders"), [1, 2, 3]);
+    let words = mesh[0].run(&["stream", "info", "orders"]).ok();
+    assert!(words.contains("zone=eu"), "{words}");
+    append(&mesh[4], 0);
+    // Another place is another group, though it has room.
+    mesh[1].run(&["stream", "create", "bills", "--replicas", "3"]).ok();
+    let replaced = mesh[1].run(&["stream", "replace", "orders", "gamma"]);
+    replaced.fails_saying(5, &["labelled zone=eu"]);
+}

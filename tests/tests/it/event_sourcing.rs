@@ -543,3 +543,26 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed() {
         assert_eq!(answer["duplicate"], found.contains_key(&number), "{number}");
     }
 }
+
+#[test]
+fn records_of_a_queue_go_when_they_are_worked_off() {
+    let mesh = Mesh::of(1);
+    let node = &mesh[0];
+    node.run(&["stream", "create", "jobs", "--keep", "queue"]).ok();
+    node.run(&["stream", "create", "other", "--keep", "all"]).fails(2);
+    let words = node.run(&["stream", "info", "jobs"]).ok();
+    assert!(words.contains("until it is worked off"), "{words}");
+    for number in 0..3 {
+        node.run(&["stream", "append", "jobs", "--type", "job", &number.to_string()])
+            .ok();
+    }
+    node.run(&["consumer", "add", "jobs", "workers", "--group"]).ok();
+    for _ in 0..2 {
+        node.run(&["consumer", "next", "jobs", "workers", "--ack"]).ok();
+    }
+    until("what is done is gone", || {
+        let one = node.run(&["stream", "info", "jobs", "--json"]).json();
+        assert_eq!(one["keep"], "queue");
+        (one["first"] == 3 && one["records"] == 1).then_some(())
+    });
+}

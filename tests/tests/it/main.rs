@@ -16,6 +16,7 @@ mod pressure;
 mod projections;
 mod quickstart;
 mod resilience;
+mod schedules;
 mod services;
 mod simulator;
 mod streams;

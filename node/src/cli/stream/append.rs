@@ -1,6 +1,6 @@
 //! `weft stream append`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -28,6 +28,7 @@ const APPEND_BYTES: usize = 512 << 10;
   weft stream append orders --type order.created --id 7e3f @order.json       sent again, it is recorded once
   weft stream append clicks --type click --lines --file clicks.log           every line an event
   weft stream append orders --content-type application/cloudevents+json @event.json
+  weft stream append orders --type order.reminder --delay 24h '{\"id\":1}'            tomorrow; weft schedule rm takes it back
 
 Exit code 1 when something else is there than was expected: read what came, decide again, append then.")]
 pub(super) struct AppendArgs {
@@ -85,6 +86,12 @@ pub(super) struct AppendArgs {
     /// A condition of several alternatives: {"query":{"items":[{"types":[…],"tags":[…]}]},"after":N}
     #[arg(long, value_name = "JSON", conflicts_with_all = ["unless_type", "unless_tag", "after"])]
     condition: Option<HeaderValue>,
+    /// Not now but after this time; the node keeps it until then, and prints the name of its schedule
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive, conflicts_with_all = ["lines", "expect", "unless_type", "unless_tag", "condition", "producer"])]
+    delay: Option<Duration>,
+    /// The same, at this time: RFC 3339
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["delay", "lines", "expect", "unless_type", "unless_tag", "condition", "producer"])]
+    due: Option<String>,
     /// Who numbers what it appends: an event with a number that was recorded is not recorded again
     #[arg(long, value_name = "NAME/NUMBER")]
     producer: Option<HeaderValue>,
@@ -117,7 +124,12 @@ impl AppendArgs {
             .content_type
             .clone()
             .unwrap_or_else(|| publish::media_type(looks_like));
-        let target = path(&self.stream, &format!("/records?ack={ack}{expect}{tail}"));
+        let stream = parse::percent(&self.stream);
+        let target = match (&self.due, self.delay) {
+            (Some(due), _) => format!("/v1/schedules?stream={stream}&due={}", parse::percent(due)),
+            (None, Some(delay)) => format!("/v1/schedules?stream={stream}&delay_ms={}", parse::millis(delay)),
+            (None, None) => path(&self.stream, &format!("/records?ack={ack}{expect}{tail}")),
+        };
         let mut call = Call::new(Method::POST, target).body(body, media);
         for (name, value) in [
             ("ce-type", &self.kind),
@@ -188,6 +200,13 @@ pub(super) async fn execute(session: &Session, client: &Client, args: AppendArgs
     };
     if session.out.json {
         return session.out.json_line(&appended);
+    }
+    if args.delay.is_some() || args.due.is_some() {
+        let (name, due) = (view::text(&appended, "name"), view::text(&appended, "due"));
+        session
+            .out
+            .say(&format!("it is due at {due}; `weft schedule rm {name}` takes it back"));
+        return session.out.line(&name);
     }
     if view::flag(&appended, "duplicate") {
         session.out.say("it was recorded before");

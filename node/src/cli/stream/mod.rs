@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -71,6 +71,7 @@ enum StreamCommand {
   weft stream create orders                              kept for ever
   weft stream create orders --replicas 3                 on three nodes: one of them may go at any time
   weft stream create clicks --retain 30d
+  weft stream create jobs --keep queue                   until every consumer has settled them
   weft stream update clicks --retain-records 1000000     replaces what was said before")]
 struct CreateArgs {
     /// Stream
@@ -85,12 +86,23 @@ struct CreateArgs {
     /// Records that are kept
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     retain_records: Option<u64>,
+    /// Let go of records that every consumer has settled; with `interest` of all of them while there is no consumer
+    #[arg(long, value_enum)]
+    keep: Option<Keep>,
     /// Copies on so many nodes, this one among them where it can be: 1, 3 or 5. It cannot be changed later
     #[arg(long, value_name = "N", value_parser = parse::replicas)]
     replicas: Option<u8>,
     /// With --replicas: only members with this label keep a copy; may be given several times. It cannot be changed later
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse::label)]
     place: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Keep {
+    /// What nobody has worked off yet
+    Queue,
+    /// What somebody wants and has not worked off yet
+    Interest,
 }
 
 /// Give a member's copy to another: of the stream, and of all that the same members keep
@@ -209,6 +221,7 @@ pub(super) fn path(stream: &str, tail: &str) -> String {
 async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &str) -> Result<(), CliError> {
     let options = json!({
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
+        "keep": args.keep.map(|keep| match keep { Keep::Queue => "queue", Keep::Interest => "interest" }),
         "replicas": args.replicas, "place": (!args.place.is_empty()).then_some(&args.place),
     });
     let body = Bytes::from(options.to_string());
@@ -240,9 +253,14 @@ fn kept(stream: &Value) -> String {
     if let Some(records) = number("retain_records") {
         words.push(format!("{records} records"));
     }
+    let until = match view::text(stream, "keep").as_str() {
+        "queue" => ", until it is worked off",
+        "interest" => ", until whoever is interested has worked it off",
+        _ => "",
+    };
     match words.is_empty() {
-        true => String::new(),
-        false => format!(", its last {}", words.join(", ")),
+        true => until.to_owned(),
+        false => format!(", its last {}{until}", words.join(", ")),
     }
 }
 
@@ -304,7 +322,10 @@ async fn list(session: &Session, client: &Client) -> Result<(), CliError> {
             view::text(one, "records"),
             bytes.map(view::bytes).unwrap_or_default(),
             view::text(one, "consumers"),
-            kept(one).trim_start_matches(", its last ").to_owned(),
+            kept(one)
+                .trim_start_matches(", its last ")
+                .trim_start_matches(", ")
+                .to_owned(),
         ]
     };
     let rows: Vec<_> = view::elements(&streams).iter().map(row).collect();
@@ -345,6 +366,10 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
     match one.get("copies_at").and_then(Value::as_array) {
         None => lines.push(("copies", "1: when its owner's disk is lost, it is lost".to_owned())),
         Some(copies) => lines.extend(copies.iter().map(|copy| ("copy", copy_words(copy)))),
+    }
+    let places: Vec<&str> = view::list(&one, "place").iter().filter_map(Value::as_str).collect();
+    if !places.is_empty() {
+        lines.push(("placed at", places.join(", ")));
     }
     let kept = kept(&one);
     if !kept.is_empty() {

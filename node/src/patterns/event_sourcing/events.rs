@@ -62,7 +62,7 @@ pub(crate) fn to_json(stream: &Subject, recorded: &Recorded) -> Value {
 ///
 /// # Errors
 /// It is none.
-pub(super) fn from_json(json: Value) -> Result<Event, StreamError> {
+pub(crate) fn from_json(json: Value) -> Result<Event, StreamError> {
     let invalid = |reason: String| StreamError::Invalid(format!("this is no event: {reason}"));
     let Value::Object(members) = json else {
         return Err(invalid("it is no JSON object".into()));

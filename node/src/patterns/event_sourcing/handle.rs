@@ -59,6 +59,20 @@ pub struct Recorded {
     pub record: Record,
 }
 
+impl Recorded {
+    /// An event that is not recorded anywhere, as if it were.
+    pub(crate) fn unplaced(event: weft_protocol::patterns::event_sourcing::Event) -> Self {
+        let record = Record {
+            recorded_ms: 0,
+            author: None,
+            producer: None,
+            event,
+            entry: None,
+        };
+        Recorded { position: 0, record }
+    }
+}
+
 /// What reading gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {

@@ -37,7 +37,7 @@ mod tree;
 
 use std::sync::Arc;
 
-pub(crate) use events::to_json as event_json;
+pub(crate) use events::{from_json as event_from_json, to_json as event_json};
 pub use handle::{EventSourcingHandle, Read, Reading, Recorded, StreamInfo, Verified};
 pub use options::{STREAMS_MAX, StreamError, StreamOptions};
 pub use transfer::Imported;

@@ -3,7 +3,11 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weft_protocol::{DecodeError, PeerId, Subject, name::reason, patterns::event_sourcing::StreamFailure};
+use weft_protocol::{
+    DecodeError, PeerId, Subject,
+    name::reason,
+    patterns::event_sourcing::{Keep, PLACE_LABELS_MAX, StreamFailure},
+};
 
 use crate::{
     error::{ErrorKind, Kind, NodeError},
@@ -13,8 +17,6 @@ use crate::{
 
 /// Streams of one node.
 pub const STREAMS_MAX: u64 = 1_000_000;
-/// Labels that say who keeps copies.
-const LABELS_MAX: usize = 8;
 const LABEL_BYTES_MAX: usize = 128;
 /// Producers that number what they append to one stream.
 pub(super) const PRODUCERS_MAX: usize = 10_000;
@@ -241,6 +243,11 @@ pub struct StreamOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[n(4)]
     pub place: Option<Vec<String>>,
+    /// Whether records go when every consumer has settled them: `queue` keeps them until then, `interest` also lets go of them while there is no consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    #[n(5)]
+    pub keep: Option<Keep>,
 }
 
 impl StreamOptions {
@@ -257,9 +264,9 @@ impl StreamOptions {
         let is_label = |label: &String| {
             label.len() <= LABEL_BYTES_MAX && label.split_once('=').is_some_and(|(key, _)| !key.is_empty())
         };
-        if self.places().len() > LABELS_MAX || !self.places().iter().all(is_label) {
+        if self.places().len() > PLACE_LABELS_MAX || !self.places().iter().all(is_label) {
             return Err(StreamError::Invalid(format!(
-                "a place is up to {LABELS_MAX} labels like zone=eu, of {LABEL_BYTES_MAX} bytes each"
+                "a place is up to {PLACE_LABELS_MAX} labels like zone=eu, of {LABEL_BYTES_MAX} bytes each"
             )));
         }
         if !self.places().is_empty() && self.copies() == 1 {
@@ -277,7 +284,7 @@ impl StreamOptions {
 
     /// Whether anything is ever removed.
     pub(super) fn is_bounded(&self) -> bool {
-        self.retain_ms.is_some() || self.retain_bytes.is_some() || self.retain_records.is_some()
+        self.retain_ms.is_some() || self.retain_bytes.is_some() || self.retain_records.is_some() || self.keep.is_some()
     }
 
     /// The labels of who keeps a copy.

@@ -13,7 +13,7 @@ use weft_protocol::{
     consensus::VoterKey,
     direct::DirectReply,
     patterns::event_sourcing::{
-        Append, Appended, PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest,
+        Append, Appended, Labels, PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest,
         StreamFigures, StreamReply, StreamRequest,
     },
 };
@@ -99,6 +99,8 @@ pub(super) fn figures(streams: &Streams, opened: &Opened) -> StreamFigures {
         checkpoint: checkpoint.map(|(_, text)| text).unwrap_or_default(),
         damage: weft_protocol::name::reason(&damage.join("; ")),
         copies: None,
+        keep: facts.options.keep,
+        place: facts.options.place.map(Labels),
     }
 }
 

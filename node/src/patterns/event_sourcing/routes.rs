@@ -3,6 +3,8 @@
 mod consumers;
 mod records;
 
+pub(crate) use records::events_of;
+
 use axum::{
     body::Body,
     extract::State,
@@ -137,7 +139,8 @@ impl From<StreamFigures> for FiguresView {
                 retain_bytes: figures.retain_bytes,
                 retain_records: figures.retain_records,
                 replicas: None,
-                place: None,
+                place: figures.place.map(|labels| labels.0),
+                keep: figures.keep,
             },
             consumers: figures.consumers,
             damage: figures.damage,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     PublicKey, Subject, Wire as _,
     merkle::{Hash, leaf_hash},
-    patterns::event_sourcing::{Ack, Append, Appended, Condition, Event, From, Producer, Record},
+    patterns::event_sourcing::{Ack, Append, Appended, Condition, Event, From, Keep, Producer, Record},
 };
 
 use super::{
@@ -623,6 +623,11 @@ impl Stream {
                 }
                 first = first.max(pair[1].0);
             }
+        }
+        if let Some(keep) = options.keep {
+            let needed = super::consumers::needed(&self.shelf, self.number).await?;
+            let needed = needed.or((keep == Keep::Interest).then_some(self.version() + 1));
+            first = first.max(needed.map_or(0, |needed| needed.min(self.version() + 1) - 1));
         }
         self.first.fetch_max(first, Ordering::AcqRel);
         // What is not in the index yet is read again at the next start, and the block of the first record is whole, so that it can be proved.

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     follow::{Following, Generation},
     options::{PROJECTIONS_MAX, ProjectionError, ProjectionOptions, SNAPSHOTS_MAX, check_name},
+    past::Held,
     shelf::{Defined, Next, Progress, Shelf, SnapshotInfo},
     sql::{self, Query},
 };
@@ -19,6 +20,9 @@ use crate::{patterns::event_sourcing::EventSourcingHandle, platform::Clock, task
 
 /// Rows that are given at once.
 pub(super) const ROWS_MAX: usize = 1000;
+/// How many look at the past at once; and how long a moment of it is held for who asks for its next rows.
+const LOOKING_MAX: usize = 2;
+const HELD_FOR: Duration = Duration::from_secs(30);
 /// How long a stream is asked how long it is, for people.
 const ASKED_FOR: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,8 @@ struct Inner {
     known: Mutex<BTreeMap<String, Known>>,
     /// Held by whoever changes which there are.
     defining: tokio::sync::Mutex<()>,
+    /// Room for those who look at the past, which takes memory.
+    looking: tokio::sync::Semaphore,
 }
 
 #[derive(Clone)]
@@ -170,6 +176,7 @@ impl ProjectionsHandle {
             tasks,
             known: Mutex::default(),
             defining: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Semaphore::new(LOOKING_MAX),
         });
         for (name, defined) in inner.shelf.defined().await? {
             match inner.reopen(defined).await {
@@ -256,7 +263,7 @@ impl ProjectionsHandle {
             return now(&generation, &prefix, after, most).await;
         };
         let position = self.inner.position(&generation, at).await?;
-        let held = generation.at(position).await?;
+        let held = self.inner.look(&generation, position).await?;
         let begin = match after {
             Some(after) => std::ops::Bound::Excluded(after.to_vec()),
             None => std::ops::Bound::Included(prefix.clone()),
@@ -304,7 +311,12 @@ impl ProjectionsHandle {
         if to < from {
             return Err(ProjectionError::Invalid(format!("{to} is before {from}")));
         }
-        let changed = generation.difference(from, to).await?;
+        let changed = {
+            let _room = self.inner.room().await?;
+            let changed = generation.difference(from, to).await;
+            generation.forget_past(from);
+            changed?
+        };
         let row = |group| generation.query.row(group);
         let changes = changed.values().map(|(before, after)| Change {
             before: before.as_ref().and_then(row),
@@ -560,6 +572,27 @@ impl Inner {
         if let Err(error) = cleared.await {
             tracing::warn!(%error, "what is left of a removed projection stays on the disk until the next start");
         }
+    }
+
+    async fn room(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ProjectionError> {
+        self.looking.acquire().await.map_err(|_| ProjectionError::Closed)
+    }
+
+    /// The groups of a moment, which are held for a while.
+    async fn look(&self, generation: &Arc<Generation>, position: u64) -> Result<Arc<Held>, ProjectionError> {
+        if let Some(held) = generation.looked_at(position) {
+            return Ok(held);
+        }
+        let _room = self.room().await?;
+        let held = generation.at(position).await?;
+        let generation = Arc::downgrade(generation);
+        self.tasks.spawn("projection-past", async move {
+            tokio::time::sleep(HELD_FOR).await;
+            if let Some(generation) = generation.upgrade() {
+                generation.forget_past(position);
+            }
+        });
+        Ok(held)
     }
 
     async fn position(&self, generation: &Generation, moment: Moment) -> Result<u64, ProjectionError> {

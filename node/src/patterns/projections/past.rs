@@ -35,8 +35,7 @@ impl Generation {
     /// # Errors
     /// `Forgotten` when neither the stream nor a snapshot goes back so far; `Invalid` when it would be too much.
     pub(super) async fn at(&self, position: u64) -> Result<Arc<Held>, ProjectionError> {
-        let known = self.lock_past().clone();
-        if let Some(held) = known.filter(|held| held.position == position) {
+        if let Some(held) = self.looked_at(position) {
             return Ok(held);
         }
         let mut held = self.nearest(position).await?;
@@ -44,6 +43,19 @@ impl Generation {
         let held = Arc::new(held);
         *self.lock_past() = Some(Arc::clone(&held));
         Ok(held)
+    }
+
+    /// The moment that was looked at last, if it is this one.
+    pub(super) fn looked_at(&self, position: u64) -> Option<Arc<Held>> {
+        self.lock_past().clone().filter(|held| held.position == position)
+    }
+
+    /// Lets go of the moment that was looked at last, if it is this one.
+    pub(super) fn forget_past(&self, position: u64) {
+        let mut past = self.lock_past();
+        if past.as_ref().is_some_and(|held| held.position == position) {
+            *past = None;
+        }
     }
 
     /// The groups that changed behind `from` up to `to`.

@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Groups that are written at once.
 const BATCH_GROUPS: usize = 4096;
 /// Bytes of groups that are held in memory because they were there lately.
-const CACHE_BYTES: usize = 8 << 20;
+const CACHE_BYTES: usize = 2 << 20;
 
 /// What a generation of a projection keeps.
 pub(super) struct Table {

@@ -6,7 +6,8 @@ use super::checkpoint::CHECKPOINT_BYTES_MAX;
 use super::consumer::{ConsumerReply, ConsumerRequest};
 use super::proof::{Proof, hashes};
 use super::{
-    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX, check_producer_id,
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, PLACE_LABELS_MAX, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX,
+    check_producer_id,
 };
 use crate::codec::{Wire, bounded};
 use crate::consensus::{GROUP_MEMBERS_MAX, GroupId, GroupReply, GroupRequest, VoterKey};
@@ -140,6 +141,30 @@ pub struct StreamFigures {
     /// Who keeps copies, if several do.
     #[n(11)]
     pub copies: Option<CopyFigures>,
+    /// Whether records go when they are settled.
+    #[n(12)]
+    pub keep: Option<Keep>,
+    /// The labels of who keeps copies.
+    #[n(13)]
+    pub place: Option<Labels>,
+}
+
+/// Labels, like `zone=eu`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Labels(#[cbor(n(0), decode_with = "bounded::list::<PLACE_LABELS_MAX, _, _>")] pub Vec<String>);
+
+/// When records go that consumers work off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, serde::Serialize, serde::Deserialize)]
+#[cbor(index_only)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// When every consumer has settled them; while there is none they stay.
+    #[n(0)]
+    Queue,
+    /// The same; while there is none they go.
+    #[n(1)]
+    Interest,
 }
 
 /// How the copies of a stream are.

@@ -33,6 +33,14 @@ pub(super) struct Saved {
     pub(super) dead: u32,
 }
 
+impl Saved {
+    /// The first position that it may still ask for.
+    pub(super) fn needed(&self) -> u64 {
+        let tried = self.tried.iter().map(|tried| tried.position).min();
+        tried.unwrap_or(u64::MAX).min(self.settled + 1)
+    }
+}
+
 /// A record to be handed out again.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Tried {

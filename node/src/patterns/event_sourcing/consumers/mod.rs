@@ -135,6 +135,23 @@ fn hash_of(key: &str) -> u64 {
     hash[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// The first position that some consumer of a stream may still ask for, as they are on the disk; nothing where there is no consumer.
+pub(super) async fn needed(shelf: &Shelf, number: u64) -> Result<Option<u64>, StreamError> {
+    let mut first: Option<u64> = None;
+    for (name, bytes) in shelf.consumers(number).await? {
+        let saved: Saved = shelf::read(&bytes, "consumer")?;
+        // A dead letter may be handed out again one day.
+        let dead = shelf
+            .dead(number, &name, 0, 1)
+            .await?
+            .first()
+            .map(|(position, _)| *position);
+        let needed = saved.needed().min(dead.unwrap_or(u64::MAX));
+        first = Some(first.map_or(needed, |first| first.min(needed)));
+    }
+    Ok(first)
+}
+
 impl Consumers {
     /// Those that were defined before.
     pub(super) async fn open(

@@ -134,7 +134,8 @@ async fn append(
     ))
 }
 
-fn events_of(headers: &HeaderMap, body: &[u8], lines: bool) -> Result<Vec<Event>, NodeError> {
+/// The events of a request, in binary (`ce-` headers) or structured form, or a batch of them.
+pub(crate) fn events_of(headers: &HeaderMap, body: &[u8], lines: bool) -> Result<Vec<Event>, NodeError> {
     let media = text(headers, header::CONTENT_TYPE.as_str())?.unwrap_or_default();
     let essence = media.split(';').next().unwrap_or_default().trim();
     let wrong = |error: serde_json::Error| NodeError::invalid(format!("the body is no JSON: {error}"));

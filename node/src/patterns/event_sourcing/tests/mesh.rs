@@ -2,7 +2,10 @@
 
 use weft_protocol::{
     PublicKey,
-    patterns::event_sourcing::consumer::{ConsumerOptions, ConsumerReply, ConsumerRequest, Order},
+    patterns::event_sourcing::{
+        Keep,
+        consumer::{ConsumerOptions, ConsumerReply, ConsumerRequest, Handed, Order, Settlement},
+    },
 };
 
 use super::*;
@@ -38,6 +41,19 @@ async fn two() -> (Node, Node, EventSourcingHandle, EventSourcingHandle) {
 
 fn name(text: &str) -> Subject {
     text.parse().unwrap()
+}
+
+fn consumer_options(order: Order) -> ConsumerOptions {
+    ConsumerOptions {
+        from: From::Position(1),
+        query: Query::default(),
+        ack_wait_ms: 30_000,
+        deliver_max: None,
+        backoff_ms: Vec::new(),
+        pending_max: 64,
+        order,
+        is_acked: true,
+    }
 }
 
 async fn create_seen(at: &EventSourcingHandle, by: &EventSourcingHandle, stream: &Subject) {
@@ -156,16 +172,7 @@ async fn workers_of_other_nodes_share_a_consumer_in_the_order_of_keys() {
     let (a, b, of_a, of_b) = two().await;
     let jobs = name("jobs");
     create_seen(&of_a, &of_b, &jobs).await;
-    let options = ConsumerOptions {
-        from: From::Position(1),
-        query: Query::default(),
-        ack_wait_ms: 30_000,
-        deliver_max: None,
-        backoff_ms: Vec::new(),
-        pending_max: 64,
-        order: Order::Key,
-        is_acked: true,
-    };
+    let options = consumer_options(Order::Key);
     let add = ConsumerRequest::Add {
         name: "workers".into(),
         options,
@@ -251,16 +258,7 @@ async fn large_records_are_handed_out_one_at_a_time() {
     }
     let add = ConsumerRequest::Add {
         name: "c".into(),
-        options: ConsumerOptions {
-            from: From::Position(1),
-            query: Query::default(),
-            ack_wait_ms: 30_000,
-            deliver_max: None,
-            backoff_ms: Vec::new(),
-            pending_max: 64,
-            order: Order::Any,
-            is_acked: true,
-        },
+        options: consumer_options(Order::Any),
     };
     of_b.consumer(&jobs, add).await.unwrap();
     let mut handed = Vec::new();
@@ -385,5 +383,90 @@ async fn more_streams_than_are_open_at_once_are_all_there() {
         2 - u64::from(1099 % 7 != 0)
     );
     b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn records_go_when_every_consumer_has_settled_them() {
+    let a = node(21, None).await;
+    let streams = a.handle::<EventSourcing>().unwrap();
+    let jobs = name("jobs");
+    let queue = StreamOptions {
+        keep: Some(Keep::Queue),
+        ..StreamOptions::default()
+    };
+    streams.create(&jobs, queue).await.unwrap();
+    for n in 0..20_u32 {
+        streams
+            .append(&jobs, append_of(vec![event("k", &[], n.to_string())]))
+            .await
+            .unwrap();
+    }
+    let retain = async |first: u64| {
+        let opened = streams.streams.get(&jobs).await.unwrap();
+        opened.stream.retain().await.unwrap();
+        assert_eq!(streams.info(&jobs).await.unwrap().figures.unwrap().first, first);
+    };
+    // While nobody works them off all of them stay.
+    retain(1).await;
+    let ask = async |request: ConsumerRequest| streams.consumer(&jobs, request).await.unwrap();
+    for consumer in ["one", "two"] {
+        let define = ConsumerRequest::Add {
+            name: consumer.to_owned(),
+            options: consumer_options(Order::Any),
+        };
+        ask(define).await;
+    }
+    let next = |consumer: &str, count: u32| ConsumerRequest::Next {
+        name: consumer.to_owned(),
+        count,
+        wait_ms: 0,
+    };
+    let settle = async |consumer: &str, count: u32, settlement: Settlement| {
+        let ConsumerReply::Handed(handed) = ask(next(consumer, count)).await else {
+            panic!("something else")
+        };
+        assert_eq!(handed.len(), count as usize);
+        for one in handed {
+            let settle = ConsumerRequest::Settle {
+                name: consumer.to_owned(),
+                handed: vec![Handed {
+                    position: one.record.position,
+                    delivery: one.delivery,
+                }],
+                settlement: settlement.clone(),
+            };
+            ask(settle).await;
+        }
+    };
+    settle("one", 12, Settlement::Done).await;
+    retain(1).await;
+    settle("two", 5, Settlement::Done).await;
+    retain(6).await;
+    // A dead letter may be handed out again.
+    settle(
+        "two",
+        1,
+        Settlement::Dead {
+            reason: "no".to_owned(),
+        },
+    )
+    .await;
+    settle("two", 6, Settlement::Done).await;
+    retain(6).await;
+    ask(ConsumerRequest::Remove("two".to_owned())).await;
+    retain(13).await;
+    ask(ConsumerRequest::Remove("one".to_owned())).await;
+    retain(13).await;
+    let interest = StreamOptions {
+        keep: Some(Keep::Interest),
+        ..StreamOptions::default()
+    };
+    streams.update(&jobs, interest).await.unwrap();
+    retain(21).await;
+    streams
+        .append(&jobs, append_of(vec![event("k", &[], "x")]))
+        .await
+        .unwrap();
     a.stop().await;
 }

@@ -11,8 +11,9 @@ use crate::patterns::event_sourcing::consumer::{
 };
 use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
 use crate::patterns::event_sourcing::{
-    Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, KeptStreams, Positioned, Producer, Query,
-    QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply, StreamRequest,
+    Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, Keep, KeptStreams, Labels, Positioned,
+    Producer, Query, QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply,
+    StreamRequest,
 };
 use crate::testing::*;
 
@@ -273,6 +274,8 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
         checkpoint: checkpoint(),
         damage: "none".into(),
         copies: Some(copies),
+        keep: Some(Keep::Interest),
+        place: Some(Labels(vec!["zone=eu".into()])),
     };
     let proof = Proof {
         enclosed: Enclosed {
