@@ -172,7 +172,7 @@ impl Copies {
             (others.leading, others.asked) = (None, None);
             return;
         }
-        let seen = self.seen(id, kept, &seats, term);
+        let seen = self.seen(id, kept, &seats, term, false);
         let step = next_step(&seen);
         let done = match &step {
             Step::Nothing => return,
@@ -207,7 +207,7 @@ impl Copies {
         }
     }
 
-    fn seen(&self, id: GroupId, kept: &Kept, seats: &Seats, term: u64) -> Seen {
+    fn seen(&self, id: GroupId, kept: &Kept, seats: &Seats, term: u64, is_asked: bool) -> Seen {
         let now = Instant::now();
         let connected: BTreeSet<Voter> = self.mesh().peers().ids().iter().filter_map(voter_of).collect();
         let mut others = kept.others.lock();
@@ -246,14 +246,20 @@ impl Copies {
             let is_silent = now - since > LISTENER_AFTER && silent_for(*voter) > LISTENER_AFTER;
             (*voter, *behind, is_silent || is_stranger(&others, voter))
         });
-        let places = self.streams.places_of(id);
         let is_free = |voter: &Voter| {
             !seats.voters.contains(voter)
                 && listener.is_none_or(|(one, ..)| one != *voter)
                 && !others.refused.contains_key(voter)
         };
         let mut candidates: Vec<Voter> = connected.into_iter().filter(is_free).collect();
-        candidates.retain(|voter| self.has_labels(*voter, &places));
+        if !is_asked && others.asked.is_none() && lost.is_empty() && seats.voters.len() >= kept.size {
+            // Nobody is needed, as nearly always, and to look for labels takes a while.
+            candidates.clear();
+        }
+        if !candidates.is_empty() {
+            let places = self.streams.places_of(id);
+            candidates.retain(|voter| self.has_labels(*voter, &places));
+        }
         candidates.sort_by_key(|voter| u64::from_be_bytes(super::first_of(*voter)) ^ id.0);
         Seen {
             size: kept.size,
@@ -348,7 +354,7 @@ impl Copies {
         if leader != Some(self.local()) {
             return Err(StreamError::Led(leader.and_then(peer_of)));
         }
-        let candidates = self.seen(id, &kept, &seats, term).candidates;
+        let candidates = self.seen(id, &kept, &seats, term, true).candidates;
         let places = self.streams.places_of(id);
         let with = match places.is_empty() {
             true => String::new(),
