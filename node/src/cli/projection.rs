@@ -345,8 +345,13 @@ async fn show(session: &Session, client: &Client, args: &ShowArgs) -> Result<(),
     Ok(())
 }
 
+/// A value as people read it; what is NULL is empty.
 fn cell(value: Option<&Value>) -> String {
-    value.map(json_text).unwrap_or_default()
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => escape(text).into_owned(),
+        Some(other) => json_text(other),
+    }
 }
 
 async fn difference(session: &Session, client: &Client, args: &DiffArgs) -> Result<(), CliError> {
@@ -374,12 +379,11 @@ async fn difference(session: &Session, client: &Client, args: &DiffArgs) -> Resu
             out.line(&out.paint(Tone::Good, &format!("+ {after}")))?;
         }
     }
-    out.say(&format!(
-        "{} rows differ between {} and {}",
-        changes.len(),
-        view::text(&answer, "from"),
-        view::text(&answer, "to")
-    ));
+    let (from, to) = (view::text(&answer, "from"), view::text(&answer, "to"));
+    out.say(&match changes.len() {
+        1 => format!("1 row differs between {from} and {to}"),
+        count => format!("{count} rows differ between {from} and {to}"),
+    });
     Ok(())
 }
 
