@@ -177,7 +177,7 @@ impl Copies {
         let done = match &step {
             Step::Nothing => return,
             Step::Invite(newcomer) => self.invite(id, kept, &seen, *newcomer).await,
-            Step::Seat(voters) => self.seat(id, kept, voters).await,
+            Step::Seat(voters) => self.seat(kept, voters).await,
             Step::Dismiss(listener) => {
                 let dismissed = kept.group.dismiss(*listener).await.map_err(of_group);
                 self.tell_to_leave(id, *listener).await;
@@ -315,7 +315,7 @@ impl Copies {
         within(kept.group.listen(newcomer)).await
     }
 
-    async fn seat(&self, _: GroupId, kept: &Kept, voters: &BTreeSet<Voter>) -> Result<(), StreamError> {
+    async fn seat(&self, kept: &Kept, voters: &BTreeSet<Voter>) -> Result<(), StreamError> {
         within(kept.group.seat(voters.clone())).await?;
         let mut others = kept.others.lock();
         if others.asked.is_some_and(|(member, _)| !voters.contains(&member)) {
