@@ -23,7 +23,7 @@ use crate::{
     mesh::peer_of,
     nats::{self, Nats, NatsServer},
     node::Node,
-    patterns::{pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{event_sourcing::EventSourcing, pub_sub::PubSub, request_response::RequestResponse},
     platform::{Platform as _, RealPlatform},
     telemetry,
 };
@@ -128,8 +128,11 @@ async fn open_nats(
     let nats = node.handle::<Nats>().ok_or_else(missing)?;
     let messages = node.handle::<PubSub>().ok_or_else(missing)?;
     let calls = node.handle::<RequestResponse>().ok_or_else(missing)?;
+    let streams = node.handle::<EventSourcing>();
     let settings = nats::Settings::new(config, name);
-    Ok(Some(Arc::new(nats.open(address, settings, messages, calls).await?)))
+    Ok(Some(Arc::new(
+        nats.open(address, settings, messages, calls, streams).await?,
+    )))
 }
 
 type Reload = Box<dyn Fn() -> Result<Changes, NodeError> + Send + Sync>;

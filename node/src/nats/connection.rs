@@ -19,6 +19,7 @@ use super::{
     ask::{self, Question},
     door::{Door, Scope},
     headers,
+    jetstream::{self, Message, Takers},
     outbox::{Outbox, Outgoing, Touched},
     parse::{Limits, Op, ParseError, Parsed, Publish, parse},
     replies,
@@ -168,6 +169,9 @@ struct Route {
     generation: u64,
     subject: Subject,
     matched: Matched,
+    /// The stream that takes in messages on it, as these say.
+    taker: Option<Subject>,
+    takers: Option<Arc<Takers>>,
 }
 
 /// What has to wait until this burst's receivers are awake.
@@ -180,6 +184,8 @@ enum Later {
         is_plain: bool,
     },
     Ask(Box<Question>),
+    Record(Subject, Box<Message>),
+    JetStream(Box<jetstream::Request>),
     Answer {
         subject: String,
         headers: Vec<u8>,
@@ -201,6 +207,8 @@ struct Session {
     later: Vec<Later>,
     /// Whether nobody beyond this door could want a message; looked up once for each burst.
     is_alone: bool,
+    /// Which streams take in which messages; looked up once for each burst.
+    takers: Option<Arc<Takers>>,
     pings: u32,
     published: u64,
     published_bytes: u64,
@@ -220,6 +228,7 @@ impl Session {
             touched: Touched::default(),
             later: Vec::new(),
             is_alone: false,
+            takers: None,
             pings: 0,
             published: 0,
             published_bytes: 0,
@@ -302,6 +311,7 @@ impl Session {
     /// Acts on all operations that are whole. How many bytes the next one needs at least.
     fn burst(&mut self, buffer: &mut BytesMut) -> Result<usize, Ending> {
         self.is_alone = self.door.is_alone();
+        self.takers = self.door.jetstream.as_ref().map(|jetstream| jetstream.takers());
         let limits = Limits {
             line_bytes_max: LINE_BYTES_MAX,
             payload_bytes_max: self.door.settings.payload_bytes_max,
@@ -378,6 +388,16 @@ impl Session {
                 headers,
                 payload,
             } => self.door.answer(&subject, &headers, &payload).await,
+            Later::Record(stream, message) => {
+                if let Some(jetstream) = &self.door.jetstream {
+                    jetstream.record(&self.door, stream, *message).await;
+                }
+            }
+            Later::JetStream(request) => {
+                if let Some(jetstream) = &self.door.jetstream {
+                    jetstream.take(&self.door, *request).await;
+                }
+            }
         }
     }
 
@@ -467,6 +487,19 @@ impl Session {
             self.ok();
             return Ok(());
         }
+        if self.door.jetstream.is_some() && message.subject.starts_with(jetstream::PREFIX) {
+            let Ok(subject) = std::str::from_utf8(message.subject) else {
+                return self.refuse("Invalid Publish Subject");
+            };
+            self.later.push(Later::JetStream(Box::new(jetstream::Request {
+                subject: subject.to_owned(),
+                reply: reply.map(ToOwned::to_owned),
+                payload: message.payload.to_vec(),
+                client: Arc::clone(&self.outbox),
+            })));
+            self.ok();
+            return Ok(());
+        }
         let Some(route) = self.route(message.subject) else {
             return self.refuse("Invalid Publish Subject");
         };
@@ -489,6 +522,17 @@ impl Session {
     /// What this node's clients have not settled among themselves.
     fn beyond(&mut self, route: &Route, message: Publish<'_>, reply: Option<&str>, reached: u32) {
         let is_reserved = route.subject.is_reserved();
+        // Whoever publishes to a stream waits for its word, not for an answer.
+        let mut reply = reply;
+        if let Some(stream) = &route.taker {
+            let message = Message {
+                subject: route.subject.clone(),
+                reply: reply.take().map(ToOwned::to_owned),
+                headers: message.headers.to_vec(),
+                payload: message.payload.to_vec(),
+            };
+            self.later.push(Later::Record(stream.clone(), Box::new(message)));
+        }
         if let Some(reply) = reply {
             let is_taken = || !route.matched.groups.is_empty() || !self.door.is_service(route.subject.as_str());
             let is_settled = reached > 0 && self.is_alone && !is_reserved && is_taken();
@@ -532,7 +576,12 @@ impl Session {
     /// Whom a subject reaches; nothing when it is none.
     fn route(&mut self, text: &[u8]) -> Option<Arc<Route>> {
         let generation = self.door.router.generation();
-        if let Some(route) = self.routes.get(text).filter(|route| route.generation == generation) {
+        let is_current = |takers: &Option<Arc<Takers>>| match (takers, &self.takers) {
+            (Some(known), Some(takers)) => Arc::ptr_eq(known, takers),
+            (known, takers) => known.is_none() && takers.is_none(),
+        };
+        let is_fresh = |route: &&Arc<Route>| route.generation == generation && is_current(&route.takers);
+        if let Some(route) = self.routes.get(text).filter(is_fresh) {
             return Some(Arc::clone(route));
         }
         let subject = subject(text)?;
@@ -542,6 +591,8 @@ impl Session {
         let route = Arc::new(Route {
             generation,
             matched: self.door.router.matching(subject.as_str()),
+            taker: self.takers.as_ref().and_then(|takers| takers.find(&subject)).cloned(),
+            takers: self.takers.clone(),
             subject,
         });
         self.routes.insert(text.into(), Arc::clone(&route));

@@ -20,11 +20,16 @@ pub(super) const BLOCK_BYTES_MAX: usize = 4096;
 const SECOND_BYTES_MAX: usize = 1024;
 
 /// The block as NATS clients wrote it.
-const BLOCK: &str = "natsheaders";
+pub(super) const BLOCK: &str = "natsheaders";
 /// Where answers go.
 const REPLY: &str = "natsreply";
 /// Says that a NATS door published it, and for whom: `all`, or `plain` when a queue group is served otherwise.
-const DOOR: &str = "natsdoor";
+pub(super) const DOOR: &str = "natsdoor";
+
+/// Whether bytes are a block of headers from its beginning to its end.
+pub(super) fn is_block(bytes: &[u8]) -> bool {
+    bytes.starts_with(BEGIN.as_bytes()) && bytes.ends_with(b"\r\n\r\n")
+}
 
 /// The names and values of a block; what is not of their form is left out.
 pub(super) fn fields(block: &[u8]) -> impl Iterator<Item = (&str, &str)> {
@@ -137,7 +142,7 @@ pub(super) fn from_mesh(message: &Received) -> FromMesh {
         Some(text) => BASE64
             .decode(text.as_bytes())
             .ok()
-            .filter(|block| block.starts_with(BEGIN.as_bytes()) && block.ends_with(b"\r\n\r\n"))
+            .filter(|block| is_block(block))
             .unwrap_or_default(),
         None if door.is_some() => Vec::new(),
         None => cloud_event(message),

@@ -6,7 +6,9 @@
 //! wait has a bound: who does not read is cut off and counted, whoever waits or sends nonsense harms nobody else. A door that other machines
 //! can reach opens only with credentials.
 //!
-//! Does not promise: JetStream, accounts, permissions per user, clustering with nats-server. A message to a queue group (other than a request)
+//! Of JetStream it offers what fits the streams of the mesh ([`jetstream`]).
+//!
+//! Does not promise: accounts, permissions per user, clustering with nats-server. A message to a queue group (other than a request)
 //! reaches one member on each node that has some. Subjects are those of the mesh: `[A-Za-z0-9_-]` between dots.
 //!
 //! How: `parse` reads operations, `connection` acts on them, `router` knows who listens, `outbox` is what waits to be written, `door` is
@@ -18,6 +20,7 @@ mod connection;
 mod door;
 mod headers;
 mod interest;
+mod jetstream;
 mod metrics;
 mod outbox;
 mod parse;
@@ -54,7 +57,7 @@ use crate::{
     error::NodeError,
     mesh::{Answers, InboundRequest, Mesh},
     pattern::Pattern,
-    patterns::{pub_sub::PubSubHandle, request_response::RequestResponseHandle},
+    patterns::{event_sourcing::EventSourcingHandle, pub_sub::PubSubHandle, request_response::RequestResponseHandle},
     platform::Entropy,
     tasks::Tasks,
     telemetry::metrics::Metrics,
@@ -189,6 +192,7 @@ impl NatsHandle {
         settings: Settings,
         messages: PubSubHandle,
         calls: RequestResponseHandle,
+        streams: Option<EventSourcingHandle>,
     ) -> Result<NatsServer, NodeError> {
         let credentials = settings.credentials.as_deref().map(Credentials::load).transpose()?;
         if credentials.is_none() && !address.ip().is_loopback() {
@@ -206,6 +210,7 @@ impl NatsHandle {
             mesh: self.inner.mesh.clone(),
             calls,
             messages,
+            streams,
             tasks: self.inner.tasks.clone(),
             entropy: Arc::clone(&self.inner.entropy),
             metrics: NatsMetrics::register(&self.inner.metrics),

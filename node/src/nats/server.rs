@@ -91,6 +91,7 @@ impl NatsServer {
             host: address.ip().to_string(),
             port: address.port(),
             headers: true,
+            jetstream: door.jetstream.is_some(),
             max_payload: settings.payload_bytes_max,
             client_id: 0,
             client_ip: String::new(),

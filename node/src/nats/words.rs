@@ -17,6 +17,9 @@ pub(super) struct Info {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) headers: bool,
+    /// Whether its API is answered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) jetstream: bool,
     pub(super) max_payload: usize,
     pub(super) client_id: u64,
     pub(super) client_ip: String,

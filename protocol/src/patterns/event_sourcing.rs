@@ -20,13 +20,15 @@ pub use query::{Query, QueryItem};
 pub use record::{Event, Producer, Record, check_producer_id, check_tag};
 pub use request::{
     Ack, Append, Appended, Condition, CopyFigure, CopyFigures, From, Keep, KeptStreams, Labels, Positioned, ReadReply,
-    ReadRequest, StreamFailure, StreamFigures, StreamReply, StreamRequest,
+    ReadRequest, StreamFailure, StreamFigures, StreamReply, StreamRequest, Subjects, TakingStream, TakingStreams,
 };
 
 /// The pattern's identifier in [`Hello`](crate::Hello).
 pub const PATTERN_ID: &str = "event_sourcing";
 /// Labels that say who keeps copies of a stream.
 pub const PLACE_LABELS_MAX: usize = 8;
+/// Subjects of messages that a stream takes in.
+pub const SUBJECTS_MAX: usize = 16;
 /// Under this key a node's record says which streams it keeps.
 pub const ANNOUNCEMENT_KEY: &str = "streams";
 

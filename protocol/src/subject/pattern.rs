@@ -112,6 +112,27 @@ impl Pattern {
         }
     }
 
+    /// Whether there is a subject that both match.
+    pub fn overlaps(&self, other: &Pattern) -> bool {
+        let (mut one, mut two) = (self.tokens(), other.tokens());
+        let mut first = true;
+        loop {
+            let (a, b) = match (one.next(), two.next()) {
+                (None, None) => return true,
+                (Some(a), Some(b)) => (a, b),
+                _ => return false,
+            };
+            if first && (a.is_reserved() != b.is_reserved()) {
+                return false;
+            }
+            match (a, b) {
+                (Token::Tail, _) | (_, Token::Tail) => return true,
+                (Token::Literal(a), Token::Literal(b)) if a != b => return false,
+                _ => first = false,
+            }
+        }
+    }
+
     /// Whether a subject that it matches can begin with this token.
     pub fn reaches(&self, first: &str) -> bool {
         match self.tokens().next() {

@@ -9,6 +9,7 @@ mod config;
 mod copies;
 mod event_sourcing;
 mod identity;
+mod jetstream;
 mod nats;
 mod nats_mesh;
 mod presence;

@@ -72,6 +72,7 @@ enum StreamCommand {
   weft stream create orders --replicas 3                 on three nodes: one of them may go at any time
   weft stream create clicks --retain 30d
   weft stream create jobs --keep queue                   until every consumer has settled them
+  weft stream create orders --subjects 'orders.>'        what NATS clients publish there is appended
   weft stream update clicks --retain-records 1000000     replaces what was said before")]
 struct CreateArgs {
     /// Stream
@@ -89,6 +90,9 @@ struct CreateArgs {
     /// Let go of records that every consumer has settled; with `interest` of all of them while there is no consumer
     #[arg(long, value_enum)]
     keep: Option<Keep>,
+    /// Messages of NATS clients on these subjects are appended, as `orders.>`; may be given several times
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
+    subjects: Vec<String>,
     /// Copies on so many nodes, this one among them where it can be: 1, 3 or 5. It cannot be changed later
     #[arg(long, value_name = "N", value_parser = parse::replicas)]
     replicas: Option<u8>,
@@ -222,7 +226,7 @@ async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &st
     let options = json!({
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
         "keep": args.keep.map(|keep| match keep { Keep::Queue => "queue", Keep::Interest => "interest" }),
-        "replicas": args.replicas, "place": (!args.place.is_empty()).then_some(&args.place),
+        "subjects": (!args.subjects.is_empty()).then_some(&args.subjects), "replicas": args.replicas, "place": (!args.place.is_empty()).then_some(&args.place),
     });
     let body = Bytes::from(options.to_string());
     let call =
@@ -367,9 +371,11 @@ async fn info(session: &Session, client: &Client, stream: &str) -> Result<(), Cl
         None => lines.push(("copies", "1: when its owner's disk is lost, it is lost".to_owned())),
         Some(copies) => lines.extend(copies.iter().map(|copy| ("copy", copy_words(copy)))),
     }
-    let places: Vec<&str> = view::list(&one, "place").iter().filter_map(Value::as_str).collect();
-    if !places.is_empty() {
-        lines.push(("placed at", places.join(", ")));
+    for (what, key) in [("placed at", "place"), ("subjects", "subjects")] {
+        let texts: Vec<&str> = view::list(&one, key).iter().filter_map(Value::as_str).collect();
+        if !texts.is_empty() {
+            lines.push((what, texts.join(", ")));
+        }
     }
     let kept = kept(&one);
     if !kept.is_empty() {

@@ -1,10 +1,10 @@
 //! What applications ask of streams, wherever they are kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use weft_protocol::{
-    PeerId, Subject,
+    Pattern, PeerId, Subject,
     merkle::Hash,
     patterns::event_sourcing::{
         Append, Appended, From, Query, ReadRequest, Record, StreamFigures, StreamReply, StreamRequest,
@@ -16,7 +16,7 @@ use weft_protocol::{
 use super::{
     asking::{ASKED_MAX, Asking, Place},
     copies::{Command, Copies, peer_of},
-    options::{StreamError, StreamOptions},
+    options::{StreamError, StreamOptions, check_taking},
     read::{Page, Reader},
     remote::{self, RemoteReader},
     stream::Kept,
@@ -99,6 +99,7 @@ impl EventSourcingHandle {
     /// `Exists` when a member has one of this name, as far as is known here; too few members for so many copies.
     pub async fn create(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
         self.check_free(name).await?;
+        self.check_taken(name, &options)?;
         if options.copies() > 1 {
             let (copies, stream) = (Arc::clone(&self.copies), name.clone());
             self.finish(async move { copies.create(&stream, options).await })
@@ -127,6 +128,7 @@ impl EventSourcingHandle {
     /// # Errors
     /// `NoStream`; a number that cannot be.
     pub async fn update(&self, name: &Subject, options: StreamOptions) -> Result<StreamInfo, StreamError> {
+        self.check_taken(name, &options)?;
         if let Some(group) = self.streams.group_of(name) {
             options.check()?;
             let known = self.streams.get(name).await?.stream.facts().options;
@@ -144,6 +146,40 @@ impl EventSourcingHandle {
         self.streams.update(name, options).await?;
         let opened = self.streams.get(name).await?;
         Ok(self.local_info(name, &opened))
+    }
+
+    /// The streams of the mesh that take in messages of NATS clients, and which messages, each once.
+    pub(crate) fn takers(&self) -> BTreeMap<Subject, Vec<Pattern>> {
+        let mut takers: BTreeMap<Subject, Vec<Pattern>> = BTreeMap::new();
+        for (_, kept) in self.asking.announced() {
+            for (name, subjects) in kept.takers() {
+                takers.entry(name.clone()).or_insert_with(|| subjects.to_vec());
+            }
+        }
+        // What this node knows of its own is newer.
+        takers.extend(self.streams.takers());
+        takers
+    }
+
+    /// Another pair when [`EventSourcingHandle::takers`] may have changed.
+    pub(crate) fn takers_version(&self) -> (u64, u64) {
+        let records = *self.streams.mesh.trust().watch_records().borrow();
+        (self.streams.generation(), records)
+    }
+
+    /// Whether no other stream takes in what this one is to take in, as far as is known here.
+    fn check_taken(&self, name: &Subject, options: &StreamOptions) -> Result<(), StreamError> {
+        check_taking(name, options)?;
+        for wanted in options.subjects() {
+            for (other, subjects) in self.takers().iter().filter(|(other, _)| *other != name) {
+                if let Some(taken) = subjects.iter().find(|subject| subject.overlaps(&wanted)) {
+                    return Err(StreamError::Conflict(format!(
+                        "the stream {other} takes in {taken}, which has messages in common with {wanted}"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn local_info(&self, name: &Subject, opened: &Opened) -> StreamInfo {

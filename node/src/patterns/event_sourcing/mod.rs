@@ -37,6 +37,7 @@ mod tree;
 
 use std::sync::Arc;
 
+pub(crate) use copies::peer_of as peer_of_voter;
 pub(crate) use events::{from_json as event_from_json, to_json as event_json};
 pub use handle::{EventSourcingHandle, Read, Reading, Recorded, StreamInfo, Verified};
 pub use options::{STREAMS_MAX, StreamError, StreamOptions};

@@ -4,9 +4,9 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_protocol::{
-    DecodeError, PeerId, Subject,
+    DecodeError, Pattern, PeerId, Subject,
     name::reason,
-    patterns::event_sourcing::{Keep, PLACE_LABELS_MAX, StreamFailure},
+    patterns::event_sourcing::{Keep, PLACE_LABELS_MAX, SUBJECTS_MAX, StreamFailure},
 };
 
 use crate::{
@@ -248,6 +248,10 @@ pub struct StreamOptions {
     #[schema(value_type = Option<String>)]
     #[n(5)]
     pub keep: Option<Keep>,
+    /// Messages of NATS clients on these subjects are events of the stream (`orders.>`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(6)]
+    pub subjects: Option<Vec<String>>,
 }
 
 impl StreamOptions {
@@ -274,6 +278,21 @@ impl StreamOptions {
                 "a stream with one copy is kept where it is made".to_owned(),
             ));
         }
+        let subjects = self.subjects.as_deref().unwrap_or_default();
+        if subjects.len() > SUBJECTS_MAX {
+            return Err(StreamError::Invalid(format!(
+                "a stream takes in at most {SUBJECTS_MAX} subjects"
+            )));
+        }
+        for text in subjects {
+            let pattern = text.parse::<Pattern>();
+            let pattern = pattern.map_err(|error| StreamError::Invalid(format!("the subject {text:?}: {error}")))?;
+            if pattern.as_str().starts_with(['*', '>', '_', '$']) {
+                return Err(StreamError::Invalid(format!(
+                    "a stream cannot take in {text}, for requests and answers are messages too: it begins with a name"
+                )));
+            }
+        }
         match self.replicas {
             None | Some(1 | 3 | 5) => Ok(()),
             Some(count) => Err(StreamError::Invalid(format!(
@@ -287,6 +306,17 @@ impl StreamOptions {
         self.retain_ms.is_some() || self.retain_bytes.is_some() || self.retain_records.is_some() || self.keep.is_some()
     }
 
+    /// Which messages of NATS clients are its events.
+    pub(crate) fn subjects(&self) -> Vec<Pattern> {
+        let texts = self.subjects.iter().flatten();
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Whether there are any.
+    pub(super) fn takes_any(&self) -> bool {
+        self.subjects.as_ref().is_some_and(|subjects| !subjects.is_empty())
+    }
+
     /// The labels of who keeps a copy.
     pub(super) fn places(&self) -> &[String] {
         self.place.as_deref().unwrap_or_default()
@@ -296,6 +326,16 @@ impl StreamOptions {
     pub(super) fn copies(&self) -> usize {
         self.replicas.map_or(1, usize::from)
     }
+}
+
+/// Whether a stream that takes in messages may be called so.
+pub(super) fn check_taking(name: &Subject, options: &StreamOptions) -> Result<(), StreamError> {
+    if options.takes_any() && name.as_str().contains('.') {
+        return Err(StreamError::Invalid(format!(
+            "a stream with subjects has no dots in its name, as NATS clients know it: {name}"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a stream may be called so: as any subject, but not one of the node's own.

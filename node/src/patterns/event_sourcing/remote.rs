@@ -14,7 +14,7 @@ use weft_protocol::{
     direct::DirectReply,
     patterns::event_sourcing::{
         Append, Appended, Labels, PATTERN_ID, Positioned, READ_BYTES_MAX, READ_RECORDS_MAX, ReadReply, ReadRequest,
-        StreamFigures, StreamReply, StreamRequest,
+        StreamFigures, StreamReply, StreamRequest, Subjects,
     },
 };
 
@@ -100,6 +100,7 @@ pub(super) fn figures(streams: &Streams, opened: &Opened) -> StreamFigures {
         damage: weft_protocol::name::reason(&damage.join("; ")),
         copies: None,
         keep: facts.options.keep,
+        subjects: facts.options.takes_any().then(|| Subjects(facts.options.subjects())),
         place: facts.options.place.map(Labels),
     }
 }

@@ -141,6 +141,9 @@ impl From<StreamFigures> for FiguresView {
                 replicas: None,
                 place: figures.place.map(|labels| labels.0),
                 keep: figures.keep,
+                subjects: figures
+                    .subjects
+                    .map(|subjects| subjects.0.iter().map(ToString::to_string).collect()),
             },
             consumers: figures.consumers,
             damage: figures.damage,

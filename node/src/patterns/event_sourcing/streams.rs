@@ -1,20 +1,24 @@
 //! The streams that this node keeps: which there are, which are open, and what is done to them without being asked.
 
+mod upkeep;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::sync::Notify;
 use weft_protocol::{
-    PeerId, Subject, Wire as _,
+    Pattern, PeerId, Subject,
     consensus::{GroupId, Voters},
-    patterns::event_sourcing::{ANNOUNCEMENT_KEY, checkpoint::Checkpoint},
+    patterns::event_sourcing::checkpoint::Checkpoint,
 };
 
 use super::{
-    announcing::announcement,
     consumers::{Consumers, Writing},
     copies::Copies,
     metrics::StreamMetrics,
@@ -36,13 +40,8 @@ const OPEN_MAX: usize = 256;
 const IMPORTS: &str = "$import";
 /// Under this token are copies of streams that a group keeps.
 const COPIES: &str = "$copy";
-/// How often what is not to be kept is let go of; where nobody uses the stream, every so-many-th time, which is every hour.
-const RETAIN_EVERY: Duration = Duration::from_secs(15);
-const RETAIN_UNUSED: u64 = 240;
 /// How long the index of a stream that was closed stays.
 const UNUSED_FOR: Duration = Duration::from_secs(5);
-/// Changes of what this node keeps that come together are said together.
-const GATHER: Duration = Duration::from_millis(50);
 
 /// An open stream and its consumers.
 #[derive(Clone)]
@@ -120,8 +119,9 @@ pub(super) struct Streams {
     open: Mutex<HashMap<Subject, Opened>>,
     /// Held by whoever creates, opens or deletes.
     changing: tokio::sync::Mutex<()>,
-    /// What this node keeps has changed.
+    /// What this node keeps has changed, and how often it did.
     changed: Notify,
+    generation: AtomicU64,
 }
 
 fn log_name(number: u64) -> String {
@@ -169,8 +169,9 @@ impl Streams {
             open: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            generation: AtomicU64::new(0),
         });
-        streams.changed.notify_one();
+        streams.say_again();
         Ok(streams)
     }
 
@@ -210,6 +211,22 @@ impl Streams {
         names
     }
 
+    /// The streams of this node that take in messages, and which.
+    pub(super) fn takers(&self) -> Vec<(Subject, Vec<Pattern>)> {
+        let known = self.known();
+        let taking = known.facts.iter().filter(|(_, facts)| facts.options.takes_any());
+        let named = taking.map(|(key, facts)| {
+            let name = facts.copy.as_ref().map_or(key, |copy| &copy.name);
+            (name.clone(), facts.options.subjects())
+        });
+        named.collect()
+    }
+
+    /// Another number when what this node keeps has changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Makes a stream.
     pub(super) async fn create(
         self: &Arc<Self>,
@@ -230,7 +247,7 @@ impl Streams {
         }
         let facts = self.shelf.create(name, options, self.clock.now_unix_ms(), None).await?;
         self.known().insert(name.clone(), facts.clone());
-        self.changed.notify_one();
+        self.say_again();
         self.open_now(name, facts).await
     }
 
@@ -263,7 +280,7 @@ impl Streams {
         };
         let facts = self.shelf.create(&key, options, at_ms, Some(copy)).await?;
         self.known().insert(key, facts);
-        self.changed.notify_one();
+        self.say_again();
         Ok(())
     }
 
@@ -385,6 +402,7 @@ impl Streams {
 
     /// What this node keeps is to be said again.
     pub(super) fn say_again(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
     }
 
@@ -444,6 +462,7 @@ impl Streams {
         self.shelf.update(key, &facts).await?;
         self.known().insert(key.clone(), facts.clone());
         opened.stream.set_facts(facts);
+        self.say_again();
         Ok(())
     }
 
@@ -536,7 +555,7 @@ impl Streams {
             opened.stream.go();
             opened.consumers.go();
         }
-        self.changed.notify_one();
+        self.say_again();
         self.sweep(facts.number).await
     }
 
@@ -583,7 +602,7 @@ impl Streams {
                 error => error,
             })?;
         self.known().insert(name.clone(), hidden.facts.clone());
-        self.changed.notify_one();
+        self.say_again();
         Ok(())
     }
 
@@ -608,66 +627,6 @@ impl Streams {
     /// It was verified now.
     pub(super) async fn saw(&self, owner: PeerId, name: &Subject, checkpoint: &str) -> Result<(), StreamError> {
         self.shelf.saw(&owner.to_string(), name, checkpoint).await
-    }
-
-    /// Finishes what was cut off, says what this node keeps, and lets go of what is not to be kept, until the node stops.
-    pub(super) async fn run(self: Arc<Self>) {
-        match self.shelf.deleted().await {
-            Ok(deleted) => {
-                for number in deleted {
-                    if let Err(error) = self.sweep(number).await {
-                        tracing::warn!(number, %error, "what is left of a deleted stream is not removed");
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "it cannot be read which streams were deleted"),
-        }
-        let (mut retain, mut turn) = (tokio::time::interval(RETAIN_EVERY), 0);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.changed.notified() => {
-                    tokio::time::sleep(GATHER).await;
-                    self.announce().await;
-                }
-                _ = retain.tick() => {
-                    turn += 1;
-                    self.retain(turn).await;
-                }
-            }
-        }
-    }
-
-    async fn announce(&self) {
-        let said = announcement(self.names());
-        if self.mesh.announce(ANNOUNCEMENT_KEY, said.to_bytes()).await.is_err() {
-            tracing::debug!("not announced: the node is stopping");
-        }
-    }
-
-    async fn retain(self: &Arc<Self>, turn: u64) {
-        let bounded: Vec<Subject> = {
-            let (known, open) = (self.known(), self.opened());
-            let is_turn = |name: &Subject, facts: &Facts| {
-                open.contains_key(name) || facts.number % RETAIN_UNUSED == turn % RETAIN_UNUSED
-            };
-            known
-                .facts
-                .iter()
-                .filter(|(name, facts)| facts.options.is_bounded() && is_turn(name, facts))
-                .map(|(name, _)| name.clone())
-                .collect()
-        };
-        for name in bounded {
-            let done = match self.get_kept(&name, &name).await {
-                Ok(opened) => opened.stream.retain().await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(()) | Err(StreamError::NoStream(_) | StreamError::Gone(_)) => {}
-                Err(error) => tracing::warn!(stream = %name, %error, "old records of a stream are not removed"),
-            }
-        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

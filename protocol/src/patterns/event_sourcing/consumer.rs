@@ -43,6 +43,9 @@ pub struct ConsumerOptions {
     /// Whether workers settle what they are handed. If not it is done as soon as it is handed out, and comes once at most.
     #[n(7)]
     pub is_acked: bool,
+    /// The consumer goes when nobody has asked for records or settled one for so long, milliseconds; none: it stays.
+    #[n(8)]
+    pub idle_ms: Option<u64>,
 }
 
 /// In which order records are handed out.
@@ -78,6 +81,10 @@ impl ConsumerOptions {
             ),
             ("the records handed out at once", self.pending_max.into(), 1, 10_000),
         ];
+        if let Some(idle) = self.idle_ms {
+            let what = "the time that a consumer stays without work, in milliseconds";
+            numbers.push((what, idle, 1000, 30 * DAY_MS));
+        }
         if let Some(most) = self.deliver_max {
             numbers.push(("the deliveries of a record", most.into(), 1, 1000));
         }

@@ -7,7 +7,7 @@ use super::consumer::{ConsumerReply, ConsumerRequest};
 use super::proof::{Proof, hashes};
 use super::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, PLACE_LABELS_MAX, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX,
-    check_producer_id,
+    SUBJECTS_MAX, check_producer_id,
 };
 use crate::codec::{Wire, bounded};
 use crate::consensus::{GROUP_MEMBERS_MAX, GroupId, GroupReply, GroupRequest, VoterKey};
@@ -16,7 +16,7 @@ use crate::error::{DecodeError, at_most};
 use crate::limits::{ANNOUNCEMENT_BYTES_MAX, MESSAGE_ATTRIBUTE_BYTES_MAX, REASON_BYTES_MAX};
 use crate::merkle::Hash;
 use crate::name::check_text;
-use crate::subject::Subject;
+use crate::subject::{Pattern, Subject};
 
 /// When an append is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
@@ -147,7 +147,15 @@ pub struct StreamFigures {
     /// The labels of who keeps copies.
     #[n(13)]
     pub place: Option<Labels>,
+    /// What it takes in of the messages of NATS clients.
+    #[n(14)]
+    pub subjects: Option<Subjects>,
 }
+
+/// Subjects of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Subjects(#[cbor(n(0), decode_with = "bounded::list::<SUBJECTS_MAX, _, _>")] pub Vec<Pattern>);
 
 /// Labels, like `zone=eu`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -419,11 +427,42 @@ pub struct KeptStreams {
     /// Which of them others keep as well: a bit for each name, the first in the lowest bit of the first byte. None: none.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub copies: Option<Vec<u8>>,
+    /// Which of them take in messages of NATS clients. None: none.
+    #[n(3)]
+    pub taking: Option<TakingStreams>,
+}
+
+/// Streams of a list that take in messages.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct TakingStreams(#[cbor(n(0), decode_with = "bounded::list::<1024, _, _>")] pub Vec<TakingStream>);
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TakingStream {
+    /// Where its name stands in the list, from 0.
+    #[n(0)]
+    pub at: u32,
+    /// What it takes in.
+    #[n(1)]
+    pub subjects: Subjects,
 }
 
 impl KeptStreams {
+    /// The streams that take in messages, and which.
+    pub fn takers(&self) -> impl Iterator<Item = (&Subject, &[Pattern])> {
+        let takers = self.taking.iter().flat_map(|taking| &taking.0);
+        takers.filter_map(|taker| Some((self.names.get(taker.at as usize)?, taker.subjects.0.as_slice())))
+    }
+
     /// Adds a name.
-    pub fn push(&mut self, name: Subject, is_copy: bool) {
+    pub fn push(&mut self, name: Subject, is_copy: bool, subjects: Vec<Pattern>) {
+        if !subjects.is_empty() {
+            let at = self.names.len() as u32;
+            let subjects = Subjects(subjects);
+            let taking = self.taking.get_or_insert(TakingStreams(Vec::new()));
+            taking.0.push(TakingStream { at, subjects });
+        }
         if is_copy {
             let bits = self.copies.get_or_insert_default();
             bits.resize(self.names.len() / 8 + 1, 0);

@@ -15,6 +15,7 @@ fn options() -> ConsumerOptions {
         pending_max: 4,
         order: Order::Key,
         is_acked: true,
+        idle_ms: None,
     }
 }
 

@@ -117,6 +117,8 @@ struct Consumer {
     changes: Mutex<Changes>,
     /// Something may be ready.
     changed: Notify,
+    /// When somebody asked for records, or settled one.
+    used: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -188,6 +190,7 @@ impl Consumers {
             writing: tokio::sync::Mutex::default(),
             changes: Mutex::default(),
             changed: Notify::new(),
+            used: Mutex::new(Instant::now()),
         });
         lock(&self.list).insert(name.to_owned(), Arc::clone(&consumer));
         consumer
@@ -223,7 +226,9 @@ impl Consumers {
             ConsumerRequest::Next { name, count, wait_ms } => {
                 let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
                 let consumer = self.get(&name)?;
+                consumer.note_use();
                 let handed = consumer.next(count as usize, wait, &*self.clock).await?;
+                consumer.note_use();
                 self.metrics.handed.inc_by(handed.len() as u64);
                 ConsumerReply::Handed(handed)
             }
@@ -233,6 +238,7 @@ impl Consumers {
                 settlement,
             } => {
                 let consumer = self.get(&name)?;
+                consumer.note_use();
                 let count = consumer.settle(&handed, &settlement, &*self.clock).await?;
                 if settlement == Settlement::Done {
                     self.metrics.settled.inc_by(count);
@@ -289,6 +295,29 @@ impl Consumers {
         *consumer.writing.lock().await = u64::MAX;
         consumer.changed.notify_waiters();
         self.writing.write(self.stream.number, name, None, Vec::new()).await
+    }
+
+    /// Removes the consumers that nobody has used for as long as they were to stay.
+    pub(super) async fn remove_idle(&self) {
+        // Whoever waits for a record holds the consumer. Where a group keeps the stream its leader does it; before the first term there is none.
+        if matches!(self.writing, Writing::Group { term: 0, .. }) {
+            return;
+        }
+        let all: Vec<Arc<Consumer>> = lock(&self.list).values().cloned().collect();
+        for consumer in all
+            .iter()
+            .filter(|consumer| consumer.is_idle() && Arc::strong_count(consumer) <= 2)
+        {
+            match self.remove(&consumer.name).await {
+                Ok(()) => {
+                    tracing::debug!(stream = %self.stream.name, consumer = consumer.name, "a consumer went: nobody used it")
+                }
+                Err(error) => {
+                    tracing::debug!(stream = %self.stream.name, consumer = consumer.name, %error, "a consumer that nobody uses stays");
+                    return;
+                }
+            }
+        }
     }
 
     async fn reset(&self, name: &str, from: weft_protocol::patterns::event_sourcing::From) -> Result<(), StreamError> {
@@ -374,6 +403,17 @@ impl Consumers {
 }
 
 impl Consumer {
+    fn note_use(&self) {
+        *lock(&self.used) = Instant::now();
+    }
+
+    /// Whether nobody has used it for as long as it was to stay.
+    fn is_idle(&self) -> bool {
+        let idle_ms = lock(&self.core).options().idle_ms;
+        let unused = lock(&self.used).elapsed();
+        idle_ms.is_some_and(|idle_ms| unused > Duration::from_millis(idle_ms))
+    }
+
     fn stream(&self) -> Result<Arc<Stream>, StreamError> {
         self.stream.upgrade().ok_or(StreamError::Closed)
     }

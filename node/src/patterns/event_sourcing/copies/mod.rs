@@ -118,7 +118,7 @@ pub(super) async fn ask(
 }
 
 /// The member that is called so in groups.
-pub(super) fn peer_of(voter: Voter) -> Option<PeerId> {
+pub(crate) fn peer_of(voter: Voter) -> Option<PeerId> {
     Some(PublicKey::from_bytes(voter.0).ok()?.peer_id())
 }
 

@@ -102,6 +102,9 @@ struct Definition {
     /// Whether workers settle what they are handed; otherwise it is done when it is handed out, and comes once at most.
     #[serde(default = "acked")]
     acked: bool,
+    /// The consumer goes when nobody has asked for records or settled one for so long, milliseconds; not said: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idle_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
@@ -157,6 +160,7 @@ impl Definition {
             pending_max: self.pending_max,
             order: self.order.into(),
             is_acked: self.acked,
+            idle_ms: self.idle_ms,
         })
     }
 
@@ -181,6 +185,7 @@ impl Definition {
             pending_max: options.pending_max,
             order: options.order.into(),
             acked: options.is_acked,
+            idle_ms: options.idle_ms,
         }
     }
 }

@@ -339,6 +339,7 @@ async fn a_consumer_goes_on_under_the_next_leader() {
         pending_max: 64,
         order: Order::Any,
         is_acked: true,
+        idle_ms: None,
     };
     let add = ConsumerRequest::Add {
         name: "workers".into(),

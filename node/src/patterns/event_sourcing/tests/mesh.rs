@@ -53,6 +53,7 @@ fn consumer_options(order: Order) -> ConsumerOptions {
         pending_max: 64,
         order,
         is_acked: true,
+        idle_ms: None,
     }
 }
 

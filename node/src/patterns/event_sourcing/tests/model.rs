@@ -383,6 +383,7 @@ mod consumer {
             pending_max: 100,
             order,
             is_acked: true,
+            idle_ms: None,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
 use crate::patterns::event_sourcing::{
     Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, Keep, KeptStreams, Labels, Positioned,
     Producer, Query, QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply,
-    StreamRequest,
+    StreamRequest, Subjects, TakingStream, TakingStreams,
 };
 use crate::testing::*;
 
@@ -57,6 +57,7 @@ fn options() -> ConsumerOptions {
         pending_max: 100,
         order: Order::Key,
         is_acked: true,
+        idle_ms: None,
     }
 }
 
@@ -119,6 +120,23 @@ pub(crate) fn samples() -> Vec<Sample> {
         names: vec!["bills".parse().unwrap(), "orders".parse().unwrap()],
         has_more: true,
         copies: Some(vec![2]),
+        taking: None,
+    };
+    let taking = TakingStream {
+        at: 1,
+        subjects: Subjects(vec!["orders.>".parse().unwrap()]),
+    };
+    let kept_taking = KeptStreams {
+        taking: Some(TakingStreams(vec![taking])),
+        ..kept.clone()
+    };
+    let idle = ConsumerOptions {
+        idle_ms: Some(5000),
+        ..options()
+    };
+    let add = ConsumerRequest::Add {
+        name: "k3hd8s".into(),
+        options: idle,
     };
     let mut all = vec![
         sample("event-stream-record", record),
@@ -129,6 +147,8 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-extend", StreamRequest::Extend(17)),
         sample("event-stream-locate", StreamRequest::Locate("7e3f".into())),
         sample("event-stream-read", read),
+        sample("event-stream-kept-taking", kept_taking),
+        sample("event-stream-consumer-add-idle", StreamRequest::Consumer(add)),
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
         sample("event-stream-read-end", ReadReply::End),
@@ -276,6 +296,7 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
         copies: Some(copies),
         keep: Some(Keep::Interest),
         place: Some(Labels(vec!["zone=eu".into()])),
+        subjects: Some(Subjects(vec!["orders.*".parse().unwrap()])),
     };
     let proof = Proof {
         enclosed: Enclosed {

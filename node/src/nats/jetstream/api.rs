@@ -1,0 +1,430 @@
+//! Requests about streams and consumers, each answered with one JSON document.
+
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use serde_json::{Map, Value, json};
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{
+        From, Query, ReadRequest,
+        consumer::{ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest},
+    },
+};
+
+use super::{
+    API, JetStream, Request, config,
+    events::message_of,
+    refusal::{
+        BAD_REQUEST, CONSUMER_EXISTS, CONSUMER_NOT_FOUND, INVALID_JSON, NO_MESSAGE, NOT_OFFERED, OVERLAP, Refusal,
+        STREAM_EXISTS, STREAM_NOT_FOUND,
+    },
+};
+use crate::{
+    local::rfc3339,
+    nats::door::Door,
+    patterns::event_sourcing::{Read, StreamError, StreamInfo, StreamOptions},
+    platform,
+};
+
+/// Things of one page, as nats-server has them.
+const LIST_PAGE: usize = 256;
+const NAMES_PAGE: usize = 1024;
+/// Of a name that a consumer is given.
+const NAME_BYTES: usize = 5;
+
+/// Answers one request.
+pub(super) async fn answer(door: &Arc<Door>, request: &Request, reply: &str) {
+    let Some(jetstream) = &door.jetstream else { return };
+    let operation = request.subject.strip_prefix(API).unwrap_or_default();
+    let asked = Asked {
+        door,
+        jetstream,
+        payload: &request.payload,
+    };
+    let (kind, outcome) = asked.answer(operation).await;
+    let mut json = outcome.unwrap_or_else(|refusal| {
+        tracing::debug!(operation, refusal = %refusal.to_json(), "a request of JetStream's API was refused");
+        json!({ "error": refusal.to_json() })
+    });
+    json["type"] = json!(format!("io.nats.jetstream.api.v1.{kind}_response"));
+    door.deliver_answer(reply, b"", json.to_string().as_bytes());
+}
+
+type Outcome = Result<Value, Refusal>;
+
+struct Asked<'a> {
+    door: &'a Door,
+    jetstream: &'a JetStream,
+    payload: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// What kind of answer it is, and the answer.
+    async fn answer(&self, operation: &str) -> (&'static str, Outcome) {
+        let tokens: Vec<&str> = operation.split('.').collect();
+        match tokens[..] {
+            ["INFO"] => ("account_info", self.account().await),
+            ["STREAM", "CREATE", stream] => ("stream_create", self.define(stream, false).await),
+            ["STREAM", "UPDATE", stream] => ("stream_update", self.define(stream, true).await),
+            ["STREAM", "INFO", stream] => ("stream_info", self.stream_info(stream).await),
+            ["STREAM", "DELETE", stream] => ("stream_delete", self.delete(stream).await),
+            ["STREAM", "LIST"] => ("stream_list", self.streams(true).await),
+            ["STREAM", "NAMES"] => ("stream_names", self.streams(false).await),
+            ["STREAM", "MSG", "GET", stream] => ("stream_msg_get", self.message(stream).await),
+            ["STREAM", "MSG", "DELETE", _] => ("stream_msg_delete", Err(kept())),
+            ["STREAM", "PURGE", _] => ("stream_purge", Err(kept())),
+            ["CONSUMER", "CREATE", stream] => ("consumer_create", self.add(stream, None).await),
+            ["CONSUMER", "CREATE", stream, name, ..] | ["CONSUMER", "DURABLE", "CREATE", stream, name] => {
+                ("consumer_create", self.add(stream, Some(name)).await)
+            }
+            ["CONSUMER", "INFO", stream, name] => ("consumer_info", self.consumer_info(stream, name).await),
+            ["CONSUMER", "DELETE", stream, name] => ("consumer_delete", self.remove(stream, name).await),
+            ["CONSUMER", "LIST", stream] => ("consumer_list", self.consumers(stream, true).await),
+            ["CONSUMER", "NAMES", stream] => ("consumer_names", self.consumers(stream, false).await),
+            _ => (
+                "unknown",
+                Err(Refusal::new(NOT_OFFERED, format!("Weft does not offer {operation}"))),
+            ),
+        }
+    }
+
+    /// The request's document; nothing is an empty one.
+    fn document(&self) -> Result<Map<String, Value>, Refusal> {
+        if self.payload.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Map::new());
+        }
+        match serde_json::from_slice(self.payload) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(Value::Null) => Ok(Map::new()),
+            Ok(_) => Err(Refusal::new(INVALID_JSON, "the request is no JSON object")),
+            Err(error) => Err(Refusal::new(INVALID_JSON, format!("the request is no JSON: {error}"))),
+        }
+    }
+
+    async fn account(&self) -> Outcome {
+        let streams = self.jetstream.streams.list().await;
+        let figures = || streams.iter().filter_map(|info| info.figures.as_ref());
+        Ok(json!({
+            "memory": 0, "storage": figures().map(|one| one.bytes).sum::<u64>(), "reserved_memory": 0, "reserved_storage": 0,
+            "streams": streams.len(), "consumers": figures().map(|one| u64::from(one.consumers)).sum::<u64>(),
+            "limits": {
+                "max_memory": -1, "max_storage": -1, "max_streams": -1, "max_consumers": -1, "max_ack_pending": -1,
+                "memory_max_stream_bytes": -1, "storage_max_stream_bytes": -1, "max_bytes_required": false,
+            },
+            "api": { "level": 0, "total": 0, "errors": 0 },
+        }))
+    }
+
+    /// A stream, and how it is.
+    async fn info(&self, stream: &str) -> Result<StreamInfo, Refusal> {
+        let info = self.jetstream.streams.info(&name_of(stream)?).await;
+        let info = info.map_err(|error| self.refused(&error))?;
+        match info.figures {
+            Some(_) => Ok(info),
+            None => Err(Refusal::new(STREAM_NOT_FOUND, "stream not found")),
+        }
+    }
+
+    fn refused(&self, error: &StreamError) -> Refusal {
+        match error {
+            StreamError::NoStream(_) => Refusal::new(STREAM_NOT_FOUND, "stream not found"),
+            error => Refusal::of(error, BAD_REQUEST),
+        }
+    }
+
+    async fn stream_info(&self, stream: &str) -> Outcome {
+        shown(&self.info(stream).await?)
+    }
+
+    async fn define(&self, stream: &str, is_update: bool) -> Outcome {
+        let (name, options) = (name_of(stream)?, config::stream_options(stream, &self.document()?)?);
+        if is_update {
+            return self.update(&name, options).await;
+        }
+        match self.jetstream.streams.create(&name, options.clone()).await {
+            Ok(info) => {
+                let mut json = shown(&info)?;
+                json["did_create"] = json!(true);
+                Ok(json)
+            }
+            // The same again is no mistake.
+            Err(StreamError::Exists { .. }) => {
+                let info = self.info(stream).await?;
+                let is_same = info
+                    .figures
+                    .as_ref()
+                    .is_some_and(|figures| is_defined_so(figures, &options));
+                match is_same {
+                    true => shown(&info),
+                    false => Err(Refusal::new(
+                        STREAM_EXISTS,
+                        "stream name already in use with a different configuration",
+                    )),
+                }
+            }
+            Err(error) => Err(Refusal::of(&error, OVERLAP)),
+        }
+    }
+
+    async fn update(&self, name: &Subject, options: StreamOptions) -> Outcome {
+        // What cannot be changed stays, where it is not said.
+        let known = self.info(name.as_str()).await?.figures;
+        let place = options
+            .place
+            .or_else(|| known.and_then(|figures| figures.place).map(|labels| labels.0));
+        let updated = self
+            .jetstream
+            .streams
+            .update(name, StreamOptions { place, ..options })
+            .await;
+        shown(&updated.map_err(|error| Refusal::of(&error, OVERLAP))?)
+    }
+
+    async fn delete(&self, stream: &str) -> Outcome {
+        let deleted = self.jetstream.streams.delete(&name_of(stream)?).await;
+        deleted.map_err(|error| self.refused(&error))?;
+        Ok(json!({ "success": true }))
+    }
+
+    /// The streams that clients can name, whole or their names; those that take in a subject, if one is asked for.
+    async fn streams(&self, is_whole: bool) -> Outcome {
+        let document = self.document()?;
+        let mut streams = self.jetstream.streams.list().await;
+        streams.retain(|info| !info.name.as_str().contains('.'));
+        streams.dedup_by(|a, b| a.name == b.name);
+        if let Some(wanted) = document
+            .get("subject")
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+        {
+            let wanted: weft_protocol::Pattern = wanted
+                .parse()
+                .map_err(|error| Refusal::new(BAD_REQUEST, format!("the subject {wanted:?}: {error}")))?;
+            let takers = self.jetstream.streams.takers();
+            streams.retain(|info| {
+                let taken = takers.get(&info.name).into_iter().flatten();
+                taken.into_iter().any(|subject| subject.overlaps(&wanted))
+            });
+        }
+        let items: Vec<Value> = match is_whole {
+            true => streams.iter().filter_map(config::stream_info).collect(),
+            false => streams.iter().map(|info| json!(info.name.as_str())).collect(),
+        };
+        page(
+            &document,
+            "streams",
+            items,
+            if is_whole { LIST_PAGE } else { NAMES_PAGE },
+        )
+    }
+
+    /// One message of a stream, by its position.
+    async fn message(&self, stream: &str) -> Outcome {
+        let document = self.document()?;
+        let position = document
+            .get("seq")
+            .and_then(Value::as_u64)
+            .filter(|position| *position > 0);
+        let by_subject = ["last_by_subj", "next_by_subj"]
+            .iter()
+            .any(|name| document.contains_key(*name));
+        let (Some(position), false) = (position, by_subject) else {
+            return Err(Refusal::new(NOT_OFFERED, "a message is asked for by its seq"));
+        };
+        let name = name_of(stream)?;
+        let request = ReadRequest {
+            from: From::Position(position),
+            query: Query::default(),
+            follow: false,
+            limit: Some(1),
+        };
+        let read = async {
+            let mut reading = self.jetstream.streams.read(&name, request).await?;
+            reading.next().await
+        };
+        let found = match read.await.map_err(|error| self.refused(&error))? {
+            Some(Read::Records(records)) => records.into_iter().next().filter(|one| one.position == position),
+            _ => None,
+        };
+        let found = found.ok_or_else(|| Refusal::new(NO_MESSAGE, "no message found"))?;
+        let (subject, block) = message_of(&name, position, &found.record);
+        let mut message = json!({
+            "subject": subject, "seq": position, "data": BASE64.encode(&found.record.event.data),
+            "time": rfc3339(found.record.recorded_ms),
+        });
+        if !block.is_empty() {
+            message["hdrs"] = json!(BASE64.encode(&block));
+        }
+        Ok(json!({ "message": message }))
+    }
+
+    async fn ask(
+        &self,
+        stream: &Subject,
+        request: ConsumerRequest,
+        conflict: (u16, u16),
+    ) -> Result<ConsumerReply, Refusal> {
+        let reply = self.jetstream.streams.consumer(stream, request).await;
+        reply.map_err(|error| match error {
+            StreamError::NoConsumer(_) => Refusal::new(CONSUMER_NOT_FOUND, "consumer not found"),
+            StreamError::NoStream(_) => Refusal::new(STREAM_NOT_FOUND, "stream not found"),
+            error => Refusal::of(&error, conflict),
+        })
+    }
+
+    async fn add(&self, stream: &str, name: Option<&str>) -> Outcome {
+        let document = self.document()?;
+        let Some(Value::Object(wanted)) = document.get("config") else {
+            return Err(Refusal::new(BAD_REQUEST, "the request has no config"));
+        };
+        let info = self.info(stream).await?;
+        let figures = info.figures.as_ref();
+        let taken = figures
+            .and_then(|figures| figures.subjects.as_ref())
+            .map(|subjects| subjects.0.as_slice());
+        let (said, options) = config::consumer_options(wanted, taken.unwrap_or_default())?;
+        let name = match (said, name) {
+            (Some(said), Some(name)) if said != name => {
+                return Err(Refusal::new(
+                    BAD_REQUEST,
+                    "the subject of the request names another consumer than its body",
+                ));
+            }
+            (said, name) => said
+                .or_else(|| name.map(ToOwned::to_owned))
+                .unwrap_or_else(|| self.name()),
+        };
+        let action = document.get("action").and_then(Value::as_str).unwrap_or_default();
+        self.check_action(&info.name, &name, action, &options).await?;
+        let request = ConsumerRequest::Add {
+            name: name.clone(),
+            options,
+        };
+        self.ask(&info.name, request, CONSUMER_EXISTS).await?;
+        self.consumer_info(stream, &name).await
+    }
+
+    /// `create` wants that there is none, or the same; `update` that there is one.
+    async fn check_action(
+        &self,
+        stream: &Subject,
+        name: &str,
+        action: &str,
+        options: &ConsumerOptions,
+    ) -> Result<(), Refusal> {
+        if action != "update" {
+            return Ok(());
+        }
+        match self.figures(stream, name).await {
+            Ok(figures) if figures.options == *options => Ok(()),
+            Ok(_) => Err(Refusal::new(
+                NOT_OFFERED,
+                "a consumer keeps its definition: delete it, and create it with another",
+            )),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// A name that no other consumer has.
+    fn name(&self) -> String {
+        let bytes: [u8; NAME_BYTES] = platform::random(&*self.door.entropy);
+        data_encoding::BASE32_NOPAD.encode(&bytes)
+    }
+
+    async fn list(&self, stream: &Subject) -> Result<Vec<ConsumerFigures>, Refusal> {
+        match self.ask(stream, ConsumerRequest::List, BAD_REQUEST).await? {
+            ConsumerReply::List(list) => Ok(list),
+            _ => Err(Refusal::new(
+                BAD_REQUEST,
+                "the owner of the stream answered something else",
+            )),
+        }
+    }
+
+    async fn figures(&self, stream: &Subject, name: &str) -> Result<ConsumerFigures, Refusal> {
+        let found = self.list(stream).await?.into_iter().find(|one| one.name == name);
+        found.ok_or_else(|| Refusal::new(CONSUMER_NOT_FOUND, "consumer not found"))
+    }
+
+    async fn consumer_info(&self, stream: &str, name: &str) -> Outcome {
+        let figures = self.figures(&name_of(stream)?, name).await?;
+        let info = self.info(stream).await?;
+        Ok(config::consumer_info(stream, created_ms(&info), &figures))
+    }
+
+    async fn remove(&self, stream: &str, name: &str) -> Outcome {
+        let stream = name_of(stream)?;
+        self.ask(&stream, ConsumerRequest::Remove(name.to_owned()), BAD_REQUEST)
+            .await?;
+        self.jetstream.forget(&(stream, name.to_owned()));
+        Ok(json!({ "success": true }))
+    }
+
+    async fn consumers(&self, stream: &str, is_whole: bool) -> Outcome {
+        let list = self.list(&name_of(stream)?).await?;
+        let items: Vec<Value> = match is_whole {
+            true => {
+                let created = created_ms(&self.info(stream).await?);
+                list.iter()
+                    .map(|one| config::consumer_info(stream, created, one))
+                    .collect()
+            }
+            false => list.iter().map(|one| json!(one.name)).collect(),
+        };
+        page(
+            &self.document()?,
+            "consumers",
+            items,
+            if is_whole { LIST_PAGE } else { NAMES_PAGE },
+        )
+    }
+}
+
+fn created_ms(info: &StreamInfo) -> u64 {
+    info.figures.as_ref().map_or(0, |figures| figures.created_ms)
+}
+
+fn name_of(stream: &str) -> Result<Subject, Refusal> {
+    let name = stream.parse();
+    name.map_err(|error| Refusal::new(BAD_REQUEST, format!("the stream {stream:?}: {error}")))
+}
+
+fn kept() -> Refusal {
+    Refusal::new(
+        NOT_OFFERED,
+        "a stream is a history that can be proved: nothing is taken out of it but by how much of it is kept",
+    )
+}
+
+fn shown(info: &StreamInfo) -> Outcome {
+    config::stream_info(info).ok_or_else(|| Refusal::new(STREAM_NOT_FOUND, "stream not found"))
+}
+
+/// Whether a stream is what a definition asks for.
+fn is_defined_so(figures: &weft_protocol::patterns::event_sourcing::StreamFigures, options: &StreamOptions) -> bool {
+    let subjects = figures
+        .subjects
+        .as_ref()
+        .map(|list| list.0.iter().map(ToString::to_string).collect());
+    let copies = figures.copies.as_ref().map_or(1, |copies| copies.members.len());
+    StreamOptions {
+        retain_ms: figures.retain_ms,
+        retain_bytes: figures.retain_bytes,
+        retain_records: figures.retain_records,
+        replicas: options.replicas.filter(|wanted| usize::from(*wanted) == copies),
+        place: figures.place.clone().map(|labels| labels.0),
+        keep: figures.keep,
+        subjects,
+    } == *options
+        && (options.replicas.is_some() || copies == 1)
+}
+
+/// A page of a list, from where it is asked for.
+fn page(document: &Map<String, Value>, name: &str, items: Vec<Value>, most: usize) -> Outcome {
+    let offset = document.get("offset").and_then(Value::as_u64).unwrap_or(0);
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let total = items.len();
+    let items: Vec<Value> = items.into_iter().skip(offset).take(most).collect();
+    Ok(json!({ "total": total, "offset": offset, "limit": most, name: items }))
+}
