@@ -7,7 +7,11 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde_json::json;
 use weft_protocol::{
     MeshId, PeerId, Subject,
-    patterns::event_sourcing::proof::{PROOF_BYTES_MAX, Proof},
+    patterns::event_sourcing::{
+        checkpoint::{Checkpoint, Origin},
+        fork::Fork,
+        proof::{PROOF_BYTES_MAX, Proof},
+    },
 };
 
 use super::{CliError, Session, input, output::escape};
@@ -17,16 +21,17 @@ use crate::{
     patterns::event_sourcing::{Recorded, event_json},
 };
 
-/// Verify a proof: that an event is in a stream, at its place, as the stream's owner signed it
+/// Verify a proof: that an event is in a stream, at its place, as the stream's owner signed it; or evidence that the owner signed two histories
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft stream prove orders 17 -o order.proof
   weft verify-proof order.proof --mesh mesh-…
+  weft verify-proof orders.fork                          what `weft stream evidence` wrote
 
 It needs no node and no mesh. Without --mesh and --owner the proof says itself whose stream it is: compare that with what you know. It
 cannot say what was revoked since. Exit code 4 when it does not hold.")]
 pub(crate) struct VerifyProofArgs {
-    /// The proof, as `weft stream prove` wrote it; `-` is standard input
+    /// What `weft stream prove` or `weft stream evidence` wrote; `-` is standard input
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: PathBuf,
     /// The mesh it must be of
@@ -43,9 +48,62 @@ pub(crate) struct VerifyProofArgs {
     output: Option<PathBuf>,
 }
 
+fn wrong(why: String) -> CliError {
+    CliError::Node(NodeError::denied(format!("the proof does not hold: {why}")))
+}
+
+/// Whether it is about what it must be about.
+fn check_origin(args: &VerifyProofArgs, origin: &Origin) -> Result<(), CliError> {
+    if let Some(mesh) = args.mesh.filter(|mesh| *mesh != origin.mesh) {
+        return Err(wrong(format!("it is of {}, not of {mesh}", origin.mesh)));
+    }
+    let owner = origin.owner.peer_id();
+    if let Some(other) = args.owner.filter(|other| *other != owner) {
+        return Err(wrong(format!("the stream is kept by {owner}, not by {other}")));
+    }
+    if let Some(other) = args.stream.as_ref().filter(|other| **other != origin.stream) {
+        return Err(wrong(format!("it is of the stream {}, not of {other}", origin.stream)));
+    }
+    Ok(())
+}
+
+/// Evidence of two histories.
+fn forked(session: &Session, args: &VerifyProofArgs, text: &str) -> Result<(), CliError> {
+    let fork = Fork::from_text(text).map_err(|error| wrong(error.to_string()))?;
+    let forked = fork.verify().map_err(|error| wrong(error.to_string()))?;
+    let origin = &forked.earlier.origin;
+    check_origin(args, origin)?;
+    let (earlier, later) = (&forked.earlier, &forked.later);
+    if session.out.json {
+        let note = |note: &Checkpoint| json!({ "size": note.size, "root": BASE64.encode(&note.root), "signed": rfc3339(note.time_ms) });
+        return session.out.json_line(&json!({
+            "forked": true, "mesh_id": origin.mesh.to_string(), "stream": origin.stream.to_string(),
+            "owner": origin.owner.peer_id().to_string(), "earlier": note(earlier), "later": note(later),
+            "root_of_later": BASE64.encode(&fork.root),
+        }));
+    }
+    let line = |note: &Checkpoint| {
+        format!(
+            "{} records, signed at {}, root {}",
+            note.size,
+            rfc3339(note.time_ms),
+            HEXLOWER.encode(&note.root)
+        )
+    };
+    session.out.line(&format!(
+        "{} has signed two histories of the stream {} in {}:\n  {}\n  {}\nThe first {} records of the second history have the root {}: it does not go on from the first.",
+        origin.owner.peer_id(),
+        origin.stream,
+        origin.mesh,
+        line(earlier),
+        line(later),
+        earlier.size,
+        HEXLOWER.encode(&fork.root),
+    ))
+}
+
 /// Verifies.
 pub(crate) async fn execute(session: &Session, args: &VerifyProofArgs) -> Result<(), CliError> {
-    let wrong = |why: String| CliError::Node(NodeError::denied(format!("the proof does not hold: {why}")));
     let fail = |error| CliError::io(format!("cannot read {}", args.file.display()), error);
     let bytes = match args.file.as_os_str() == "-" {
         true => input::bounded(tokio::io::stdin(), PROOF_BYTES_MAX as u64)
@@ -57,19 +115,14 @@ pub(crate) async fn execute(session: &Session, args: &VerifyProofArgs) -> Result
         }
     };
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is no text".to_owned()))?;
+    if Fork::is_text(text) {
+        return forked(session, args, text);
+    }
     let proof = Proof::from_text(text).map_err(|error| wrong(error.to_string()))?;
     let proved = proof.verify().map_err(|error| wrong(error.to_string()))?;
     let origin = &proved.checkpoint.origin;
-    if let Some(mesh) = args.mesh.filter(|mesh| *mesh != origin.mesh) {
-        return Err(wrong(format!("it is of {}, not of {mesh}", origin.mesh)));
-    }
+    check_origin(args, origin)?;
     let owner = origin.owner.peer_id();
-    if let Some(other) = args.owner.filter(|other| *other != owner) {
-        return Err(wrong(format!("the stream is kept by {owner}, not by {other}")));
-    }
-    if let Some(other) = args.stream.as_ref().filter(|other| **other != origin.stream) {
-        return Err(wrong(format!("it is of the stream {}, not of {other}", origin.stream)));
-    }
     if let Some(file) = &args.output {
         let written = tokio::fs::write(file, &proved.record.event.data).await;
         written.map_err(|error| CliError::io(format!("cannot write {}", file.display()), error))?;

@@ -487,7 +487,8 @@ impl Session {
             self.ok();
             return Ok(());
         }
-        if self.door.jetstream.is_some() && message.subject.starts_with(jetstream::PREFIX) {
+        let is_api = self.door.jetstream.is_some() && jetstream::is_api(message.subject);
+        if is_api {
             let Ok(subject) = std::str::from_utf8(message.subject) else {
                 return self.refuse("Invalid Publish Subject");
             };
@@ -497,11 +498,15 @@ impl Session {
                 payload: message.payload.to_vec(),
                 client: Arc::clone(&self.outbox),
             })));
-            self.ok();
-            return Ok(());
         }
         let Some(route) = self.route(message.subject) else {
-            return self.refuse("Invalid Publish Subject");
+            // A filter in its subject may have wildcards.
+            self.ok();
+            return if is_api {
+                Ok(())
+            } else {
+                self.refuse("Invalid Publish Subject")
+            };
         };
         let outgoing = Outgoing {
             subject: route.subject.as_str(),
@@ -514,7 +519,10 @@ impl Session {
             ..Scope::ALL
         };
         let reached = self.door.deliver(&route.matched, &outgoing, scope, &mut self.touched);
-        self.beyond(&route, message, reply, reached);
+        // Who listens to requests of the API does not answer them.
+        if !is_api {
+            self.beyond(&route, message, reply, reached);
+        }
         self.ok();
         Ok(())
     }

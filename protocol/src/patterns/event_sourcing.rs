@@ -9,6 +9,7 @@
 
 pub mod checkpoint;
 pub mod consumer;
+pub mod fork;
 pub mod proof;
 mod query;
 mod record;

@@ -1,6 +1,7 @@
 // NATS's own JavaScript client at the doors of two nodes: client.mjs URL_A URL_B, where a Weft service `wave` is known. Prints a line per case.
 import assert from "node:assert/strict";
 import { connect, headers } from "@nats-io/transport-node";
+import { jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { Svcm } from "@nats-io/services";
 
 const PATIENCE_MS = 30_000;
@@ -59,6 +60,36 @@ async function service(ann, bob) {
   await added.stop();
 }
 
+async function streams(ann, bob) {
+  const manager = await jetstreamManager(ann);
+  await manager.streams.add({ name: "JS", subjects: ["jsstream.>"] });
+  const here = jetstream(ann);
+  for (let n = 0; n < 5; n++) assert.equal((await here.publish("jsstream.made", String(n), { msgID: `m${n}` })).seq, n + 1);
+  assert.equal((await here.publish("jsstream.made", "4", { msgID: "m4" })).duplicate, true);
+  await assert.rejects(here.publish("jsstream.made", "x", { expect: { lastSequence: 1 } }), /wrong last sequence: 5/);
+  // From the other door: the stream is one of the mesh.
+  const there = await jetstreamManager(bob);
+  await there.consumers.add("JS", { durable_name: "worker", ack_policy: "explicit" });
+  const consumer = await jetstream(bob).consumers.get("JS", "worker");
+  const got = [];
+  for await (const msg of await consumer.fetch({ max_messages: 5, expires: 20000 })) {
+    got.push(msg.string());
+    assert.equal(await msg.ackAck(), true);
+  }
+  assert.deepEqual(got, ["0", "1", "2", "3", "4"]);
+  const info = await consumer.info();
+  assert.deepEqual([info.num_ack_pending, info.num_pending], [0, 0]);
+  // One that is ordered reads all of it again.
+  const ordered = await jetstream(bob).consumers.get("JS");
+  const again = [];
+  for await (const msg of await ordered.consume()) {
+    again.push(msg.seq);
+    if (again.length === 5) break;
+  }
+  assert.deepEqual(again, [1, 2, 3, 4, 5]);
+  await manager.streams.delete("JS");
+}
+
 async function drain(_, bob) {
   const sub = bob.subscribe("js_last");
   for (let n = 0; n < 10; n++) bob.publish("js_last", String(n));
@@ -70,7 +101,7 @@ async function drain(_, bob) {
 
 const servers = process.argv.slice(2, 4);
 const [ann, bob] = await Promise.all(servers.map((url) => connect({ servers: url })));
-for (const one of [publishAndSubscribe, requestAndReply, service, drain]) {
+for (const one of [publishAndSubscribe, requestAndReply, service, streams, drain]) {
   await one(ann, bob);
   console.log(`ok    nats.js ${one.name}`);
 }

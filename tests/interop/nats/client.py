@@ -6,6 +6,7 @@ import time
 
 import nats
 from nats.errors import NoRespondersError
+from nats.js.errors import APIError
 from nats.micro import ServiceConfig, add_service
 
 PATIENCE_S = 30
@@ -123,9 +124,39 @@ async def drain(ann, bob):
     assert bob.is_closed and len(got) >= 10, got
 
 
+async def jetstream(ann, bob):
+    here, there = ann.jetstream(), bob.jetstream()
+    await here.add_stream(name="PY", subjects=["pystream.>"])
+    for n in range(5):
+        ack = await here.publish("pystream.made", str(n).encode())
+        assert ack.seq == n + 1
+    ack = await here.publish("pystream.made", b"5", headers={"Nats-Msg-Id": "five"})
+    again = await here.publish("pystream.made", b"5", headers={"Nats-Msg-Id": "five"})
+    assert (again.seq, again.duplicate) == (ack.seq, True)
+    try:
+        await here.publish("pystream.made", b"x", headers={"Nats-Expected-Last-Sequence": "1"})
+        raise AssertionError("a wrong expectation was taken")
+    except APIError as error:
+        assert error.err_code == 10071, error
+    # From the other door: the stream is one of the mesh.
+    sub = await there.pull_subscribe("pystream.>", durable="worker", stream="PY")
+    got = []
+    while len(got) < 6:
+        for msg in await sub.fetch(4, timeout=PATIENCE_S):
+            got.append(msg.data)
+            await msg.ack_sync()
+    assert got == [str(n).encode() for n in range(6)], got
+    await sub.unsubscribe()
+    info = await there.consumer_info("PY", "worker")
+    assert (info.num_ack_pending, info.num_pending) == (0, 0), info
+    raw = await there.get_msg("PY", 6)
+    assert (raw.data, raw.headers["Nats-Msg-Id"]) == (b"5", "five")
+    await here.delete_stream("PY")
+
+
 async def main():
     ann, bob = await nats.connect(sys.argv[1]), await nats.connect(sys.argv[2])
-    for case in (publish_and_subscribe, queue_group, request_and_reply, micro_service, drain):
+    for case in (publish_and_subscribe, queue_group, request_and_reply, micro_service, jetstream, drain):
         await asyncio.wait_for(case(ann, bob), 2 * PATIENCE_S)
         print(f"ok    nats.py {case.__name__}")
     await ann.close()

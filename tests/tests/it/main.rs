@@ -8,6 +8,7 @@ mod blobs;
 mod config;
 mod copies;
 mod event_sourcing;
+mod forks;
 mod identity;
 mod jetstream;
 mod nats;

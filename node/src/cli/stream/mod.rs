@@ -3,7 +3,7 @@
 mod append;
 mod read;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +59,7 @@ enum StreamCommand {
     /// Read every record: whether each is what was appended, and leads to what the owner signed
     Verify(NameArg),
     Prove(ProveArgs),
+    Evidence(EvidenceArgs),
     Export(ExportArgs),
     Import(ImportArgs),
     #[command(visible_alias = "rm")]
@@ -165,6 +166,23 @@ struct ProveArgs {
     output: Option<PathBuf>,
 }
 
+/// Write the evidence that a stream has forked: two histories that its owner has signed
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft stream verify orders                              compares with what this node and others have seen
+  weft stream evidence orders -o orders.fork
+  weft verify-proof orders.fork                          anywhere, without a node
+
+Exit code 3 when no fork of it is known.")]
+struct EvidenceArgs {
+    /// Stream
+    #[arg(value_name = "STREAM")]
+    stream: String,
+    /// Where to write it; without it, standard output
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    output: Option<PathBuf>,
+}
+
 /// Write out a stream of this node, with the proof that it is whole
 #[derive(Debug, Args)]
 struct ExportArgs {
@@ -211,6 +229,7 @@ pub(crate) async fn execute(session: &Session, args: StreamArgs) -> Result<(), C
         StreamCommand::Read(args) => read::execute(session, &client, &args).await,
         StreamCommand::Verify(args) => verify(session, &client, &args.stream).await,
         StreamCommand::Prove(args) => prove(session, &client, &args).await,
+        StreamCommand::Evidence(args) => evidence(session, &client, &args).await,
         StreamCommand::Export(args) => export(session, &client, &args).await,
         StreamCommand::Import(args) => import(session, &client, &args).await,
         StreamCommand::Delete(args) => delete(session, &client, &args).await,
@@ -437,22 +456,44 @@ async fn prove(session: &Session, client: &Client, args: &ProveArgs) -> Result<(
             path(&args.stream, &format!("/proofs/{position}")),
         ))
         .await?;
-    match &args.output {
-        None => session.out.bytes(&answer.body),
-        Some(file) => {
-            let written = tokio::fs::write(file, &answer.body).await;
-            written.map_err(|error| CliError::io(format!("cannot write {}", file.display()), error))?;
-            if session.out.json {
-                let told = json!({ "file": file.display().to_string(), "position": position });
-                return session.out.json_line(&told);
-            }
-            session.out.say(&format!(
-                "`weft verify-proof {}` checks it",
-                escape(&file.display().to_string())
-            ));
-            Ok(())
-        }
+    write_proof(
+        session,
+        args.output.as_deref(),
+        &answer.body,
+        json!({ "position": position }),
+    )
+    .await
+}
+
+async fn evidence(session: &Session, client: &Client, args: &EvidenceArgs) -> Result<(), CliError> {
+    let answer = client
+        .send(Call::new(Method::GET, path(&args.stream, "/evidence")))
+        .await?;
+    write_proof(
+        session,
+        args.output.as_deref(),
+        &answer.body,
+        json!({ "stream": args.stream }),
+    )
+    .await
+}
+
+/// Writes what anybody can check into a file, or shows it. `told` is said of it in JSON.
+async fn write_proof(session: &Session, file: Option<&Path>, text: &[u8], mut told: Value) -> Result<(), CliError> {
+    let Some(file) = file else {
+        return session.out.bytes(text);
+    };
+    let written = tokio::fs::write(file, text).await;
+    written.map_err(|error| CliError::io(format!("cannot write {}", file.display()), error))?;
+    let name = file.display().to_string();
+    if session.out.json {
+        told["file"] = json!(name);
+        return session.out.json_line(&told);
     }
+    session
+        .out
+        .say(&format!("`weft verify-proof {}` checks it", escape(&name)));
+    Ok(())
 }
 
 async fn export(session: &Session, client: &Client, args: &ExportArgs) -> Result<(), CliError> {

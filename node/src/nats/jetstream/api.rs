@@ -1,13 +1,13 @@
 //! Requests about streams and consumers, each answered with one JSON document.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 use weft_protocol::{
     Subject,
     patterns::event_sourcing::{
-        From, Query, ReadRequest,
+        From, Query, QueryItem, ReadRequest, Record,
         consumer::{ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest},
     },
 };
@@ -16,14 +16,14 @@ use super::{
     API, JetStream, Request, config,
     events::message_of,
     refusal::{
-        BAD_REQUEST, CONSUMER_EXISTS, CONSUMER_NOT_FOUND, INVALID_JSON, NO_MESSAGE, NOT_OFFERED, OVERLAP, Refusal,
-        STREAM_EXISTS, STREAM_NOT_FOUND,
+        BAD_REQUEST, CONSUMER_EXISTS, CONSUMER_NOT_FOUND, INVALID_JSON, NO_CONSUMER, NO_MESSAGE, NOT_OFFERED, OVERLAP,
+        Refusal, STREAM_EXISTS, STREAM_NOT_FOUND,
     },
 };
 use crate::{
     local::rfc3339,
-    nats::door::Door,
-    patterns::event_sourcing::{Read, StreamError, StreamInfo, StreamOptions},
+    nats::{door::Door, headers},
+    patterns::event_sourcing::{Read, Recorded, StreamError, StreamInfo, StreamOptions},
     platform,
 };
 
@@ -42,13 +42,28 @@ pub(super) async fn answer(door: &Arc<Door>, request: &Request, reply: &str) {
         jetstream,
         payload: &request.payload,
     };
+    if let Some(stream) = operation.strip_prefix("DIRECT.GET.") {
+        return asked.direct(stream, reply).await;
+    }
     let (kind, outcome) = asked.answer(operation).await;
+    jetstream.asked.fetch_add(1, Ordering::Relaxed);
+    jetstream
+        .refused
+        .fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
     let mut json = outcome.unwrap_or_else(|refusal| {
         tracing::debug!(operation, refusal = %refusal.to_json(), "a request of JetStream's API was refused");
         json!({ "error": refusal.to_json() })
     });
     json["type"] = json!(format!("io.nats.jetstream.api.v1.{kind}_response"));
     door.deliver_answer(reply, b"", json.to_string().as_bytes());
+}
+
+/// A message that was found.
+struct Message {
+    subject: String,
+    block: Vec<u8>,
+    position: u64,
+    record: Record,
 }
 
 type Outcome = Result<Value, Refusal>;
@@ -112,7 +127,10 @@ impl Asked<'_> {
                 "max_memory": -1, "max_storage": -1, "max_streams": -1, "max_consumers": -1, "max_ack_pending": -1,
                 "memory_max_stream_bytes": -1, "storage_max_stream_bytes": -1, "max_bytes_required": false,
             },
-            "api": { "level": 0, "total": 0, "errors": 0 },
+            "api": {
+                "level": 0, "total": self.jetstream.asked.load(Ordering::Relaxed),
+                "errors": self.jetstream.refused.load(Ordering::Relaxed),
+            },
         }))
     }
 
@@ -219,44 +237,97 @@ impl Asked<'_> {
         )
     }
 
-    /// One message of a stream, by its position.
-    async fn message(&self, stream: &str) -> Outcome {
-        let document = self.document()?;
+    /// One message of a stream, by its position or as the next one of a subject.
+    async fn found(&self, stream: &str, document: &Map<String, Value>) -> Result<Message, Refusal> {
         let position = document
             .get("seq")
             .and_then(Value::as_u64)
             .filter(|position| *position > 0);
-        let by_subject = ["last_by_subj", "next_by_subj"]
+        let next = document.get("next_by_subj").and_then(Value::as_str);
+        let is_other = ["last_by_subj", "multi_last", "batch", "start_time"]
             .iter()
             .any(|name| document.contains_key(*name));
-        let (Some(position), false) = (position, by_subject) else {
-            return Err(Refusal::new(NOT_OFFERED, "a message is asked for by its seq"));
+        let (from, types) = match (position, next, is_other) {
+            (position, Some(subject), false) => (position.unwrap_or(1), vec![subject.to_owned()]),
+            (Some(position), None, false) => (position, Vec::new()),
+            _ => {
+                let words = "a message is asked for by its seq, or by next_by_subj";
+                return Err(Refusal::new(NOT_OFFERED, words));
+            }
         };
-        let name = name_of(stream)?;
+        if types.iter().any(|subject| subject.contains(['*', '>'])) {
+            return Err(Refusal::new(NOT_OFFERED, "next_by_subj is a subject without wildcards"));
+        }
+        let is_exact = types.is_empty();
+        let tags = Vec::new();
         let request = ReadRequest {
-            from: From::Position(position),
-            query: Query::default(),
+            from: From::Position(from),
+            query: Query {
+                items: if is_exact {
+                    Vec::new()
+                } else {
+                    vec![QueryItem { types, tags }]
+                },
+            },
             follow: false,
             limit: Some(1),
         };
+        let name = name_of(stream)?;
         let read = async {
             let mut reading = self.jetstream.streams.read(&name, request).await?;
             reading.next().await
         };
         let found = match read.await.map_err(|error| self.refused(&error))? {
-            Some(Read::Records(records)) => records.into_iter().next().filter(|one| one.position == position),
+            Some(Read::Records(records)) => records
+                .into_iter()
+                .next()
+                .filter(|one| !is_exact || one.position == from),
             _ => None,
         };
-        let found = found.ok_or_else(|| Refusal::new(NO_MESSAGE, "no message found"))?;
-        let (subject, block) = message_of(&name, position, &found.record);
+        let Recorded { position, record } = found.ok_or_else(|| Refusal::new(NO_MESSAGE, "no message found"))?;
+        let (subject, block) = message_of(&name, position, &record);
+        Ok(Message {
+            subject,
+            block,
+            position,
+            record,
+        })
+    }
+
+    async fn message(&self, stream: &str) -> Outcome {
+        let found = self.found(stream, &self.document()?).await?;
         let mut message = json!({
-            "subject": subject, "seq": position, "data": BASE64.encode(&found.record.event.data),
+            "subject": found.subject, "seq": found.position, "data": BASE64.encode(&found.record.event.data),
             "time": rfc3339(found.record.recorded_ms),
         });
-        if !block.is_empty() {
-            message["hdrs"] = json!(BASE64.encode(&block));
+        if !found.block.is_empty() {
+            message["hdrs"] = json!(BASE64.encode(&found.block));
         }
         Ok(json!({ "message": message }))
+    }
+
+    /// The same as a message of its own, which says in headers where it is from.
+    async fn direct(&self, stream: &str, reply: &str) {
+        let found = match self.document() {
+            Ok(document) => self.found(stream, &document).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (block, data) = match &found {
+            Ok(found) => {
+                let (position, time) = (found.position.to_string(), rfc3339(found.record.recorded_ms));
+                let own = [
+                    ("Nats-Stream", stream),
+                    ("Nats-Subject", found.subject.as_str()),
+                    ("Nats-Sequence", position.as_str()),
+                    ("Nats-Time-Stamp", time.as_str()),
+                ];
+                let block = headers::block("", headers::fields(&found.block).chain(own));
+                (block, found.record.event.data.as_slice())
+            }
+            Err(refusal) if refusal.is_missing_stream() => (headers::block(" 503", []), &b""[..]),
+            Err(refusal) => (headers::block(&refusal.status(), []), &b""[..]),
+        };
+        self.door.deliver_answer(reply, &block, data);
     }
 
     async fn ask(
@@ -322,7 +393,7 @@ impl Asked<'_> {
                 NOT_OFFERED,
                 "a consumer keeps its definition: delete it, and create it with another",
             )),
-            Err(refusal) => Err(refusal),
+            Err(_) => Err(Refusal::new(NO_CONSUMER, "consumer does not exist")),
         }
     }
 
@@ -349,8 +420,19 @@ impl Asked<'_> {
 
     async fn consumer_info(&self, stream: &str, name: &str) -> Outcome {
         let figures = self.figures(&name_of(stream)?, name).await?;
-        let info = self.info(stream).await?;
-        Ok(config::consumer_info(stream, created_ms(&info), &figures))
+        Ok(self.shown_consumer(&self.info(stream).await?, &figures))
+    }
+
+    fn shown_consumer(&self, info: &StreamInfo, figures: &ConsumerFigures) -> Value {
+        let which = (info.name.clone(), figures.name.clone());
+        let last_ms = self.jetstream.counted(&which, |counted| counted.last_ms);
+        let of_stream = info.figures.as_ref();
+        let created_ms = of_stream.map_or(0, |figures| figures.created_ms);
+        let mut shown = config::consumer_info(info.name.as_str(), created_ms, figures, last_ms);
+        if let Some(of_stream) = of_stream {
+            shown["cluster"] = config::cluster(info.owner, of_stream);
+        }
+        shown
     }
 
     async fn remove(&self, stream: &str, name: &str) -> Outcome {
@@ -365,10 +447,8 @@ impl Asked<'_> {
         let list = self.list(&name_of(stream)?).await?;
         let items: Vec<Value> = match is_whole {
             true => {
-                let created = created_ms(&self.info(stream).await?);
-                list.iter()
-                    .map(|one| config::consumer_info(stream, created, one))
-                    .collect()
+                let info = self.info(stream).await?;
+                list.iter().map(|one| self.shown_consumer(&info, one)).collect()
             }
             false => list.iter().map(|one| json!(one.name)).collect(),
         };
@@ -379,10 +459,6 @@ impl Asked<'_> {
             if is_whole { LIST_PAGE } else { NAMES_PAGE },
         )
     }
-}
-
-fn created_ms(info: &StreamInfo) -> u64 {
-    info.figures.as_ref().map_or(0, |figures| figures.created_ms)
 }
 
 fn name_of(stream: &str) -> Result<Subject, Refusal> {

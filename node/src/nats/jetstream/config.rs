@@ -211,8 +211,8 @@ pub(super) fn stream_config(info: &StreamInfo, figures: &StreamFigures) -> Value
         "name": info.name.as_str(), "subjects": subjects, "retention": retention, "max_consumers": -1,
         "max_msgs": number(figures.retain_records), "max_bytes": number(figures.retain_bytes),
         "max_age": figures.retain_ms.unwrap_or(0).saturating_mul(MS_NS), "max_msgs_per_subject": -1, "max_msg_size": -1,
-        "discard": "old", "storage": "file", "num_replicas": copies(figures), "allow_direct": false, "mirror_direct": false,
-        "deny_delete": true, "deny_purge": true, "allow_rollup_hdrs": false, "sealed": false,
+        "discard": "old", "storage": "file", "num_replicas": copies(figures), "mirror_direct": false,
+        "allow_direct": true, "deny_delete": true, "deny_purge": true, "allow_rollup_hdrs": false, "sealed": false,
     });
     if let Some(place) = &figures.place {
         config["placement"] = json!({ "tags": place.0 });
@@ -246,7 +246,7 @@ pub(super) fn stream_info(info: &StreamInfo) -> Option<Value> {
     Some(shown)
 }
 
-fn cluster(owner: PeerId, figures: &StreamFigures) -> Value {
+pub(super) fn cluster(owner: PeerId, figures: &StreamFigures) -> Value {
     let peer = |key: VoterKey| peer_of_voter(Voter::from(key)).map(|peer| peer.to_string());
     let others = figures.copies.iter().flat_map(|copies| &copies.members);
     let replicas: Vec<Value> = others
@@ -369,8 +369,9 @@ fn filter(config: &Definition<'_>, taken: &[Pattern]) -> Result<Query, Refusal> 
     Ok(Query { items })
 }
 
-/// How a consumer is, in the API's words. `created_ms` is when its stream was: of itself that is not kept.
-pub(super) fn consumer_info(stream: &str, created_ms: u64, figures: &ConsumerFigures) -> Value {
+/// How a consumer is, in the API's words. `created_ms` is when its stream was: of itself that is not kept. `last_ms` is when this door handed out
+/// something of it.
+pub(super) fn consumer_info(stream: &str, created_ms: u64, figures: &ConsumerFigures, last_ms: Option<u64>) -> Value {
     let options = &figures.options;
     let types: Vec<&String> = options.query.items.iter().flat_map(|item| &item.types).collect();
     let mut config = json!({
@@ -406,12 +407,16 @@ pub(super) fn consumer_info(stream: &str, created_ms: u64, figures: &ConsumerFig
         From::End => "new",
     };
     config["deliver_policy"] = json!(policy);
-    json!({
+    let mut shown = json!({
         "stream_name": stream, "name": figures.name, "created": rfc3339(created_ms), "config": config,
         "delivered": { "consumer_seq": figures.reached, "stream_seq": figures.reached },
         "ack_floor": { "consumer_seq": figures.settled, "stream_seq": figures.settled },
         "num_ack_pending": figures.pending, "num_redelivered": 0, "num_waiting": 0, "num_pending": unhanded(figures),
-    })
+    });
+    if let Some(last_ms) = last_ms {
+        shown["delivered"]["last_active"] = json!(rfc3339(last_ms));
+    }
+    shown
 }
 
 /// Records that wait to be handed out: behind what was looked at, and looked at already.
@@ -510,7 +515,7 @@ mod tests {
             behind: 5,
             dead: 0,
         };
-        let shown = consumer_info("ORDERS", 0, &figures);
+        let shown = consumer_info("ORDERS", 0, &figures, None);
         assert_eq!(
             consumer_options(&map(shown["config"].clone()), &taken).unwrap().1,
             options

@@ -21,7 +21,7 @@ mod refusal;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
 };
 
 use tokio::sync::Semaphore;
@@ -33,8 +33,6 @@ use crate::patterns::event_sourcing::EventSourcingHandle;
 
 pub(super) use self::record::Message;
 
-/// How subjects of the API begin.
-pub(super) const PREFIX: &[u8] = b"$JS.";
 /// What begins a request.
 const API: &str = "$JS.API.";
 /// What begins the settling of a record.
@@ -58,6 +56,9 @@ pub(super) struct JetStream {
     recording: Lanes<Subject, Waiting>,
     settling: Lanes<Which, Settling>,
     pulls: Arc<Semaphore>,
+    /// Requests to the API, and those of them that were refused.
+    asked: AtomicU64,
+    refused: AtomicU64,
     /// Of each consumer, how many requests wait and how many records were handed out here.
     counted: Mutex<HashMap<Which, Counted>>,
 }
@@ -66,6 +67,8 @@ pub(super) struct JetStream {
 struct Counted {
     pulls: usize,
     handed: u64,
+    /// When the last one was, Unix milliseconds.
+    last_ms: Option<u64>,
 }
 
 /// Which stream takes in which messages, as far as is known.
@@ -92,6 +95,11 @@ pub(super) struct Request {
     pub(super) client: Arc<Outbox>,
 }
 
+/// Whether a message on this subject is for the API.
+pub(super) fn is_api(subject: &[u8]) -> bool {
+    subject.starts_with(API.as_bytes()) || subject.starts_with(ACK.as_bytes())
+}
+
 impl JetStream {
     pub(super) fn new(streams: EventSourcingHandle) -> Self {
         JetStream {
@@ -100,6 +108,8 @@ impl JetStream {
             recording: Lanes::new(LANE_MAX, LANES_MAX),
             settling: Lanes::new(LANE_MAX, LANES_MAX),
             pulls: Arc::new(Semaphore::new(PULLS_MAX)),
+            asked: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             counted: Mutex::default(),
         }
     }

@@ -89,6 +89,10 @@ pub(super) fn spawn(door: &Arc<Door>, request: Request, reply: String) {
         let rest = request.subject.get(NEXT.len()..).unwrap_or_default();
         let asked = rest.split_once('.').and_then(|(stream, name)| which(stream, name));
         match (asked, Pull::parse(&request.payload)) {
+            // As nats-server says it: of three beats one must come in time.
+            (Some(_), Some(pull)) if pull.idle_heartbeat > pull.expires / 2 => {
+                say(&door, &reply, " 400 Bad Request - heartbeat value too large", &[]);
+            }
             (Some(which), Some(pull)) => Pulling::run(&door, which, pull, reply, request.client).await,
             _ => say(&door, &reply, " 400 Bad Request", &[]),
         }
@@ -222,7 +226,9 @@ impl Pulling<'_> {
     }
 
     fn deliver(&self, delivery: &Delivery, record: &Record, (subject, block): (&str, &[u8]), behind: u64) -> u32 {
+        let now_ms = self.door.mesh.trust().now_ms();
         let handed = self.jetstream.counted(&self.which, |counted| {
+            counted.last_ms = Some(now_ms);
             counted.handed += 1;
             counted.handed
         });

@@ -15,7 +15,7 @@ use super::{
     JetStream,
     events::event_of,
     lanes::Item,
-    refusal::{NOT_OFFERED, Refusal, WRONG_SEQUENCE, WRONG_STREAM},
+    refusal::{BAD_REQUEST, NOT_OFFERED, Refusal, WRONG_SEQUENCE, WRONG_STREAM},
 };
 use crate::{
     error::{ErrorKind, Kind as _},
@@ -156,7 +156,7 @@ async fn append_all(door: &Door, jetstream: &JetStream, stream: &Subject, batch:
                 let duplicate = outcome.as_ref().is_ok_and(|appended| appended.is_duplicate);
                 let outcome = appended
                     .map(|seq| (seq, duplicate))
-                    .map_err(|error| Refusal::of(error, WRONG_SEQUENCE));
+                    .map_err(|error| Refusal::of(error, BAD_REQUEST));
                 acknowledge(door, stream, item.work.reply.as_deref(), outcome);
             }
             return;
@@ -211,7 +211,8 @@ async fn append_one(
             };
             Err(Refusal::new(WRONG_SEQUENCE, last))
         }
-        done => done.map_err(|error| Refusal::of(&error, WRONG_SEQUENCE)),
+        // Another message has the id.
+        done => done.map_err(|error| Refusal::of(&error, BAD_REQUEST)),
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) const OVERLAP: (u16, u16) = (400, 10065);
 pub(super) const WRONG_SEQUENCE: (u16, u16) = (400, 10071);
 pub(super) const NOT_SUBSET: (u16, u16) = (400, 10093);
 pub(super) const CONSUMER_EXISTS: (u16, u16) = (400, 10148);
+pub(super) const NO_CONSUMER: (u16, u16) = (400, 10149);
 /// Of what Weft does not offer; nats-server has no number for it.
 pub(super) const NOT_OFFERED: (u16, u16) = (501, 10003);
 const FAILED: (u16, u16) = (500, 10003);
@@ -62,6 +63,19 @@ impl Refusal {
             _ => FAILED,
         };
         Refusal::new(numbers, error.to_string())
+    }
+
+    /// Whether there is no such stream.
+    pub(super) fn is_missing_stream(&self) -> bool {
+        (self.code, self.err_code) == STREAM_NOT_FOUND
+    }
+
+    /// As the status of a message.
+    pub(super) fn status(&self) -> String {
+        match (self.code, self.err_code) == NO_MESSAGE {
+            true => " 404 Message Not Found".to_owned(),
+            false => format!(" {} {}", self.code, self.description.replace(['\r', '\n'], " ")),
+        }
     }
 
     pub(super) fn to_json(&self) -> Value {

@@ -378,11 +378,19 @@ impl EventSourcingHandle {
             .await
     }
 
-    /// Reads every record, from this node's disk or from the stream's owner: whether each is what was appended and signed, and whether the owner
-    /// has signed the same history when this node verified it last.
+    /// The evidence that a stream of this name has forked, for each owner it was found of: text that anybody can check.
     ///
     /// # Errors
-    /// `Corrupt` with what is wrong.
+    /// What the disk says.
+    pub async fn evidence(&self, name: &Subject) -> Result<Vec<String>, StreamError> {
+        self.streams.forks(name).await
+    }
+
+    /// Reads every record, from this node's disk or from the stream's owner: whether each is what was appended and signed, and whether the owner
+    /// has signed the same history when this node, or a member nearby, verified it last.
+    ///
+    /// # Errors
+    /// `Corrupt` with what is wrong; `Forked` when there is evidence of two histories.
     pub async fn verify(&self, name: &Subject) -> Result<Verified, StreamError> {
         match self.asking.place(name).await? {
             Place::Here(opened) => transfer::verify(self.streams.mesh.trust(), &opened.stream).await,
@@ -400,13 +408,8 @@ impl EventSourcingHandle {
     }
 
     async fn verify_at(&self, owner: PeerId, name: &Subject) -> Result<Verified, StreamError> {
-        let seen = self.streams.seen(owner, name).await?;
-        let old = seen.as_ref().map_or(0, |seen| seen.size);
-        let (checkpoint, hashes) = self.extend(name, old).await?;
+        let checkpoint = self.asking.compare(owner, name).await?;
         let signed = transfer::open_of(&checkpoint, owner, name)?;
-        if let Some(seen) = &seen {
-            transfer::check_extends(seen, &signed, &hashes)?;
-        }
         let request = ReadRequest {
             from: From::Position(1),
             query: Query::default(),

@@ -19,6 +19,7 @@ mod consumers;
 mod copies;
 mod core;
 mod events;
+mod forks;
 mod handle;
 mod index;
 mod metrics;
@@ -78,6 +79,10 @@ impl Pattern for EventSourcing {
         let copies = copies::Copies::open_all(Arc::clone(&streams), store, keyspace, entropy).await?;
         tasks.spawn_vital("streams", Arc::clone(&streams).run());
         tasks.spawn_vital("stream-copies", Arc::clone(&copies).run());
+        tasks.spawn_vital(
+            "stream-forks",
+            forks::run(asking::Asking::new(Arc::clone(&streams), Arc::clone(&copies))),
+        );
         tasks.spawn_vital("stream-mending", Arc::clone(&copies).run_mending());
         doors
             .requests

@@ -101,6 +101,16 @@ pub enum StreamError {
     /// What is stored does not fit together.
     #[error("{0}")]
     Corrupt(String),
+    /// Its owner has signed two histories, and there is evidence of it.
+    #[error("{reason} (seen by {by})")]
+    Forked {
+        /// The stream.
+        name: String,
+        /// What contradicts what, for people.
+        reason: String,
+        /// Who has seen the other one.
+        by: String,
+    },
     /// The stream was removed while it was used.
     #[error("the stream {0} was deleted")]
     Gone(String),
@@ -159,7 +169,7 @@ impl Kind for StreamError {
             | StreamError::Conflict(_) => ErrorKind::Conflict,
             StreamError::Invalid(_) => ErrorKind::Invalid,
             StreamError::Busy(_) | StreamError::Again(_) => ErrorKind::Busy,
-            StreamError::Corrupt(_) => ErrorKind::Corrupt,
+            StreamError::Corrupt(_) | StreamError::Forked { .. } => ErrorKind::Corrupt,
             StreamError::AtOwner { kind, .. } => *kind,
             StreamError::Mesh(error) => error.kind(),
             StreamError::Store(error) => error.kind(),
@@ -189,6 +199,9 @@ impl Kind for StreamError {
                 "append it again with the same ids, or the same producer's numbers: then it is recorded once"
                     .to_owned(),
             ),
+            StreamError::Forked { name, .. } => Some(format!(
+                "`weft stream evidence {name} -o FILE` writes what proves it to anybody: `weft verify-proof FILE` checks it anywhere"
+            )),
             StreamError::Store(error) => error.hint(),
             StreamError::AtOwner { hint, .. } => hint.clone(),
             StreamError::Mesh(error) if error.kind() == ErrorKind::Unreachable => {

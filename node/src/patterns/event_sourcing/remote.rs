@@ -20,6 +20,7 @@ use weft_protocol::{
 
 use super::{
     copies::{Copies, peer_of},
+    forks,
     options::StreamError,
     prove,
     read::{Page, Reader},
@@ -129,7 +130,9 @@ pub(super) async fn perform(
         }
         StreamRequest::Locate(id) => StreamReply::Located(stream.locate(&id).await?),
         StreamRequest::Consumer(request) => StreamReply::Consumer(opened.consumers.answer(request).await?),
-        StreamRequest::Group { .. } => return Err(StreamError::Invalid("this is asked of a group".into())),
+        StreamRequest::Group { .. } | StreamRequest::Seen { .. } => {
+            return Err(StreamError::Invalid("this is not asked of a stream".into()));
+        }
     })
 }
 
@@ -179,6 +182,9 @@ impl Serving {
             ));
         }
         let name: Subject = request.hello.resource.parse()?;
+        if let StreamRequest::Seen { owner, checkpoint } = asked {
+            return forks::say_seen(&self.streams, &name, &owner, checkpoint).await;
+        }
         let author = PublicKey::from_peer_id(&request.peer);
         // In a task of its own: what was begun is finished, whoever has gone meanwhile.
         let (streams, copies, span) = (

@@ -21,7 +21,7 @@ use weft_protocol::{
 
 use super::{EventSourcingHandle, StreamInfo, StreamOptions, copies::peer_of, options::not_built};
 use crate::{
-    error::NodeError,
+    error::{ErrorKind, NodeError},
     local::{
         App,
         problem::{Json, Path, Problem, Query},
@@ -37,6 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(replace))
         .routes(routes!(checkpoint))
         .routes(routes!(prove))
+        .routes(routes!(evidence))
         .routes(routes!(export))
         .routes(routes!(import))
         .merge(records::routes())
@@ -258,6 +259,23 @@ async fn verify(State(app): State<App>, Path(stream): Path<String>) -> Result<Js
         first: verified.first,
         checkpoint: verified.checkpoint,
     }))
+}
+
+/// The evidence that a stream of this name has forked
+#[utoipa::path(get, path = "/v1/streams/{stream}/evidence", params(("stream" = String, Path)), responses((status = 200, body = String, content_type = "text/plain"), (status = 404)))]
+async fn evidence(State(app): State<App>, Path(stream): Path<String>) -> Result<Response, Problem> {
+    let found = handle(&app)?
+        .evidence(&name_of(&stream)?)
+        .await
+        .map_err(NodeError::from)?;
+    let text = found.into_iter().next().ok_or_else(|| {
+        NodeError::new(
+            ErrorKind::NotFound,
+            format!("no fork of the stream {stream} is known here"),
+        )
+        .with_hint("`weft stream verify` compares what its owner shows with what this node and others have seen")
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
 
 /// From which version on.

@@ -11,6 +11,7 @@
 //! c/STREAM NAME             a consumer
 //! d/STREAM NAME / POSITION  its dead letters
 //! k/OWNER/NAME              the checkpoint of another member's stream that was verified last
+//! f/NAME/OWNER              the evidence that a member's stream has forked
 //! g/GROUP                   a group that keeps copies: who made it, and up to where everything of it is durable
 //! ```
 //! STREAM, BLOCK and POSITION are numbers of eight bytes, the most significant first; TERM has sixteen bytes.
@@ -415,6 +416,39 @@ impl Shelf {
     /// Notes it.
     pub(super) async fn saw(&self, owner: &str, name: &Subject, checkpoint: &str) -> Result<(), StreamError> {
         Ok(self.keyspace.put(seen_key(owner, name), checkpoint.as_bytes()).await?)
+    }
+
+    /// What was verified last, behind this key: the key, the owner and the name.
+    pub(super) async fn seen_after(
+        &self,
+        after: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, String, String)>, StreamError> {
+        let page = self.keyspace.scan_prefix(b"k/", after, most).await?;
+        let parts = |(key, _): (Vec<u8>, Vec<u8>)| {
+            let text = std::str::from_utf8(key.get(2..)?).ok()?;
+            let (owner, name) = text.split_once('/')?;
+            let (owner, name) = (owner.to_owned(), name.to_owned());
+            Some((key, owner, name))
+        };
+        Ok(page.into_iter().filter_map(parts).collect())
+    }
+
+    /// Keeps evidence of a fork, unless there is some.
+    pub(super) async fn keep_fork(&self, owner: &str, name: &Subject, text: &str) -> Result<(), StreamError> {
+        let key = format!("f/{name}/{owner}").into_bytes();
+        if self.keyspace.get(&key).await?.is_none() {
+            self.keyspace.put(key, text.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    /// Evidence of forks of streams with this name.
+    pub(super) async fn forks(&self, name: &Subject) -> Result<Vec<String>, StreamError> {
+        let prefix = format!("f/{name}/").into_bytes();
+        let page = self.keyspace.scan_prefix(&prefix, None, PAGE).await?;
+        let text = |(_, value): (Vec<u8>, Vec<u8>)| String::from_utf8_lossy(&value).into_owned();
+        Ok(page.into_iter().map(text).collect())
     }
 
     /// Every consumer of a stream, as it was written.

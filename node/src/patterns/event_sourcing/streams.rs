@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use weft_protocol::{
     Pattern, PeerId, Subject,
     consensus::{GroupId, Voters},
-    patterns::event_sourcing::checkpoint::Checkpoint,
+    patterns::event_sourcing::fork::Fork,
 };
 
 use super::{
@@ -619,9 +619,32 @@ impl Streams {
     }
 
     /// The checkpoint of another member's stream that was verified last.
-    pub(super) async fn seen(&self, owner: PeerId, name: &Subject) -> Result<Option<Checkpoint>, StreamError> {
-        let text = self.shelf.seen(&owner.to_string(), name).await?;
-        Ok(text.and_then(|text| Checkpoint::open(&text).ok()))
+    pub(super) async fn seen_note(&self, owner: PeerId, name: &Subject) -> Result<Option<String>, StreamError> {
+        self.shelf.seen(&owner.to_string(), name).await
+    }
+
+    /// Streams of which one was, behind this key, each with its own.
+    pub(super) async fn seen_after(
+        &self,
+        after: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, PeerId, Subject)>, StreamError> {
+        let page = self.shelf.seen_after(after, most).await?;
+        let parsed = page.into_iter().filter_map(|(key, owner, name)| {
+            let (owner, name) = (owner.parse().ok()?, name.parse().ok()?);
+            Some((key, owner, name))
+        });
+        Ok(parsed.collect())
+    }
+
+    /// Keeps the evidence of a fork; what is there already stays.
+    pub(super) async fn keep_fork(&self, owner: PeerId, name: &Subject, fork: &Fork) -> Result<(), StreamError> {
+        self.shelf.keep_fork(&owner.to_string(), name, &fork.to_text()).await
+    }
+
+    /// Evidence of forks of streams with this name, whoever kept them.
+    pub(super) async fn forks(&self, name: &Subject) -> Result<Vec<String>, StreamError> {
+        self.shelf.forks(name).await
     }
 
     /// It was verified now.

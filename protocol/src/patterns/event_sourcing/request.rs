@@ -13,6 +13,7 @@ use crate::codec::{Wire, bounded};
 use crate::consensus::{GROUP_MEMBERS_MAX, GroupId, GroupReply, GroupRequest, VoterKey};
 use crate::direct::DIRECT_PAYLOAD_BYTES_MAX;
 use crate::error::{DecodeError, at_most};
+use crate::ident::PublicKey;
 use crate::limits::{ANNOUNCEMENT_BYTES_MAX, MESSAGE_ATTRIBUTE_BYTES_MAX, REASON_BYTES_MAX};
 use crate::merkle::Hash;
 use crate::name::check_text;
@@ -251,6 +252,17 @@ pub enum StreamRequest {
         #[n(1)]
         request: GroupRequest,
     },
+    /// What the answering member has seen its owner sign of the stream, the last time it looked; and what the asking one has. It need not keep the
+    /// stream.
+    #[n(7)]
+    Seen {
+        /// The stream's owner.
+        #[n(0)]
+        owner: PublicKey,
+        /// The checkpoint that the asking member has seen.
+        #[n(1)]
+        checkpoint: Option<String>,
+    },
 }
 
 impl Wire for StreamRequest {
@@ -263,6 +275,11 @@ impl Wire for StreamRequest {
             Self::Consumer(request) => request.check(),
             Self::Locate(id) => check_text("event id", id, MESSAGE_ATTRIBUTE_BYTES_MAX),
             Self::Group { request, .. } => request.check(),
+            Self::Seen { checkpoint, .. } => at_most(
+                "checkpoint",
+                checkpoint.as_deref().unwrap_or_default().len(),
+                CHECKPOINT_BYTES_MAX,
+            ),
             Self::Figures | Self::Prove(_) | Self::Extend(_) => Ok(()),
         }
     }
@@ -327,6 +344,9 @@ pub enum StreamReply {
     /// Another member leads those that keep the stream, and is to be asked; none: there is no leader now.
     #[n(8)]
     Led(#[n(0)] Option<VoterKey>),
+    /// The checkpoint that was seen; none: it has not looked.
+    #[n(9)]
+    Seen(#[n(0)] Option<String>),
 }
 
 impl Wire for StreamReply {
@@ -338,6 +358,11 @@ impl Wire for StreamReply {
             Self::Failed(failure) => failure.check(),
             Self::Figures(figures) => at_most("checkpoint", figures.checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Proof(proof) => proof.check(),
+            Self::Seen(checkpoint) => at_most(
+                "checkpoint",
+                checkpoint.as_deref().unwrap_or_default().len(),
+                CHECKPOINT_BYTES_MAX,
+            ),
             Self::Extended { checkpoint, .. } => at_most("checkpoint", checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Consumer(reply) => reply.check(),
             Self::Group(reply) => reply.check(),

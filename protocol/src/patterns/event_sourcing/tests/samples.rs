@@ -148,6 +148,14 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-locate", StreamRequest::Locate("7e3f".into())),
         sample("event-stream-read", read),
         sample("event-stream-kept-taking", kept_taking),
+        sample(
+            "event-stream-seen",
+            StreamRequest::Seen {
+                owner: secret(3).public(),
+                checkpoint: Some(checkpoint()),
+            },
+        ),
+        sample("event-stream-seen-reply", StreamReply::Seen(Some(checkpoint()))),
         sample("event-stream-consumer-add-idle", StreamRequest::Consumer(add)),
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
