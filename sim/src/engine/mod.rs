@@ -79,7 +79,7 @@ fn simulate(scenario: &Scenario, seed: u64, watch: &dyn Watch, cancel: &Cancel) 
     let report = runtime.block_on(async {
         virtual_os::follow_tokio();
         let mut world = World::new(scenario, seed, watch, cancel)?;
-        world.run().await?;
+        Box::pin(world.run()).await?;
         Ok(world.report())
     });
     // Thousands of nodes are taken down by the end of the process faster than one by one.

@@ -392,6 +392,36 @@ fn durable_figures(others: &[Option<Server>; 3]) -> Vec<Figure<'_>> {
     figures
 }
 
+/// The same from NATS's own client: at a node's door, and at a nats-server.
+fn door_figures<'a>(door: &'a Server, others: &'a [Option<Server>; 3]) -> Vec<Figure<'a>> {
+    let [always, lazy, _] = others;
+    let (always, lazy) = (always.as_ref(), lazy.as_ref());
+    let mut figures = Vec::new();
+    for (in_flight, name) in [
+        (1, "durable, NATS door: 1 event at a time"),
+        (64, "durable, NATS door: 64 events at a time"),
+        (512, "durable, NATS door: 512 events at a time"),
+    ] {
+        for (beside, server) in [("JetStream, sync", always), ("JetStream", lazy)] {
+            figures.push(Figure {
+                name,
+                beside,
+                ours: Box::new(move || durable::jetstream(door, in_flight)),
+                theirs: Box::new(move || server.map(|server| durable::jetstream(server, in_flight))),
+                is_time: false,
+            });
+        }
+    }
+    figures.push(Figure {
+        name: "durable, NATS door: events pulled and settled",
+        beside: "JetStream",
+        ours: Box::new(|| durable::pulled(door)),
+        theirs: Box::new(move || lazy.map(durable::pulled)),
+        is_time: false,
+    });
+    figures
+}
+
 /// JetStream of three servers; started only for figures of copies.
 fn copies_others(words: &[String]) -> Option<Vec<Server>> {
     let is_asked = words.is_empty() || words.iter().any(|word| "copies".starts_with(word.as_str()));
@@ -599,10 +629,14 @@ fn main() {
         ),
     ];
     let others = durable_others(&words);
+    if others.iter().any(Option::is_some) {
+        door.make_stream(1);
+    }
     let three = copies_others(&words);
     let figures = figures
         .into_iter()
         .chain(durable_figures(&others))
+        .chain(door_figures(&door, &others))
         .chain(copies_figures(&three));
     if !as_json {
         println!(

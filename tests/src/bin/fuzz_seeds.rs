@@ -47,6 +47,9 @@ const NATS: &[&str] = &[
     "CONNECT {}\r\nSUB orders.* workers 1\r\nPUB orders.new 5\r\nhello\r\nUNSUB 1 2\r\nPING\r\n",
     "CONNECT {\"headers\":true}\r\nSUB > 2\r\nHPUB a.b r 19 21\r\nNATS/1.0\r\nk: v\r\n\r\nhi\r\nPONG\r\n",
     "CONNECT {}\r\nSUB _INBOX.x 9\r\nPUB $SRV.INFO _INBOX.x 0\r\n\r\nPING\r\n",
+    "CONNECT {\"headers\":true}\r\nSUB i.* 1\r\nPUB $JS.API.STREAM.CREATE.S i.1 20\r\n{\"subjects\":[\"s.>\"]}\r\nHPUB s.a i.2 34 36\r\nNATS/1.0\r\nNats-Msg-Id: 7\r\nX: y\r\n\r\nhi\r\nPUB $JS.API.STREAM.INFO.S i.3 0\r\n\r\n",
+    "CONNECT {\"headers\":true}\r\nSUB i.* 1\r\nPUB $JS.API.CONSUMER.CREATE.S.c i.1 39\r\n{\"config\":{\"name\":\"c\",\"max_deliver\":2}}\r\nPUB $JS.API.CONSUMER.MSG.NEXT.S.c i.2 28\r\n{\"batch\":3,\"no_wait\":true}  \r\nPUB $JS.ACK.S.c.1.1.1.1.1 i.3 4\r\n+ACK\r\n",
+    "CONNECT {}\r\nSUB i.* 1\r\nPUB $JS.API.STREAM.MSG.GET.S i.1 9\r\n{\"seq\":1}\r\nPUB $JS.API.DIRECT.GET.S i.2 9\r\n{\"seq\":1}\r\nPUB $JS.API.CONSUMER.LIST.S i.3 0\r\n\r\nPUB $JS.ACK.S.c.1.1.1.1.1 16\r\n-NAK {\"delay\":1}\r\n",
     "CONNECT {}\r\nSUB _INBOX.* 9\r\nPUB nobody _INBOX.1 0\r\n\r\nPING\r\nUNSUB 9\r\n+OK\r\n-ERR 'x'\r\n",
 ];
 

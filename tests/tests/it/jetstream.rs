@@ -1,7 +1,5 @@
 //! Streams at the NATS door, as the JetStream API of NATS's own Rust client finds them.
 
-#![expect(clippy::disallowed_methods, reason = "what a client does belongs to no node")]
-
 use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::{

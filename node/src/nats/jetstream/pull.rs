@@ -181,7 +181,7 @@ impl Pulling<'_> {
     /// Whether the client is there, and listens.
     fn is_wanted(&self) -> bool {
         let matched = self.door.router.matching(&self.reply);
-        !self.client.cut.is_cancelled() && !(matched.plain.is_empty() && matched.groups.is_empty())
+        !(self.client.cut.is_cancelled() || matched.plain.is_empty() && matched.groups.is_empty())
     }
 
     /// Hands out what is ready, or becomes so in time. How many that was; nothing: it is over.

@@ -69,7 +69,7 @@ mod tests {
             .collect();
         assert_eq!(named, takers);
         // Which of them are copies is said of the right ones.
-        let copies = read.clone().named().filter(|(_, is_copy)| *is_copy);
+        let copies = read.named().filter(|(_, is_copy)| *is_copy);
         assert!(
             copies
                 .into_iter()

@@ -10,8 +10,8 @@
 //! a worker has settled may come again if the worker's word did not arrive.
 //!
 //! A map: `core` decides about appends, `index` and `tree` are what is known of records without reading them, `shelf` keeps that, `stream` is all of
-//! it together for one stream, `streams` for those of this node; `read` reads, `consumers` hands out, `prove` and `transfer` prove; `remote` is the
-//! way to and from other members, `handle` what applications see.
+//! it together for one stream, `streams` for those of this node; `read` reads, `consumers` hands out, `prove` and `transfer` prove, `forks`
+//! compares; `remote` is the way to and from other members, `handle` what applications see.
 
 mod announcing;
 mod asking;

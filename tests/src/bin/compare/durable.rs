@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::jetstream::{self, consumer::pull};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{FOR, PATIENCE, Server, free_port, in_runtime};
@@ -76,7 +78,7 @@ impl Server {
         Some(servers)
     }
 
-    fn make_stream(&self, replicas: u32) {
+    pub(super) fn make_stream(&self, replicas: u32) {
         in_runtime(async {
             let client = self.client().await;
             let stream =
@@ -132,6 +134,45 @@ pub(super) fn jetstream(server: &Server, in_flight: usize) -> f64 {
         let acknowledged = futures::future::join_all(appending).await;
         let acknowledged = acknowledged.into_iter().map(Result::unwrap).sum::<u64>();
         acknowledged as f64 / started.elapsed().as_secs_f64()
+    })
+}
+
+/// Events a second that a consumer is handed and settles, by pulls of 256, as NATS's own client does it.
+pub(super) fn pulled(server: &Server) -> f64 {
+    const PULLED: usize = 20_000;
+    in_runtime(async {
+        let client = server.client().await;
+        let api = jetstream::new(client.clone());
+        let payload = Bytes::from(vec![b'x'; BYTES]);
+        let mut acks = Vec::new();
+        for _ in 0..PULLED {
+            acks.push(api.publish(SUBJECT, payload.clone()).await.unwrap());
+            if acks.len() == 256 {
+                for ack in acks.drain(..) {
+                    ack.await.unwrap();
+                }
+            }
+        }
+        let stream = api.get_stream("durable").await.unwrap();
+        let config = pull::Config {
+            durable_name: Some("worker".to_owned()),
+            max_ack_pending: 5000,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.unwrap();
+        let started = Instant::now();
+        let mut settled = 0;
+        while settled < PULLED {
+            let mut batch = consumer.fetch().max_messages(256).messages().await.unwrap();
+            while let Some(message) = batch.next().await {
+                message.unwrap().ack().await.unwrap();
+                settled += 1;
+            }
+        }
+        client.flush().await.unwrap();
+        let rate = settled as f64 / started.elapsed().as_secs_f64();
+        stream.delete_consumer("worker").await.unwrap();
+        rate
     })
 }
 
