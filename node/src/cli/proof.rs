@@ -132,12 +132,16 @@ pub(crate) async fn execute(session: &Session, args: &VerifyProofArgs) -> Result
         record: proved.record.clone(),
     };
     let event = event_json(&origin.stream, &recorded);
+    let cosigners = proved.checkpoint.cosigners(&proof.checkpoint);
     if session.out.json {
         return session.out.json_line(&json!({
             "mesh_id": origin.mesh.to_string(), "stream": origin.stream.to_string(), "owner": owner.to_string(),
             "owner_name": proved.owner.as_ref().map(|member| &member.name), "owner_was_member": proved.owner.is_some(),
             "position": proved.position, "size": proved.checkpoint.size, "root": BASE64.encode(&proved.checkpoint.root),
             "signed": rfc3339(proved.checkpoint.time_ms), "event": event,
+            "cosigned": cosigners.iter().map(|one| {
+                json!({ "peer": one.by.peer_id().to_string(), "at": rfc3339(one.at_s.saturating_mul(1000)) })
+            }).collect::<Vec<_>>(),
         }));
     }
     let who = match &proved.owner {
@@ -152,5 +156,10 @@ pub(crate) async fn execute(session: &Session, args: &VerifyProofArgs) -> Result
         rfc3339(proved.checkpoint.time_ms),
         HEXLOWER.encode(&proved.checkpoint.root),
     ))?;
+    for one in &cosigners {
+        session
+            .out
+            .line(&format!("{} has the same history", one.by.peer_id()))?;
+    }
     super::stream::print_event(session, &event)
 }

@@ -82,3 +82,44 @@ fn a_history_that_was_changed_is_found_out_by_what_others_have_seen_and_proved_t
     fs::write(&file, text.replacen("\n7\n", "\n8\n", 1)).unwrap();
     check(&[]).fails(4);
 }
+
+#[test]
+fn a_proof_of_a_stream_with_copies_is_cosigned_by_who_keeps_them() {
+    let mut mesh = Mesh::of(3);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    for n in 0..300 {
+        mesh[n % 3]
+            .run(&["stream", "append", "orders", "--type", "k", &n.to_string()])
+            .ok();
+    }
+    let info = mesh[0].run(&["stream", "info", "orders", "--json"]).json();
+    let leader = info["owner"].as_str().unwrap().to_owned();
+    let cosigned = |node: &Node| {
+        let file = node.file("order.proof");
+        let path = file.to_str().unwrap();
+        node.run(&["stream", "prove", "orders", "17", "-o", path]).ok();
+        let proved = node.run(&["verify-proof", path, "--json"]).json();
+        assert_eq!(
+            (&proved["position"], &proved["owner"]),
+            (&17.into(), &leader.as_str().into())
+        );
+        let by = proved["cosigned"].as_array().unwrap().iter();
+        let mut by: Vec<String> = by.map(|one| one["peer"].as_str().unwrap().to_owned()).collect();
+        by.sort();
+        by
+    };
+    let mut others: Vec<String> = mesh
+        .0
+        .iter()
+        .map(|node| node.id().to_owned())
+        .filter(|id| *id != leader)
+        .collect();
+    others.sort();
+    for node in &mesh.0 {
+        assert_eq!(cosigned(node), others);
+    }
+    // Who is away says nothing, and nobody waits long for it.
+    let away = mesh.0.iter().position(|node| node.id() == others[0]).unwrap();
+    mesh[away].kill();
+    assert_eq!(cosigned(&mesh[(away + 1) % 3]), others[1..]);
+}

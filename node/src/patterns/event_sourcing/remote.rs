@@ -130,7 +130,7 @@ pub(super) async fn perform(
         }
         StreamRequest::Locate(id) => StreamReply::Located(stream.locate(&id).await?),
         StreamRequest::Consumer(request) => StreamReply::Consumer(opened.consumers.answer(request).await?),
-        StreamRequest::Group { .. } | StreamRequest::Seen { .. } => {
+        StreamRequest::Group { .. } | StreamRequest::Seen { .. } | StreamRequest::Cosign(_) => {
             return Err(StreamError::Invalid("this is not asked of a stream".into()));
         }
     })
@@ -184,6 +184,9 @@ impl Serving {
         let name: Subject = request.hello.resource.parse()?;
         if let StreamRequest::Seen { owner, checkpoint } = asked {
             return forks::say_seen(&self.streams, &name, &owner, checkpoint).await;
+        }
+        if let StreamRequest::Cosign(checkpoint) = asked {
+            return self.copies.cosign(request.peer, &name, &checkpoint).await;
         }
         let author = PublicKey::from_peer_id(&request.peer);
         // In a task of its own: what was begun is finished, whoever has gone meanwhile.

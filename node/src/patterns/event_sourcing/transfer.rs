@@ -325,6 +325,13 @@ pub(super) fn open_of(text: &str, owner: PeerId, name: &Subject) -> Result<Check
     Ok(checkpoint)
 }
 
+/// The root of a stream's first records, from what is known of it without reading them all.
+pub(super) async fn root_at(stream: &Stream, size: u64) -> Result<Hash, StreamError> {
+    let peaks = stream.hashes(&peaks(size)).await?;
+    let frontier = Frontier::from_peaks(size, peaks).ok_or_else(|| corrupt("the tree has no beginning"))?;
+    Ok(frontier.root())
+}
+
 /// Whether a history goes on from the one that was seen before.
 pub(super) fn check_extends(seen: &Checkpoint, now: &Checkpoint, hashes: &[Hash]) -> Result<(), StreamError> {
     let extends = check_consistency((seen.size, &seen.root), (now.size, &now.root), hashes);

@@ -15,6 +15,8 @@ use crate::subject::Subject;
 pub const CHECKPOINT_BYTES_MAX: usize = 4096;
 /// The algorithm byte of Ed25519 in a signed note.
 const ED25519: u8 = 1;
+/// The algorithm byte of a cosignature with Ed25519 (C2SP `tlog-cosignature`, `cosignature/v1`).
+const COSIGNATURE: u8 = 4;
 const WHAT: &str = "checkpoint";
 
 /// Of which history it is: no other stream, owner or mesh has the same.
@@ -63,6 +65,15 @@ pub struct Checkpoint {
     pub time_ms: u64,
 }
 
+/// A member that has the same history on its own disk, and said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cosigned {
+    /// Who.
+    pub by: PublicKey,
+    /// When, by its calendar, Unix seconds.
+    pub at_s: u64,
+}
+
 impl Checkpoint {
     /// What is signed.
     fn body(&self) -> String {
@@ -76,6 +87,48 @@ impl Checkpoint {
         let mut signature = key_hash(&name, &secret.public()).to_vec();
         signature.extend_from_slice(&secret.sign_note(&body));
         format!("{body}\n\u{2014} {name} {}\n", BASE64.encode(&signature))
+    }
+
+    /// What a cosignature signs.
+    fn cosigned_body(&self, at_s: u64) -> String {
+        format!("cosignature/v1\ntime {at_s}\n{}", self.body())
+    }
+
+    /// Says that another member has the same history: a line that is added to the checkpoint's text.
+    pub fn cosign(&self, secret: &SecretKey, at_s: u64) -> String {
+        let name = self.cosigner_name(&secret.public());
+        let mut signature = hash_of_key(&name, COSIGNATURE, &secret.public()).to_vec();
+        signature.extend_from_slice(&at_s.to_be_bytes());
+        signature.extend_from_slice(&secret.sign_note(&self.cosigned_body(at_s)));
+        format!("\u{2014} {name} {}\n", BASE64.encode(&signature))
+    }
+
+    fn cosigner_name(&self, key: &PublicKey) -> String {
+        format!("weft/members/{}/{key}", self.origin.mesh)
+    }
+
+    /// The members whose cosignatures stand in the checkpoint's text, each once. Lines that are none, or do not hold, say nothing.
+    pub fn cosigners(&self, text: &str) -> Vec<Cosigned> {
+        let mut all: Vec<Cosigned> = Vec::new();
+        let signatures = text.split_once("\n\n").map_or("", |(_, signatures)| signatures);
+        for one in signatures.lines().filter_map(|line| self.cosigner(line)) {
+            if all.iter().all(|known| known.by != one.by) {
+                all.push(one);
+            }
+        }
+        all
+    }
+
+    fn cosigner(&self, line: &str) -> Option<Cosigned> {
+        let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+        let by: PublicKey = name.rsplit_once('/')?.1.parse().ok()?;
+        let bytes = BASE64.decode(encoded.as_bytes()).ok()?;
+        let (hash, rest) = bytes.split_at_checked(4)?;
+        let (time, signature) = rest.split_at_checked(8)?;
+        let at_s = u64::from_be_bytes(time.try_into().ok()?);
+        let is_its = name == self.cosigner_name(&by) && hash == hash_of_key(name, COSIGNATURE, &by);
+        let holds = is_its && by.verify_note(&self.cosigned_body(at_s), signature.try_into().ok()?);
+        holds.then_some(Cosigned { by, at_s })
     }
 
     /// Reads a signed checkpoint and verifies that its owner has signed it.
@@ -129,9 +182,13 @@ impl Checkpoint {
 
 /// How a signed note names a key.
 fn key_hash(name: &str, key: &PublicKey) -> [u8; 4] {
+    hash_of_key(name, ED25519, key)
+}
+
+fn hash_of_key(name: &str, algorithm: u8, key: &PublicKey) -> [u8; 4] {
     let mut hasher = Sha256::new();
     hasher.update(name);
-    hasher.update([b'\n', ED25519]);
+    hasher.update([b'\n', algorithm]);
     hasher.update(key.as_bytes());
     let hash = hasher.finalize();
     [hash[0], hash[1], hash[2], hash[3]]

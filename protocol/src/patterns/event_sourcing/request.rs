@@ -19,6 +19,9 @@ use crate::merkle::Hash;
 use crate::name::check_text;
 use crate::subject::{Pattern, Subject};
 
+/// A line that a member adds to a checkpoint.
+const COSIGNATURE_BYTES_MAX: usize = 512;
+
 /// When an append is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(index_only)]
@@ -263,6 +266,9 @@ pub enum StreamRequest {
         #[n(1)]
         checkpoint: Option<String>,
     },
+    /// That a member which keeps a copy has the history that this checkpoint is about, too.
+    #[n(8)]
+    Cosign(#[n(0)] String),
 }
 
 impl Wire for StreamRequest {
@@ -280,6 +286,7 @@ impl Wire for StreamRequest {
                 checkpoint.as_deref().unwrap_or_default().len(),
                 CHECKPOINT_BYTES_MAX,
             ),
+            Self::Cosign(checkpoint) => at_most("checkpoint", checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Figures | Self::Prove(_) | Self::Extend(_) => Ok(()),
         }
     }
@@ -347,6 +354,9 @@ pub enum StreamReply {
     /// The checkpoint that was seen; none: it has not looked.
     #[n(9)]
     Seen(#[n(0)] Option<String>),
+    /// The line that says so, of the checkpoint's text.
+    #[n(10)]
+    Cosigned(#[n(0)] String),
 }
 
 impl Wire for StreamReply {
@@ -358,6 +368,7 @@ impl Wire for StreamReply {
             Self::Failed(failure) => failure.check(),
             Self::Figures(figures) => at_most("checkpoint", figures.checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Proof(proof) => proof.check(),
+            Self::Cosigned(line) => at_most("cosignature", line.len(), COSIGNATURE_BYTES_MAX),
             Self::Seen(checkpoint) => at_most(
                 "checkpoint",
                 checkpoint.as_deref().unwrap_or_default().len(),

@@ -135,6 +135,32 @@ fn the_signature_is_that_of_a_signed_note() {
     assert!(key.verify_strict(body.as_bytes(), &signature).is_ok());
 }
 
+#[test]
+fn members_that_have_the_same_history_cosign_it() {
+    let known = checkpoint(2, leaf_hash(b"root"));
+    let (one, other) = (SecretKey::from_bytes(&[5; 32]), SecretKey::from_bytes(&[6; 32]));
+    let signed = known.sign(&owner());
+    let line = known.cosign(&one, 1_790_000_000);
+    let text = format!("{signed}{line}{}{line}", known.cosign(&other, 7));
+    assert_eq!(Checkpoint::open(&text).unwrap(), known);
+    assert!(text.len() < checkpoint::CHECKPOINT_BYTES_MAX);
+    let cosigners = known.cosigners(&text);
+    let found: Vec<_> = cosigners.iter().map(|one| (one.by, one.at_s)).collect();
+    assert_eq!(found, [(one.public(), 1_790_000_000), (other.public(), 7)]);
+    // Of another history it says nothing, and no byte of it can be changed.
+    let longer = checkpoint(3, leaf_hash(b"root"));
+    assert_eq!(longer.cosigners(&format!("{}{line}", longer.sign(&owner()))), []);
+    for at in 0..line.len() - 1 {
+        let mut bytes = line.clone().into_bytes();
+        bytes[at] ^= 1;
+        if let Ok(changed) = String::from_utf8(bytes) {
+            assert_eq!(known.cosigners(&format!("{signed}{changed}")), [], "{at}");
+        }
+    }
+    // The owner's own signature is no cosignature.
+    assert_eq!(known.cosigners(&signed), []);
+}
+
 fn record(data: &[u8]) -> Record {
     Record {
         recorded_ms: 5,

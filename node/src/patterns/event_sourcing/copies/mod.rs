@@ -5,6 +5,7 @@
 //! on each member's disk. What the group's log says is done to each of them, in its order.
 
 mod command;
+mod cosigning;
 mod machine;
 mod mending;
 
@@ -607,6 +608,9 @@ impl Copies {
         };
         opened.stream.settle().await?;
         let mut reply = remote::perform(&self.streams, &opened, request, author).await?;
+        if let StreamReply::Proof(proof) = &mut reply {
+            proof.checkpoint = self.cosigned(id, name, std::mem::take(&mut proof.checkpoint)).await;
+        }
         if let StreamReply::Figures(figures) = &mut reply {
             let mut copies = self.figures(&group);
             if !is_led && copies.leader == Some(self.local().into()) {

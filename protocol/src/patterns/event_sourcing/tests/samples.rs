@@ -156,6 +156,11 @@ pub(crate) fn samples() -> Vec<Sample> {
             },
         ),
         sample("event-stream-seen-reply", StreamReply::Seen(Some(checkpoint()))),
+        sample("event-stream-cosign", StreamRequest::Cosign(checkpoint())),
+        sample(
+            "event-stream-cosigned",
+            StreamReply::Cosigned("\u{2014} weft/members/m/k c2ln\n".into()),
+        ),
         sample("event-stream-consumer-add-idle", StreamRequest::Consumer(add)),
         sample("event-stream-records", ReadReply::Records(vec![positioned()])),
         sample("event-stream-caught-up", ReadReply::CaughtUp(7)),
