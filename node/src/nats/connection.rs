@@ -599,7 +599,11 @@ impl Session {
         let route = Arc::new(Route {
             generation,
             matched: self.door.router.matching(subject.as_str()),
-            taker: self.takers.as_ref().and_then(|takers| takers.find(&subject)).cloned(),
+            taker: self
+                .takers
+                .as_ref()
+                .and_then(|takers| takers.find(self.door.mesh.trust(), &subject))
+                .cloned(),
             takers: self.takers.clone(),
             subject,
         });

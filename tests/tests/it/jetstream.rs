@@ -260,7 +260,7 @@ async fn a_consumer_hands_out_until_each_message_is_settled() {
         (4, 4, 1, 7)
     );
     first[0].double_ack().await.unwrap();
-    first[1].ack_with(AckKind::Nak(None)).await.unwrap();
+    first[1].double_ack_with(AckKind::Nak(None)).await.unwrap();
     first[2].ack_with(AckKind::Term).await.unwrap();
     first[3].ack_with(AckKind::Progress).await.unwrap();
     // The second comes again, and is a dead letter after that.
@@ -457,4 +457,39 @@ async fn a_stream_is_the_same_at_every_door() {
         }
     }
     assert_eq!(sequence, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_takes_in_only_what_its_keeper_may_hear() {
+    let alpha = node(&[]);
+    let join = |role: &str| {
+        let ticket = alpha.run(&["invite", "--role", role]).ok();
+        let node = node(&["--join", ticket.trim()]);
+        node.wait_sees(alpha.id());
+        node
+    };
+    let (shop, spy) = (join("shop"), join("spy"));
+    shop.wait_sees(spy.id());
+    spy.run(&["stream", "create", "SPY", "--subjects", "orders.>"]).ok();
+    until("the shop knows the stream", || {
+        let listed = shop.run(&["stream", "ls", "--json"]).json_lines();
+        listed.iter().any(|one| one["name"] == "SPY").then_some(())
+    });
+    let api = api(&shop).await;
+    let ack = api.publish("orders.a", "secret".into()).await.unwrap().await;
+    assert!(ack.is_err(), "{ack:?}");
+    let info = spy.run(&["stream", "info", "SPY", "--json"]).json();
+    assert_eq!(info["version"], 0);
+    // It is let, on both sides: to hear it, and to be appended to.
+    alpha.run(&["cap", "grant", "role:spy", "sub", "orders.>"]).ok();
+    alpha.run(&["cap", "grant", "role:shop", "append", "SPY"]).ok();
+    let mut acknowledged = false;
+    for _ in 0..300 {
+        acknowledged = api.publish("orders.a", "news".into()).await.unwrap().await.is_ok();
+        if acknowledged {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(acknowledged);
 }

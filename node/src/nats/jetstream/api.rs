@@ -221,7 +221,7 @@ impl Asked<'_> {
                 .map_err(|error| Refusal::new(BAD_REQUEST, format!("the subject {wanted:?}: {error}")))?;
             let takers = self.jetstream.streams.takers();
             streams.retain(|info| {
-                let taken = takers.get(&info.name).into_iter().flatten();
+                let taken = takers.get(&info.name).into_iter().flat_map(|taker| &taker.subjects);
                 taken.into_iter().any(|subject| subject.overlaps(&wanted))
             });
         }

@@ -25,11 +25,14 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use weft_protocol::{Pattern, Subject};
+use weft_protocol::{PeerId, Subject, Verb};
 
 use self::{lanes::Lanes, pull::Settling, record::Waiting};
 use super::{door::Door, outbox::Outbox};
-use crate::patterns::event_sourcing::EventSourcingHandle;
+use crate::{
+    patterns::event_sourcing::{EventSourcingHandle, Taker},
+    trust::Trust,
+};
 
 pub(super) use self::record::Message;
 
@@ -71,18 +74,23 @@ struct Counted {
     last_ms: Option<u64>,
 }
 
-/// Which stream takes in which messages, as far as is known.
+/// Which streams take in which messages, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Takers {
     version: Option<(u64, u64)>,
-    list: Vec<(Pattern, Subject)>,
+    list: Vec<(Subject, Taker)>,
 }
 
 impl Takers {
-    /// The stream that takes in messages on this subject.
-    pub(super) fn find(&self, subject: &Subject) -> Option<&Subject> {
-        let found = self.list.iter().find(|(pattern, _)| pattern.matches(subject));
-        found.map(|(_, stream)| stream)
+    /// The stream that takes in messages on this subject. Whoever keeps it gets them, and must be one who may subscribe to them.
+    pub(super) fn find(&self, trust: &Trust, subject: &Subject) -> Option<&Subject> {
+        let takes = |taker: &Taker| taker.subjects.iter().any(|pattern| pattern.matches(subject));
+        let may = |peer: &PeerId| trust.check(peer, Verb::Subscribe, subject, &[]).allowed;
+        let found = self
+            .list
+            .iter()
+            .find(|(_, taker)| takes(taker) && taker.keepers.iter().all(may));
+        found.map(|(stream, _)| stream)
     }
 }
 
@@ -123,11 +131,9 @@ impl JetStream {
                 return Arc::clone(&known);
             }
         }
-        let takers = self.streams.takers().into_iter();
-        let list = takers.flat_map(|(stream, subjects)| subjects.into_iter().map(move |one| (one, stream.clone())));
         let fresh = Arc::new(Takers {
             version,
-            list: list.collect(),
+            list: self.streams.takers().into_iter().collect(),
         });
         *self.takers.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
         fresh

@@ -50,6 +50,15 @@ pub struct StreamInfo {
     pub figures: Option<StreamFigures>,
 }
 
+/// A stream that takes in messages of NATS clients.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Taker {
+    /// Which messages.
+    pub(crate) subjects: Vec<Pattern>,
+    /// Who keeps it, and so reads them.
+    pub(crate) keepers: Vec<PeerId>,
+}
+
 /// A record at its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
@@ -148,16 +157,22 @@ impl EventSourcingHandle {
         Ok(self.local_info(name, &opened))
     }
 
-    /// The streams of the mesh that take in messages of NATS clients, and which messages, each once.
-    pub(crate) fn takers(&self) -> BTreeMap<Subject, Vec<Pattern>> {
-        let mut takers: BTreeMap<Subject, Vec<Pattern>> = BTreeMap::new();
-        for (_, kept) in self.asking.announced() {
+    /// The streams of the mesh that take in messages of NATS clients.
+    pub(crate) fn takers(&self) -> BTreeMap<Subject, Taker> {
+        let mut takers: BTreeMap<Subject, Taker> = BTreeMap::new();
+        for (peer, kept) in self.asking.announced() {
             for (name, subjects) in kept.takers() {
-                takers.entry(name.clone()).or_insert_with(|| subjects.to_vec());
+                let taker = takers.entry(name.clone()).or_default();
+                taker.subjects = subjects.to_vec();
+                taker.keepers.push(peer);
             }
         }
         // What this node knows of its own is newer.
-        takers.extend(self.streams.takers());
+        for (name, subjects) in self.streams.takers() {
+            let taker = takers.entry(name).or_default();
+            taker.subjects = subjects;
+            taker.keepers.push(self.streams.local_peer());
+        }
         takers
     }
 
@@ -171,8 +186,8 @@ impl EventSourcingHandle {
     fn check_taken(&self, name: &Subject, options: &StreamOptions) -> Result<(), StreamError> {
         check_taking(name, options)?;
         for wanted in options.subjects() {
-            for (other, subjects) in self.takers().iter().filter(|(other, _)| *other != name) {
-                if let Some(taken) = subjects.iter().find(|subject| subject.overlaps(&wanted)) {
+            for (other, taker) in self.takers().iter().filter(|(other, _)| *other != name) {
+                if let Some(taken) = taker.subjects.iter().find(|subject| subject.overlaps(&wanted)) {
                     return Err(StreamError::Conflict(format!(
                         "the stream {other} takes in {taken}, which has messages in common with {wanted}"
                     )));

@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 pub(crate) use copies::peer_of as peer_of_voter;
 pub(crate) use events::{from_json as event_from_json, to_json as event_json};
+pub(crate) use handle::Taker;
 pub use handle::{EventSourcingHandle, Read, Reading, Recorded, StreamInfo, Verified};
 pub use options::{STREAMS_MAX, StreamError, StreamOptions};
 pub use transfer::Imported;

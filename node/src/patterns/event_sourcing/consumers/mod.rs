@@ -4,7 +4,10 @@ mod core;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -119,6 +122,8 @@ struct Consumer {
     changed: Notify,
     /// When somebody asked for records, or settled one.
     used: Mutex<Instant>,
+    /// It was removed: who waits for records waits in vain.
+    is_gone: AtomicBool,
 }
 
 #[derive(Default)]
@@ -191,6 +196,7 @@ impl Consumers {
             changes: Mutex::default(),
             changed: Notify::new(),
             used: Mutex::new(Instant::now()),
+            is_gone: AtomicBool::new(false),
         });
         lock(&self.list).insert(name.to_owned(), Arc::clone(&consumer));
         consumer
@@ -293,6 +299,7 @@ impl Consumers {
         lock(&self.list).remove(name);
         // Whoever still writes has written, and nobody does so after this.
         *consumer.writing.lock().await = u64::MAX;
+        consumer.is_gone.store(true, Ordering::Release);
         consumer.changed.notify_waiters();
         self.writing.write(self.stream.number, name, None, Vec::new()).await
     }
@@ -431,6 +438,9 @@ impl Consumer {
             changed.as_mut().enable();
             version.borrow_and_update();
             stream.check_there()?;
+            if self.is_gone.load(Ordering::Acquire) {
+                return Err(StreamError::NoConsumer(self.name.clone()));
+            }
             let handed = self.take(&stream, most, clock).await?;
             if !handed.is_empty() {
                 let loaded = self.load(&stream, handed).await?;
