@@ -25,7 +25,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use weft_protocol::{PeerId, Subject, Verb};
+use weft_protocol::Subject;
 
 use self::{lanes::Lanes, pull::Settling, record::Waiting};
 use super::{door::Door, outbox::Outbox};
@@ -85,11 +85,10 @@ impl Takers {
     /// The stream that takes in messages on this subject. Whoever keeps it gets them, and must be one who may subscribe to them.
     pub(super) fn find(&self, trust: &Trust, subject: &Subject) -> Option<&Subject> {
         let takes = |taker: &Taker| taker.subjects.iter().any(|pattern| pattern.matches(subject));
-        let may = |peer: &PeerId| trust.check(peer, Verb::Subscribe, subject, &[]).allowed;
         let found = self
             .list
             .iter()
-            .find(|(_, taker)| takes(taker) && taker.keepers.iter().all(may));
+            .find(|(_, taker)| takes(taker) && taker.may_hear(trust, subject));
         found.map(|(stream, _)| stream)
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use weft_protocol::{
-    Pattern, PeerId, Subject,
+    Pattern, PeerId, Subject, Verb,
     merkle::Hash,
     patterns::event_sourcing::{
         Append, Appended, From, Query, ReadRequest, Record, StreamFigures, StreamReply, StreamRequest,
@@ -27,6 +27,7 @@ use crate::{
     consensus::Voter,
     error::{ErrorKind, Kind as _},
     patterns::body::BodyReader,
+    trust::Trust,
 };
 
 /// Streams of this node whose figures are listed.
@@ -57,6 +58,14 @@ pub(crate) struct Taker {
     pub(crate) subjects: Vec<Pattern>,
     /// Who keeps it, and so reads them.
     pub(crate) keepers: Vec<PeerId>,
+}
+
+impl Taker {
+    /// Whether everyone who keeps the stream may hear messages on this subject.
+    pub(crate) fn may_hear(&self, trust: &Trust, subject: &Subject) -> bool {
+        let may = |peer: &PeerId| trust.check(peer, Verb::Subscribe, subject, &[]).allowed;
+        self.keepers.iter().all(may)
+    }
 }
 
 /// A record at its place.
@@ -185,8 +194,15 @@ impl EventSourcingHandle {
     /// Whether no other stream takes in what this one is to take in, as far as is known here.
     fn check_taken(&self, name: &Subject, options: &StreamOptions) -> Result<(), StreamError> {
         check_taking(name, options)?;
+        let trust = self.streams.mesh.trust();
         for wanted in options.subjects() {
+            // Each begins with a name. A stream whose keepers may not hear it stands in nobody's way.
+            let first = wanted.as_str().split('.').next().unwrap_or_default().parse::<Subject>();
+            let counts = |taker: &Taker| first.as_ref().map_or(true, |first| taker.may_hear(trust, first));
             for (other, taker) in self.takers().iter().filter(|(other, _)| *other != name) {
+                if !counts(taker) {
+                    continue;
+                }
                 if let Some(taken) = taker.subjects.iter().find(|subject| subject.overlaps(&wanted)) {
                     return Err(StreamError::Conflict(format!(
                         "the stream {other} takes in {taken}, which has messages in common with {wanted}"
