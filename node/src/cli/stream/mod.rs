@@ -4,7 +4,7 @@ mod append;
 mod read;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
@@ -23,6 +23,10 @@ use super::{
 
 pub(super) use read::{place, print_event};
 
+/// A member that is to be replaced is asked about again when nobody is on the way to its place for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+/// How long those that keep a stream may be silent while somebody waits for a new one.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A check of all records may take long.
 const VERIFY_WITHIN: Duration = Duration::from_secs(3600);
 
@@ -295,15 +299,33 @@ async fn replace(session: &Session, client: &Client, args: &ReplaceArgs) -> Resu
         .json()?;
     let before: Vec<String> = counted(&one);
     let mut progress = Progress::of_things(&session.out, "still lacks entries:", None);
+    let (mut heard, mut seen) = (Instant::now(), Instant::now());
     while args.wait && counted(&one) == before {
         let newcomer = view::list(&one, "copies_at")
             .iter()
             .find(|copy| view::flag(copy, "is_new"));
+        if newcomer.is_some() {
+            seen = Instant::now();
+        }
         if let Some(behind) = newcomer.and_then(|copy| copy.get("behind")?.as_u64()) {
             progress.show(behind);
         }
         tokio::time::sleep(progress::EVERY).await;
-        one = client.get(&path(&args.stream, "")).await?;
+        let answer = match seen.elapsed() > FORGOTTEN_AFTER {
+            // Whoever leads now has not heard of it.
+            true => {
+                seen = Instant::now();
+                let call = json_call(&path(&args.stream, "/copies/replace"), &asked)?;
+                client.send(call).await.and_then(|answer| answer.json())
+            }
+            false => client.get(&path(&args.stream, "")).await,
+        };
+        match answer {
+            Ok(answer) => (one, heard) = (answer, Instant::now()),
+            // For a moment nobody may lead.
+            Err(_) if heard.elapsed() < SILENCE_MAX => {}
+            Err(error) => return Err(error),
+        }
     }
     drop(progress);
     if session.out.json {

@@ -16,8 +16,9 @@ use std::{
 };
 
 use futures::{
-    FutureExt as _,
+    FutureExt as _, StreamExt as _,
     future::{BoxFuture, Fuse},
+    stream,
 };
 use tokio::time::{Instant, timeout};
 use weft_protocol::{
@@ -43,6 +44,8 @@ use crate::{
 
 /// Groups that a node is in.
 const GROUPS_MAX: usize = 64;
+/// Groups that are mended at once.
+const MENDED_AT_ONCE: usize = 16;
 /// How long those that keep a stream have to agree on something.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a new group has to find its leader.
@@ -226,11 +229,13 @@ impl Copies {
                 seated = seated_now;
                 self.streams.say_again();
             }
-            for (id, kept) in all {
-                if kept.group.failure().is_none() {
-                    self.mend(id, &kept).await;
-                }
-            }
+            // One that cannot agree takes its time, and holds up no other.
+            let well = all.into_iter().filter(|(_, kept)| kept.group.failure().is_none());
+            let mending = stream::iter(well).for_each_concurrent(MENDED_AT_ONCE, |(id, kept)| {
+                let this = &self;
+                async move { this.mend(id, &kept).await }
+            });
+            mending.await;
         }
     }
 
