@@ -6,7 +6,7 @@
 //! wait has a bound: who does not read is cut off and counted, whoever waits or sends nonsense harms nobody else. A door that other machines
 //! can reach opens only with credentials.
 //!
-//! Of JetStream it offers what fits the streams of the mesh ([`jetstream`]).
+//! Of JetStream it offers what fits the streams of the mesh (`jetstream`).
 //!
 //! Does not promise: accounts, permissions per user, clustering with nats-server. A message to a queue group (other than a request)
 //! reaches one member on each node that has some. Subjects are those of the mesh: `[A-Za-z0-9_-]` between dots.
