@@ -566,3 +566,44 @@ fn records_of_a_queue_go_when_they_are_worked_off() {
         (one["first"] == 3 && one["records"] == 1).then_some(())
     });
 }
+
+#[test]
+fn a_stream_that_refuses_what_is_too_much_has_room_again_when_work_is_done() {
+    let mesh = Mesh::of(3);
+    mesh[0]
+        .run(&["stream", "create", "none", "--refuse-when-full"])
+        .fails_saying(2, &["needs a number of records or bytes"]);
+    let create = |name: &str, more: &[&str]| {
+        let all = [
+            "stream",
+            "create",
+            name,
+            "--keep",
+            "queue",
+            "--retain-records",
+            "3",
+            "--refuse-when-full",
+        ];
+        let all: Vec<&str> = all.iter().chain(more).copied().collect();
+        mesh[0].run(&all).ok();
+    };
+    create("jobs", &[]);
+    create("copied", &["--replicas", "3"]);
+    for name in ["jobs", "copied"] {
+        knows(&mesh[1], name);
+        mesh[0].run(&["consumer", "add", name, "workers", "--group"]).ok();
+        let append = |id: &str| mesh[1].run(&["stream", "append", name, "--type", "k", "--id", id, "x"]);
+        for id in ["a", "b", "c"] {
+            append(id).ok();
+        }
+        append("d").fails_saying(1, &["the stream is full", "3 of 3 records"]);
+        // What was recorded needs no room, and nothing is let go of.
+        append("a").ok();
+        assert_eq!(mesh[1].run(&["stream", "read", name, "--json"]).json_lines().len(), 3);
+        mesh[2].run(&["consumer", "next", name, "workers", "--ack"]).ok();
+        until("there is room again", || (append("d").code == Some(0)).then_some(()));
+        append("e").fails_saying(1, &["the stream is full"]);
+        let words = mesh[0].run(&["stream", "info", name]).ok();
+        assert!(words.contains("at most 3 records, until it is worked off"), "{words}");
+    }
+}

@@ -76,6 +76,7 @@ enum StreamCommand {
   weft stream create orders                              kept for ever
   weft stream create orders --replicas 3                 on three nodes: one of them may go at any time
   weft stream create clicks --retain 30d
+  weft stream create jobs --keep queue --retain-records 10000 --refuse-when-full   and no more than so many
   weft stream create jobs --keep queue                   until every consumer has settled them
   weft stream create orders --subjects 'orders.>'        what NATS clients publish there is appended
   weft stream update clicks --retain-records 1000000     replaces what was said before")]
@@ -92,6 +93,9 @@ struct CreateArgs {
     /// Records that are kept
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     retain_records: Option<u64>,
+    /// Refuse appends when there are as many records or bytes, instead of letting go of the oldest
+    #[arg(long)]
+    refuse_when_full: bool,
     /// Let go of records that every consumer has settled; with `interest` of all of them while there is no consumer
     #[arg(long, value_enum)]
     keep: Option<Keep>,
@@ -249,6 +253,7 @@ async fn define(session: &Session, client: &Client, args: &CreateArgs, tail: &st
     let options = json!({
         "retain_ms": args.retain.map(parse::millis), "retain_bytes": args.retain_bytes, "retain_records": args.retain_records,
         "keep": args.keep.map(|keep| match keep { Keep::Queue => "queue", Keep::Interest => "interest" }),
+        "refuse_when_full": args.refuse_when_full.then_some(true),
         "subjects": (!args.subjects.is_empty()).then_some(&args.subjects), "replicas": args.replicas, "place": (!args.place.is_empty()).then_some(&args.place),
     });
     let body = Bytes::from(options.to_string());
@@ -287,6 +292,7 @@ fn kept(stream: &Value) -> String {
     };
     match words.is_empty() {
         true => until.to_owned(),
+        false if view::flag(stream, "refuse_when_full") => format!(", at most {}{until}", words.join(", ")),
         false => format!(", its last {}{until}", words.join(", ")),
     }
 }

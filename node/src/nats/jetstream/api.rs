@@ -491,6 +491,7 @@ fn is_defined_so(figures: &weft_protocol::patterns::event_sourcing::StreamFigure
         replicas: options.replicas.filter(|wanted| usize::from(*wanted) == copies),
         place: figures.place.clone().map(|labels| labels.0),
         keep: figures.keep,
+        refuse_when_full: figures.refuse_when_full,
         subjects,
     } == *options
         && (options.replicas.is_some() || copies == 1)

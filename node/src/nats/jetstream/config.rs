@@ -158,11 +158,11 @@ pub(super) fn stream_options(name: &str, config: &Map<String, Value>) -> Result<
             )));
         }
     };
-    if config.text("discard")?.is_some_and(|discard| discard != "old") {
-        return Err(invalid(
-            "of a full stream the oldest records go (discard: old), new ones are not refused",
-        ));
-    }
+    let refuses = match config.text("discard")? {
+        None | Some("old") => false,
+        Some("new") => true,
+        Some(other) => return Err(invalid(format!("discard is old or new, not {other}"))),
+    };
     if config
         .text("storage")?
         .is_some_and(|storage| !matches!(storage, "file" | "memory"))
@@ -178,14 +178,17 @@ pub(super) fn stream_options(name: &str, config: &Map<String, Value>) -> Result<
         Some(Value::Object(placement)) => Definition(placement).texts("tags")?,
         Some(_) => return Err(invalid("placement is no object")),
     };
+    let (retain_bytes, retain_records) = (config.positive("max_bytes")?, config.positive("max_msgs")?);
     let mut subjects = config.texts("subjects")?;
     if subjects.is_empty() {
         subjects.push(name.to_owned());
     }
     Ok(StreamOptions {
         retain_ms: config.millis("max_age")?,
-        retain_bytes: config.positive("max_bytes")?,
-        retain_records: config.positive("max_msgs")?,
+        retain_bytes,
+        retain_records,
+        // Without a bound it is never full.
+        refuse_when_full: (refuses && (retain_bytes.is_some() || retain_records.is_some())).then_some(true),
         replicas,
         place: (!place.is_empty()).then_some(place),
         keep,
@@ -211,7 +214,7 @@ pub(super) fn stream_config(info: &StreamInfo, figures: &StreamFigures) -> Value
         "name": info.name.as_str(), "subjects": subjects, "retention": retention, "max_consumers": -1,
         "max_msgs": number(figures.retain_records), "max_bytes": number(figures.retain_bytes),
         "max_age": figures.retain_ms.unwrap_or(0).saturating_mul(MS_NS), "max_msgs_per_subject": -1, "max_msg_size": -1,
-        "discard": "old", "storage": "file", "num_replicas": copies(figures), "mirror_direct": false,
+        "discard": if figures.refuse_when_full == Some(true) { "new" } else { "old" }, "storage": "file", "num_replicas": copies(figures), "mirror_direct": false,
         "allow_direct": true, "deny_delete": true, "deny_purge": true, "allow_rollup_hdrs": false, "sealed": false,
     });
     if let Some(place) = &figures.place {
@@ -456,6 +459,8 @@ mod tests {
             ..StreamOptions::default()
         };
         assert_eq!(options, expected);
+        let full = stream_options("ORDERS", &map(json!({"max_msgs": 3, "discard": "new"}))).unwrap();
+        assert_eq!((full.retain_records, full.refuse_when_full), (Some(3), Some(true)));
         // Without subjects it takes in its own name.
         let options = stream_options("ORDERS", &map(json!({}))).unwrap();
         assert_eq!(options.subjects, Some(vec!["ORDERS".into()]));
@@ -467,7 +472,7 @@ mod tests {
             (json!({"mirror": {"name": "A"}}), "mirror"),
             (json!({"max_msgs_per_subject": 1}), "max_msgs_per_subject"),
             (json!({"allow_rollup_hdrs": true}), "allow_rollup_hdrs"),
-            (json!({"discard": "new"}), "discard"),
+            (json!({"discard": "both"}), "discard"),
             (json!({"compression": "s2"}), "compression"),
             (json!({"max_age": "1s"}), "max_age"),
             (json!({"subjects": "a"}), "subjects"),

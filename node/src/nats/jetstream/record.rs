@@ -112,11 +112,14 @@ pub(super) fn begin(door: &Arc<Door>, stream: Subject) {
     door.tasks.clone().spawn("nats-record", async move {
         let Some(jetstream) = &door.jetstream else { return };
         while let Some(items) = jetstream.recording.take(&stream) {
-            let mut batch: Vec<Item<Waiting>> = Vec::new();
+            let (mut batch, mut bytes): (Vec<Item<Waiting>>, usize) = (Vec::new(), 0);
             for item in items {
-                if !fits(&batch, &item.work) {
+                let more = item.work.event.bytes();
+                if !fits(&batch, bytes + more, &item.work) {
                     append_all(&door, jetstream, &stream, std::mem::take(&mut batch)).await;
+                    bytes = 0;
                 }
+                bytes += more;
                 batch.push(item);
             }
             append_all(&door, jetstream, &stream, batch).await;
@@ -124,14 +127,13 @@ pub(super) fn begin(door: &Arc<Door>, stream: Subject) {
     });
 }
 
-/// Whether a message can be appended together with these.
-fn fits(batch: &[Item<Waiting>], next: &Waiting) -> bool {
+/// Whether a message can be appended together with these, with so many bytes in all.
+fn fits(batch: &[Item<Waiting>], bytes: usize, next: &Waiting) -> bool {
     let Some(last) = batch.last() else { return true };
-    let bytes: usize = batch.iter().map(|item| item.work.event.bytes()).sum();
     last.work.expected.is_none()
         && next.expected.is_none()
         && batch.len() < APPEND_EVENTS_MAX
-        && bytes + next.event.bytes() <= APPEND_BYTES_MAX
+        && bytes <= APPEND_BYTES_MAX
 }
 
 /// Appends messages together, or one by one where some of them cannot be appended with the others.

@@ -29,6 +29,7 @@ pub(super) const STREAM_NOT_FOUND: (u16, u16) = (404, 10059);
 pub(super) const WRONG_STREAM: (u16, u16) = (400, 10060);
 pub(super) const OVERLAP: (u16, u16) = (400, 10065);
 pub(super) const WRONG_SEQUENCE: (u16, u16) = (400, 10071);
+const FULL: (u16, u16) = (503, 10077);
 pub(super) const NOT_SUBSET: (u16, u16) = (400, 10093);
 pub(super) const CONSUMER_EXISTS: (u16, u16) = (400, 10148);
 pub(super) const NO_CONSUMER: (u16, u16) = (400, 10149);
@@ -48,6 +49,9 @@ impl Refusal {
 
     /// Of a stream that refused. What is not found is the stream itself, what contradicts is `conflict`.
     pub(super) fn of(error: &StreamError, conflict: (u16, u16)) -> Self {
+        if let StreamError::Full(_) = error {
+            return Refusal::new(FULL, error.to_string());
+        }
         let numbers = match error.kind() {
             ErrorKind::NotFound => match error {
                 StreamError::NoConsumer(_) => CONSUMER_NOT_FOUND,

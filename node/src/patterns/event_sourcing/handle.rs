@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
+use tokio::time::Instant;
 use weft_protocol::{
     Pattern, PeerId, Subject, Verb,
     merkle::Hash,
@@ -30,6 +31,10 @@ use crate::{
     trust::Trust,
 };
 
+/// How long those that keep a stream may be without a leader while it is verified.
+const LEADER_WITHIN: Duration = Duration::from_secs(10);
+/// The pause until they are asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Streams of this node whose figures are listed.
 const FIGURES_MAX: usize = 1000;
 /// A cloneable handle on streams.
@@ -193,6 +198,7 @@ impl EventSourcingHandle {
 
     /// Whether no other stream takes in what this one is to take in, as far as is known here.
     fn check_taken(&self, name: &Subject, options: &StreamOptions) -> Result<(), StreamError> {
+        options.check()?;
         check_taking(name, options)?;
         let trust = self.streams.mesh.trust();
         for wanted in options.subjects() {
@@ -431,9 +437,15 @@ impl EventSourcingHandle {
             }
             Place::At(owner) => self.verify_at(owner, name).await,
             Place::Copies(_) => {
-                // The leader's word is what counts, and it is the leader who signs.
-                let leader = self.info(name).await?.owner;
-                self.verify_at(leader, name).await
+                // The leader's word is what counts, and it is the leader who signs; who that is may change meanwhile.
+                let until = Instant::now() + LEADER_WITHIN;
+                loop {
+                    let leader = self.info(name).await?.owner;
+                    match self.verify_at(leader, name).await {
+                        Err(StreamError::Led(_)) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+                        verified => return verified,
+                    }
+                }
             }
         }
     }

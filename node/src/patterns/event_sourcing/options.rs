@@ -95,6 +95,9 @@ pub enum StreamError {
     /// A bound is reached.
     #[error("{0}")]
     Busy(String),
+    /// It has as many records or bytes as it may have, and refuses more.
+    #[error("the stream is full: {0}")]
+    Full(String),
     /// Something before it went wrong on this node.
     #[error("{0}")]
     Again(String),
@@ -168,7 +171,7 @@ impl Kind for StreamError {
             | StreamError::ProducerGap { .. }
             | StreamError::Conflict(_) => ErrorKind::Conflict,
             StreamError::Invalid(_) => ErrorKind::Invalid,
-            StreamError::Busy(_) | StreamError::Again(_) => ErrorKind::Busy,
+            StreamError::Busy(_) | StreamError::Again(_) | StreamError::Full(_) => ErrorKind::Busy,
             StreamError::Corrupt(_) | StreamError::Forked { .. } => ErrorKind::Corrupt,
             StreamError::AtOwner { kind, .. } => *kind,
             StreamError::Mesh(error) => error.kind(),
@@ -191,6 +194,10 @@ impl Kind for StreamError {
             StreamError::WrongVersion { .. } | StreamError::ConditionFailed(_) => {
                 Some("read what was appended meanwhile, decide again, and append then".to_owned())
             }
+            StreamError::Full(_) => Some(
+                "what is kept by age or until it is worked off makes room; `weft stream update` may let it have more"
+                    .to_owned(),
+            ),
             StreamError::Led(_) | StreamError::NoQuorum => {
                 Some("most of its copies are needed; `weft stream info` shows where they are".to_owned())
             }
@@ -265,6 +272,10 @@ pub struct StreamOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[n(6)]
     pub subjects: Option<Vec<String>>,
+    /// Whether appends are refused when there are as many records or bytes as are kept; otherwise the oldest go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(7)]
+    pub refuse_when_full: Option<bool>,
 }
 
 impl StreamOptions {
@@ -277,6 +288,11 @@ impl StreamOptions {
             if value == Some(0) {
                 return Err(StreamError::Invalid(format!("{what} cannot be 0")));
             }
+        }
+        if self.refuses() && self.retain_bytes.is_none() && self.retain_records.is_none() {
+            return Err(StreamError::Invalid(
+                "a stream that refuses when it is full needs a number of records or bytes".into(),
+            ));
         }
         let is_label = |label: &String| {
             label.len() <= LABEL_BYTES_MAX && label.split_once('=').is_some_and(|(key, _)| !key.is_empty())
@@ -312,6 +328,11 @@ impl StreamOptions {
                 "a stream has 1, 3 or 5 copies, not {count}: of an even number one is of no use"
             ))),
         }
+    }
+
+    /// Whether appends are refused when it is full.
+    pub(super) fn refuses(&self) -> bool {
+        self.refuse_when_full == Some(true)
     }
 
     /// Whether anything is ever removed.

@@ -101,6 +101,7 @@ pub(super) fn figures(streams: &Streams, opened: &Opened) -> StreamFigures {
         damage: weft_protocol::name::reason(&damage.join("; ")),
         copies: None,
         keep: facts.options.keep,
+        refuse_when_full: facts.options.refuse_when_full,
         subjects: facts.options.takes_any().then(|| Subjects(facts.options.subjects())),
         place: facts.options.place.map(Labels),
     }

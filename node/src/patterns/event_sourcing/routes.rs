@@ -142,6 +142,7 @@ impl From<StreamFigures> for FiguresView {
                 replicas: None,
                 place: figures.place.map(|labels| labels.0),
                 keep: figures.keep,
+                refuse_when_full: figures.refuse_when_full,
                 subjects: figures
                     .subjects
                     .map(|subjects| subjects.0.iter().map(ToString::to_string).collect()),

@@ -1,5 +1,7 @@
 //! One stream on its owner's disk: appending, reading, finding.
 
+mod room;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -223,6 +225,9 @@ impl Stream {
     pub(super) async fn append(&self, append: Append, origin: Origin) -> Result<Appended, StreamError> {
         append.check()?;
         check_distinct_ids(&append.events)?;
+        if matches!(origin, Origin::Member(_)) {
+            self.check_room(&append).await?;
+        }
         loop {
             self.check_there()?;
             let written = self.written.notified();
@@ -606,14 +611,15 @@ impl Stream {
     pub(super) async fn retain(&self) -> Result<(), StreamError> {
         let options = self.facts().options;
         let mut first = self.first() - 1;
-        if let Some(count) = options.retain_records {
+        let drops = !options.refuses();
+        if let Some(count) = options.retain_records.filter(|_| drops) {
             first = first.max(self.version().saturating_sub(count));
         }
         if let Some(ms) = options.retain_ms {
             let now_ms = self.clock.now_unix_ms();
             first = first.max(self.index_at(now_ms.saturating_sub(ms)).await?);
         }
-        if let Some(bytes_max) = options.retain_bytes {
+        if let Some(bytes_max) = options.retain_bytes.filter(|_| drops) {
             let segments = self.log.segments();
             let mut bytes: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
             for pair in segments.windows(2) {

@@ -154,6 +154,9 @@ pub struct StreamFigures {
     /// What it takes in of the messages of NATS clients.
     #[n(14)]
     pub subjects: Option<Subjects>,
+    /// Whether appends are refused when it is full.
+    #[n(15)]
+    pub refuse_when_full: Option<bool>,
 }
 
 /// Subjects of messages.

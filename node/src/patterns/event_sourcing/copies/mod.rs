@@ -578,6 +578,10 @@ impl Copies {
         if let StreamRequest::Append(append) = request {
             let author = author.unwrap_or_else(|| self.mesh().trust().public_key());
             let count = append.events.len() as u64;
+            if self.kept(id)?.group.is_leading() {
+                // The leader lets in what each copy will do: none may decide for itself.
+                self.streams.get(name).await?.stream.check_room(&append).await?;
+            }
             let at_ms = self.streams.clock.now_unix_ms();
             let name = name.clone();
             let appended = self

@@ -310,6 +310,7 @@ fn replies(failed: StreamFailure) -> Vec<Sample> {
         keep: Some(Keep::Interest),
         place: Some(Labels(vec!["zone=eu".into()])),
         subjects: Some(Subjects(vec!["orders.*".parse().unwrap()])),
+        refuse_when_full: Some(true),
     };
     let proof = Proof {
         enclosed: Enclosed {
