@@ -500,13 +500,12 @@ impl Session {
             })));
         }
         let Some(route) = self.route(message.subject) else {
+            if !is_api {
+                return self.refuse("Invalid Publish Subject");
+            }
             // A filter in its subject may have wildcards.
             self.ok();
-            return if is_api {
-                Ok(())
-            } else {
-                self.refuse("Invalid Publish Subject")
-            };
+            return Ok(());
         };
         let outgoing = Outgoing {
             subject: route.subject.as_str(),

@@ -305,6 +305,39 @@ async fn a_consumer_hands_out_until_each_message_is_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_comes_too_late_is_not_confirmed() {
+    let node = node(&[]);
+    let api = api(&node).await;
+    let stream = api.create_stream(orders()).await.unwrap();
+    publish(&api, "orders.a", "1").await;
+    let consumer = stream
+        .create_consumer(pull::Config {
+            ack_wait: Duration::from_millis(300),
+            ..billing()
+        })
+        .await
+        .unwrap();
+    let first = fetch(&consumer, 1).await;
+    // It is handed out again, and whoever has it now answers for it.
+    let again = || async {
+        loop {
+            if let Some(message) = fetch(&consumer, 1).await.pop() {
+                return message;
+            }
+        }
+    };
+    let mut message = again().await;
+    assert!(message.info().unwrap().delivered > 1);
+    let late = timeout(Duration::from_millis(300), first[0].double_ack()).await;
+    assert!(late.is_err());
+    // Who is late again has another try.
+    while timeout(Duration::from_millis(250), message.double_ack()).await.is_err() {
+        message = again().await;
+    }
+    assert!(fetch(&consumer, 1).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consumers_choose_what_they_are_handed() {
     let node = node(&[]);
     let api = api(&node).await;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use serde::Deserialize;
 use tokio::time::Instant;
 use weft_protocol::{
@@ -416,25 +417,49 @@ pub(super) fn begin(door: &Arc<Door>, which: Which) {
     });
 }
 
-/// Settles records that one word is said of; who wants to know hears that it was heard.
+/// Settles records that one word is said of. Who wants to know hears that it counted: each of those is asked for by itself, all at once.
 async fn settle(door: &Door, jetstream: &JetStream, which: &Which, items: Vec<Item<Settling>>, settlement: Settlement) {
-    if items.is_empty() {
-        return;
+    let (asking, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.work.reply.is_some());
+    settle_as(
+        jetstream,
+        which,
+        others.iter().map(|item| item.work.handed).collect(),
+        &settlement,
+    )
+    .await;
+    let answers = asking.iter().map(|item| async {
+        let settled = settle_as(jetstream, which, vec![item.work.handed], &settlement).await;
+        // What was handed out again meanwhile comes again, and whoever waits for the answer waits in vain.
+        if let Some(reply) = item.work.reply.as_deref().filter(|_| settled == 1) {
+            door.deliver_answer(reply, b"", b"");
+        }
+    });
+    join_all(answers).await;
+}
+
+/// How many of the records were settled.
+async fn settle_as(jetstream: &JetStream, which: &Which, handed: Vec<Handed>, settlement: &Settlement) -> u64 {
+    if handed.is_empty() {
+        return 0;
     }
+    let count = handed.len() as u64;
     let request = ConsumerRequest::Settle {
         name: which.1.clone(),
-        handed: items.iter().map(|item| item.work.handed).collect(),
-        settlement,
+        handed,
+        settlement: settlement.clone(),
     };
-    match jetstream.streams.consumer(&which.0, request).await {
-        Ok(_) => {
-            for reply in items.iter().filter_map(|item| item.work.reply.as_deref()) {
-                door.deliver_answer(reply, b"", b"");
-            }
+    let settled = match jetstream.streams.consumer(&which.0, request).await {
+        Ok(ConsumerReply::Done(settled)) => settled,
+        Ok(_) => 0,
+        Err(error) => {
+            tracing::debug!(stream = %which.0, consumer = which.1, %error, "records are not settled");
+            return 0;
         }
-        // Whoever waits for the answer waits in vain, and the record comes again.
-        Err(error) => tracing::debug!(stream = %which.0, consumer = which.1, %error, "records are not settled"),
+    };
+    if settled < count {
+        tracing::debug!(stream = %which.0, consumer = which.1, late = count - settled, "records were settled too late: they were handed out again");
     }
+    settled
 }
 
 #[cfg(test)]
