@@ -425,10 +425,13 @@ impl Asked<'_> {
 
     fn shown_consumer(&self, info: &StreamInfo, figures: &ConsumerFigures) -> Value {
         let which = (info.name.clone(), figures.name.clone());
-        let last_ms = self.jetstream.counted(&which, |counted| counted.last_ms);
+        let (last_ms, pulls) = self
+            .jetstream
+            .counted(&which, |counted| (counted.last_ms, counted.pulls));
         let of_stream = info.figures.as_ref();
         let created_ms = of_stream.map_or(0, |figures| figures.created_ms);
         let mut shown = config::consumer_info(info.name.as_str(), created_ms, figures, last_ms);
+        shown["num_waiting"] = json!(pulls);
         if let Some(of_stream) = of_stream {
             shown["cluster"] = config::cluster(info.owner, of_stream);
         }

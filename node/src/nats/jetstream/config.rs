@@ -414,7 +414,7 @@ pub(super) fn consumer_info(stream: &str, created_ms: u64, figures: &ConsumerFig
         "stream_name": stream, "name": figures.name, "created": rfc3339(created_ms), "config": config,
         "delivered": { "consumer_seq": figures.reached, "stream_seq": figures.reached },
         "ack_floor": { "consumer_seq": figures.settled, "stream_seq": figures.settled },
-        "num_ack_pending": figures.pending, "num_redelivered": 0, "num_waiting": 0, "num_pending": unhanded(figures),
+        "num_ack_pending": figures.pending, "num_redelivered": 0, "num_pending": unhanded(figures),
     });
     if let Some(last_ms) = last_ms {
         shown["delivered"]["last_active"] = json!(rfc3339(last_ms));
