@@ -1,13 +1,13 @@
 //! Streams at the NATS door, as the JetStream API of NATS's own Rust client finds them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, future::IntoFuture as _, time::Duration};
 
 use async_nats::{
     HeaderMap,
     jetstream::{
         self, AckKind, Context, ErrorCode, Message,
         consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
-        stream::{Config, RetentionPolicy},
+        stream::{Config, DiscardPolicy, RetentionPolicy},
     },
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
@@ -335,6 +335,25 @@ async fn an_acknowledgement_that_comes_too_late_is_not_confirmed() {
         message = again().await;
     }
     assert!(fetch(&consumer, 1).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_takes_what_fits_and_refuses_the_rest() {
+    let node = node(&[]);
+    let api = api(&node).await;
+    let few = Config {
+        max_messages: 3,
+        discard: DiscardPolicy::New,
+        ..orders()
+    };
+    api.create_stream(few).await.unwrap();
+    // Without waiting: they may come to the stream together.
+    let sent = join_all((0..20).map(|n| api.publish("orders.a", n.to_string().into()))).await;
+    let acks = join_all(sent.into_iter().map(|ack| ack.unwrap().into_future())).await;
+    assert_eq!(acks.iter().filter(|ack| ack.is_ok()).count(), 3);
+    let (code, said) = refused(&api, "orders.a", HeaderMap::new()).await;
+    assert_eq!(code, ErrorCode::STREAM_STORE_FAILED, "{said}");
+    assert_eq!(node.run(&["stream", "read", "ORDERS", "--json"]).json_lines().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weft_protocol::{
     Subject, Wire as _,
     patterns::event_sourcing::{
@@ -34,6 +34,8 @@ const BATCH_MAX: u32 = 100_000;
 const LOOK: Duration = Duration::from_secs(5);
 /// A request that says nothing of its end has one.
 const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether a client has read what it was sent.
+const DRAINING: Duration = Duration::from_millis(100);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const REASON_BYTES_MAX: usize = 256;
 
@@ -195,7 +197,9 @@ impl Pulling<'_> {
             wait_ms: wait.as_millis().try_into().unwrap_or(u32::MAX),
         };
         let ConsumerReply::Handed(deliveries) = self.jetstream.streams.consumer(&self.which.0, request).await? else {
-            return Ok(Some(0));
+            return Err(StreamError::Corrupt(
+                "the owner of the stream answered something else".into(),
+            ));
         };
         if deliveries.is_empty() {
             return Ok(Some(0));
@@ -220,8 +224,9 @@ impl Pulling<'_> {
             }
             self.left -= 1;
         }
-        if self.client.is_filling() {
-            self.client.drained().await;
+        // Others wait for the same word, and a connection that is gone gives none.
+        while self.client.is_filling() && !self.client.cut.is_cancelled() {
+            let _ = timeout(DRAINING, self.client.drained()).await;
         }
         Ok(Some(count as u32))
     }
@@ -279,7 +284,7 @@ impl Pulling<'_> {
             handed: handed.collect(),
             settlement: Settlement::Again {
                 pause_ms: Some(0),
-                reason: String::new(),
+                reason: "the client that asked took no more".to_owned(),
             },
         };
         if let Err(error) = self.jetstream.streams.consumer(&self.which.0, request).await {

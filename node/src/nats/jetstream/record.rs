@@ -151,7 +151,18 @@ async fn append_all(door: &Door, jetstream: &JetStream, stream: &Subject, batch:
         };
         let outcome = jetstream.streams.append(stream, append).await;
         // Then it is one of them, and the others are not to suffer for it.
-        let is_of_one = |error: &StreamError| matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid);
+        let is_of_one = |error: &StreamError| {
+            // A stream that is full for all may have room for some.
+            let is_full = matches!(error, StreamError::Full(_))
+                || matches!(
+                    error,
+                    StreamError::AtOwner {
+                        kind: ErrorKind::Busy,
+                        ..
+                    }
+                );
+            is_full || matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid)
+        };
         if !outcome.as_ref().is_err_and(is_of_one) {
             for (at, item) in batch.iter().enumerate() {
                 let appended = outcome.as_ref().map(|appended| appended.first + at as u64);
