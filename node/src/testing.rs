@@ -128,8 +128,25 @@ pub(crate) async fn start_on(
     mesh: MeshConfig,
     found: Option<MeshKind>,
 ) -> Node {
-    let name = mesh.name.clone();
-    let options = NodeOptions::new(key(seed), "/store", mesh);
+    start_as(
+        platform,
+        builder,
+        seed,
+        NodeOptions::new(key(seed), "/store", mesh),
+        found,
+    )
+    .await
+}
+
+/// The same with other options.
+pub(crate) async fn start_as(
+    platform: Arc<TestPlatform>,
+    builder: NodeBuilder,
+    seed: u8,
+    options: NodeOptions,
+    found: Option<MeshKind>,
+) -> Node {
+    let name = options.mesh.name.clone();
     let node = builder.start(platform, options).await.unwrap();
     if let Some(kind) = found {
         node.trust()

@@ -22,6 +22,9 @@ pub const COMMAND_BYTES_MAX: usize = DIRECT_PAYLOAD_BYTES_MAX - 2048;
 /// Bytes of entries in one message, unless its first entry is larger.
 pub const GROUP_BYTES: usize = 512 * 1024;
 
+/// A wish for what came of the log.
+pub const FETCH_BYTES_MAX: usize = 4096;
+
 /// What a member is called in a group: its public key. All zeros where nobody is meant, as in a group's first entry.
 pub type Voter = [u8; 32];
 
@@ -89,6 +92,20 @@ pub struct Voters(#[cbor(n(0), decode_with = "bounded::list::<GROUP_MEMBERS_MAX,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct VoterKey(#[cbor(n(0), with = "minicbor::bytes")] pub Voter);
+
+/// How far everything was done that the log says, and who belonged to the group there.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Mark {
+    /// The last entry.
+    #[n(0)]
+    pub last: EntryId,
+    /// The entry that said who belongs.
+    #[n(1)]
+    pub members_at: Option<EntryId>,
+    /// Who belongs.
+    #[n(2)]
+    pub members: Members,
+}
 
 /// What an entry holds.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -212,6 +229,19 @@ pub enum GroupRequest {
         #[n(1)]
         size: u8,
     },
+    /// My log does not begin early enough for you any more: get what came of it from me, and say when you have it.
+    #[n(9)]
+    Snapshot {
+        /// Who leads.
+        #[n(0)]
+        ballot: Ballot,
+        /// What came of the entries up to here is on my disk.
+        #[n(1)]
+        mark: Mark,
+    },
+    /// Give me some of what came of the log; how it is said what is the business of whoever uses the group.
+    #[n(10)]
+    Fetch(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Wire for GroupRequest {
@@ -222,13 +252,15 @@ impl Wire for GroupRequest {
         match self {
             Self::Append { entries, .. } => entries.iter().try_for_each(Entry::check),
             Self::Propose(command) => at_most("command", command.len(), COMMAND_BYTES_MAX),
+            Self::Fetch(wanted) => at_most("wish", wanted.len(), FETCH_BYTES_MAX),
             Self::Join(_)
             | Self::PreVote(_)
             | Self::Vote(_)
             | Self::Transfer { .. }
             | Self::Leave
             | Self::Replace { .. }
-            | Self::Enter { .. } => Ok(()),
+            | Self::Enter { .. }
+            | Self::Snapshot { .. } => Ok(()),
         }
     }
 }
@@ -291,6 +323,15 @@ pub enum GroupReply {
     /// It will be done.
     #[n(14)]
     Replacing,
+    /// It is getting it.
+    #[n(15)]
+    Fetching,
+    /// It has it, and whom it follows.
+    #[n(16)]
+    Installed(#[n(0)] Ballot),
+    /// What was wished for.
+    #[n(17)]
+    Fetched(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Wire for GroupReply {

@@ -8,10 +8,10 @@ use openraft::{
         AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
         VoteResponse,
     },
-    type_config::alias::{LeaderIdOf, LogIdOf, VoteOf},
+    type_config::alias::{LeaderIdOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf},
 };
 use weft_protocol::consensus::{
-    Ballot, Candidacy, Content, Entry, EntryId, GroupReply, GroupRequest, Members, Reign, VoterKey, Voters,
+    Ballot, Candidacy, Content, Entry, EntryId, GroupReply, GroupRequest, Mark, Members, Reign, VoterKey, Voters,
 };
 
 use super::{Types, Voter, Words};
@@ -88,6 +88,28 @@ pub(super) fn members_of(members: Members) -> Result<Membership<Voter, EmptyNode
         .map(|voter| (voter, EmptyNode {}))
         .collect();
     Membership::new(members.voters.into_iter().map(set).collect(), all).map_err(|error| error.to_string())
+}
+
+/// How far everything was applied, if anything was.
+pub(super) fn mark(last: Option<&LogId>, membership: &StoredMembershipOf<Types>) -> Option<Mark> {
+    Some(Mark {
+        last: id(last?),
+        members_at: membership.log_id().as_ref().map(id),
+        members: members(membership.membership()),
+    })
+}
+
+pub(super) fn mark_of(mark: Mark) -> Result<(Option<LogId>, StoredMembershipOf<Types>), String> {
+    let membership = StoredMembershipOf::<Types>::new(mark.members_at.map(id_of), members_of(mark.members)?);
+    Ok((Some(id_of(mark.last)), membership))
+}
+
+pub(super) fn meta_of(mark: Mark) -> Result<SnapshotMetaOf<Types>, String> {
+    let (last_log_id, last_membership) = mark_of(mark)?;
+    Ok(SnapshotMetaOf::<Types> {
+        last_log_id,
+        last_membership,
+    })
 }
 
 pub(super) fn entry(of: &RaftEntry) -> Entry {

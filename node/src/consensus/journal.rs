@@ -27,7 +27,7 @@ use super::{
     convert::{self, LogId, RaftEntry, Vote},
 };
 use crate::{
-    store::{self, Appending, Keyspace, Log, Store, StoreError},
+    store::{self, Appending, Frontier, Keyspace, Log, Store, StoreError},
     tasks::Tasks,
 };
 
@@ -37,6 +37,8 @@ const RECENT_BYTES: usize = 4 << 20;
 const ENTRY_BYTES: usize = 128;
 /// Appends that wait to be durable.
 const FLUSHING_MAX: usize = 1024;
+/// Segments of the log that are kept when it is shortened, the one that is written among them.
+const KEPT_SEGMENTS: usize = 2;
 
 /// The log's name in the store.
 fn log_name(id: GroupId) -> String {
@@ -51,6 +53,14 @@ fn purged_key(id: GroupId) -> Vec<u8> {
     format!("r/{id}").into_bytes()
 }
 
+/// Whether a log ends before what is said to be removed of it, and so cannot be gone on with.
+fn is_behind(log: &Log, purged: &Option<LogId>) -> bool {
+    let Some(purged) = purged else { return false };
+    // One that was being made when the power went holds nothing.
+    let is_half_made = log.first_seq() == log.next_seq() && !log.damage().is_empty();
+    log.next_seq() <= purged.index || is_half_made
+}
+
 /// Removes a group's log and vote.
 pub(super) async fn forget(id: GroupId, store: &Store, keyspace: &Keyspace) -> Result<(), StoreError> {
     store.remove_log(&log_name(id)).await?;
@@ -62,14 +72,14 @@ pub(super) async fn forget(id: GroupId, store: &Store, keyspace: &Keyspace) -> R
 #[derive(Clone)]
 pub(super) struct Journal {
     id: GroupId,
-    log: Log,
+    store: Store,
     keyspace: Keyspace,
     held: Arc<Mutex<Held>>,
     flushing: mpsc::Sender<(Vec<Appending>, IOFlushed<Types>)>,
 }
 
-#[derive(Default)]
 struct Held {
+    log: Log,
     vote: Option<Vote>,
     purged: Option<LogId>,
     /// The newest entries, in their order.
@@ -136,19 +146,60 @@ impl Journal {
         let vote = stored::<Ballot>(keyspace.get(&vote_key(id)).await.map_err(failed)?)?;
         let purged = stored::<EntryId>(keyspace.get(&purged_key(id)).await.map_err(failed)?)?;
         let held = Held {
+            log,
             vote: vote.map(convert::ballot_of),
             purged: purged.map(convert::id_of),
-            ..Held::default()
+            entries: VecDeque::new(),
+            bytes: 0,
         };
         let (flushing, waiting) = mpsc::channel(FLUSHING_MAX);
         tasks.spawn("group-flush", flush(waiting));
-        Ok(Journal {
+        let journal = Journal {
             id,
-            log,
+            store: store.clone(),
             keyspace,
             held: Arc::new(Mutex::new(held)),
             flushing,
-        })
+        };
+        journal.begin_behind_purged().await?;
+        Ok(journal)
+    }
+
+    fn log(&self) -> Log {
+        self.held().log.clone()
+    }
+
+    /// Where the log ends before what is removed of it, it is one that begins behind that.
+    async fn begin_behind_purged(&self) -> Result<(), io::Error> {
+        let (log, purged) = {
+            let held = self.held();
+            (held.log.clone(), held.purged)
+        };
+        let Some(purged) = purged.filter(|_| is_behind(&log, &purged)) else {
+            return Ok(());
+        };
+        drop(log);
+        let name = log_name(self.id);
+        self.store.remove_log(&name).await.map_err(failed)?;
+        // What was removed is known by its last entry; nobody asks for the tree over the others.
+        let count = purged.index + 1;
+        let beginning = Frontier::from_peaks(count, vec![[0; 32]; Frontier::peaks_of(count)]);
+        let beginning = beginning.expect("invariant: as many peaks as there are to be");
+        let log = self.store.log_from(&name, beginning).await.map_err(failed)?;
+        let mut held = self.held();
+        held.log = log;
+        held.entries.clear();
+        held.bytes = 0;
+        Ok(())
+    }
+
+    /// Up to where the log can be let go of: what lies before the two newest parts of it on the disk.
+    pub(super) fn shortened(&self) -> Option<u64> {
+        let held = self.held();
+        let segments = held.log.segments();
+        let (kept, _) = *segments.get(segments.len().checked_sub(KEPT_SEGMENTS)?)?;
+        let upto = kept.checked_sub(1)?;
+        held.purged.is_none_or(|purged| purged.index < upto).then_some(upto)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -179,7 +230,7 @@ impl Journal {
             };
             let until = held_first.unwrap_or(end).min(end);
             let page = self
-                .log
+                .log()
                 .read(next, (until - next) as usize, GROUP_BYTES)
                 .await
                 .map_err(failed)?;
@@ -205,7 +256,8 @@ impl Journal {
 
     /// The index behind the last entry, on the disk or on its way there.
     fn next_index(&self) -> u64 {
-        self.held().next().unwrap_or_else(|| self.log.next_seq())
+        let held = self.held();
+        held.next().unwrap_or_else(|| held.log.next_seq())
     }
 }
 
@@ -258,8 +310,11 @@ impl RaftLogStorage<Types> for Journal {
     type LogReader = Journal;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let purged = self.held().purged;
-        let last = match self.next_index().checked_sub(1) {
+        let (purged, first) = {
+            let held = self.held();
+            (held.purged, held.log.first_seq())
+        };
+        let last = match self.next_index().checked_sub(1).filter(|last| *last >= first) {
             Some(last) => self
                 .entries(last, last + 1, usize::MAX)
                 .await?
@@ -294,15 +349,16 @@ impl RaftLogStorage<Types> for Journal {
             .iter()
             .map(|entry| convert::entry(entry).to_bytes().into())
             .collect();
+        let log = self.log();
         let mut at = entries.first().map_or(0, |first| first.log_id.index);
         let mut appending = Vec::new();
         for part in chunks(encoded) {
             let count = part.len() as u64;
-            appending.push(self.log.append_at(at, part).await.map_err(failed)?);
+            appending.push(log.append_at(at, part).await.map_err(failed)?);
             at += count;
         }
         {
-            let (mut held, durable) = (self.held(), self.log.next_seq());
+            let (mut held, durable) = (self.held(), log.next_seq());
             entries.into_iter().for_each(|entry| held.push(entry, durable));
         }
         let sent = self.flushing.send((appending, callback)).await;
@@ -313,8 +369,9 @@ impl RaftLogStorage<Types> for Journal {
         let next = last.map_or(0, |last| last.index + 1);
         self.held().cut_from(next);
         // What is on its way arrives before it is cut off.
-        self.log.append(Vec::new()).await.map_err(failed)?;
-        self.log.truncate_from(next).await.map_err(failed)
+        let log = self.log();
+        log.append(Vec::new()).await.map_err(failed)?;
+        log.truncate_from(next).await.map_err(failed)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
@@ -329,7 +386,11 @@ impl RaftLogStorage<Types> for Journal {
                 held.entries.pop_front();
             }
         }
-        self.log.truncate_before(upto.index + 1).await.map_err(failed)?;
+        let log = self.log();
+        // What is on its way arrives before it is looked where the log ends.
+        log.append(Vec::new()).await.map_err(failed)?;
+        self.begin_behind_purged().await?;
+        self.log().truncate_before(upto.index + 1).await.map_err(failed)?;
         Ok(())
     }
 }

@@ -5,11 +5,11 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot,
     storage::{EntryResponder, RaftStateMachine},
     type_config::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf},
 };
-use weft_protocol::consensus::{EntryId, Members};
+use weft_protocol::consensus::Mark;
 
 use super::{
     Types, Words,
@@ -25,20 +25,6 @@ pub(crate) struct At {
     pub(crate) term: u64,
 }
 
-/// How far everything was applied, and who belonged to the group there.
-#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-pub(crate) struct Mark {
-    /// The last entry that was applied.
-    #[n(0)]
-    pub(crate) last: EntryId,
-    /// The entry that said who belongs.
-    #[n(1)]
-    pub(crate) members_at: Option<EntryId>,
-    /// Who belongs.
-    #[n(2)]
-    pub(crate) members: Members,
-}
-
 /// What commands mean. The same commands in the same order come to the same.
 pub(crate) trait Machine: Send + Sync + 'static {
     /// The last mark of which everything is durable. What was applied behind it is applied again, and must not be done twice.
@@ -49,6 +35,9 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn apply(&self, at: At, command: Bytes) -> impl Future<Output = Result<Vec<u8>, io::Error>> + Send;
     /// Everything up to here was applied; to be made durable when there is time, and then given back as the mark.
     fn reached(&self, mark: Mark);
+    /// What came of everything up to here was got from another member, and is durable; some of it may already be of later.
+    /// From here on it goes on by the log.
+    fn install(&self, mark: Mark) -> impl Future<Output = Result<(), io::Error>> + Send;
 }
 
 /// A machine as openraft sees it.
@@ -60,58 +49,48 @@ pub(crate) struct Applier<M> {
 
 impl<M: Machine> Applier<M> {
     pub(super) async fn open(machine: Arc<M>) -> Result<Self, io::Error> {
-        let Some(Mark {
-            last,
-            members_at,
-            members,
-        }) = machine.mark().await?
-        else {
-            return Ok(Applier {
-                machine,
-                last: None,
-                membership: StoredMembershipOf::<Types>::default(),
-            });
+        let (last, membership) = match machine.mark().await? {
+            Some(mark) => convert::mark_of(mark).map_err(io::Error::other)?,
+            None => (None, StoredMembershipOf::<Types>::default()),
         };
-        let members = convert::members_of(members).map_err(io::Error::other)?;
         Ok(Applier {
             machine,
-            last: Some(convert::id_of(last)),
-            membership: StoredMembershipOf::<Types>::new(members_at.map(convert::id_of), members),
+            last,
+            membership,
         })
     }
 
     fn reached(&self) {
-        if let Some(last) = &self.last {
-            self.machine.reached(Mark {
-                last: convert::id(last),
-                members_at: self.membership.log_id().as_ref().map(convert::id),
-                members: convert::members(self.membership.membership()),
-            });
+        if let Some(mark) = convert::mark(self.last.as_ref(), &self.membership) {
+            self.machine.reached(mark);
         }
     }
 }
 
-fn no_snapshots() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        "a group's log is kept whole: there are no snapshots",
-    )
+/// The mark of what is durable. What came of the log up to there is not written down a second time: whoever needs it gets it from the machine.
+async fn durable<M: Machine>(machine: &M) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
+    let Some(mark) = machine.mark().await? else {
+        return Ok(None);
+    };
+    let meta = convert::meta_of(mark).map_err(io::Error::other)?;
+    Ok(Some(Snapshot { meta, snapshot: () }))
 }
 
-/// There are none.
-pub(crate) struct NoSnapshots;
+/// Says what is durable.
+pub(crate) struct Durable<M>(Arc<M>);
 
-impl RaftSnapshotBuilder<Types> for NoSnapshots {
+impl<M: Machine> RaftSnapshotBuilder<Types> for Durable<M> {
     type SnapshotData = ();
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
-        Err(no_snapshots())
+        let durable = durable(&*self.0).await?;
+        durable.ok_or_else(|| io::Error::other("nothing of the group is durable yet"))
     }
 }
 
 impl<M: Machine> RaftStateMachine<Types> for Applier<M> {
     type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotBuilder = Durable<M>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembershipOf<Types>), io::Error> {
         Ok((self.last, self.membership.clone()))
@@ -145,14 +124,19 @@ impl<M: Machine> RaftStateMachine<Types> for Applier<M> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        NoSnapshots
+        Durable(Arc::clone(&self.machine))
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMetaOf<Types>, (): ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, (): ()) -> Result<(), io::Error> {
+        let mark = convert::mark(meta.last_log_id.as_ref(), &meta.last_membership);
+        let mark = mark.ok_or_else(|| io::Error::other("what another member has is nothing"))?;
+        self.machine.install(mark).await?;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(None)
+        durable(&*self.machine).await
     }
 }

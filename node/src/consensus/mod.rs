@@ -24,11 +24,12 @@ use openraft::{
     errors::{ClientWriteError, LinearizableReadError, RaftError},
     impls::OneshotResponder,
 };
-use weft_protocol::consensus::{GroupId, GroupReply, GroupRequest, VoterKey, Voters};
+pub(crate) use weft_protocol::consensus::Mark;
+use weft_protocol::consensus::{Ballot, GroupId, GroupReply, GroupRequest, VoterKey, Voters};
 
 use self::{journal::Journal, machine::Applier, network::Lines, runtime::NodeRuntime};
 pub(crate) use self::{
-    machine::{At, Machine, Mark},
+    machine::{At, Machine},
     network::Carry,
 };
 use crate::{
@@ -150,6 +151,7 @@ pub(crate) struct Group<M: Machine> {
     pub(crate) id: GroupId,
     local: Voter,
     raft: openraft::Raft<Types, Applier<M>>,
+    journal: Journal,
 }
 
 /// What is known of a group's state.
@@ -183,8 +185,9 @@ fn config(id: GroupId, entropy: &dyn Entropy) -> Result<Arc<Config>, GroupError>
         enable_pre_vote: Some(true),
         // Who comes back is elected like anybody else.
         enable_leader_restore: Some(false),
-        // The log is kept as long as the group is: whoever lacks something is given entries, however many.
+        // The log is shortened when `Group::shorten` says so. Whoever lacks something is given entries as long as they are there.
         snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         ..Config::default()
     };
@@ -211,9 +214,15 @@ impl<M: Machine> Group<M> {
         let journal = Journal::open(id, &store, keyspace, &tasks).await.map_err(stopped)?;
         let applier = Applier::open(machine).await.map_err(stopped)?;
         let lines = Lines { id, local, carry };
-        let built = runtime::within(&tasks, openraft::Raft::new(local, config, lines, journal, applier)).await;
-        let raft = built.map_err(|error| GroupError::Stopped(error.to_string()))?;
-        Ok(Arc::new(Group { id, local, raft }))
+        let raft = openraft::Raft::new(local, config, lines, journal.clone(), applier);
+        let raft = runtime::within(&tasks, raft).await;
+        let raft = raft.map_err(|error| GroupError::Stopped(error.to_string()))?;
+        Ok(Arc::new(Group {
+            id,
+            local,
+            raft,
+            journal,
+        }))
     }
 
     /// Makes these the members of a group that nobody belongs to yet.
@@ -334,6 +343,50 @@ impl<M: Machine> Group<M> {
         changed(self.raft.change_membership(removed, false).await)
     }
 
+    /// Lets go of the beginning of the log when it is long and what came of it is durable. Called once in a while.
+    ///
+    /// Each member does so for itself. Whoever needs what is gone gets what came of it instead.
+    pub(crate) async fn shorten(&self) {
+        let Some(upto) = self.journal.shortened() else { return };
+        let durable = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.snapshot.map(|durable| durable.index)
+        };
+        let asked = match durable {
+            Some(durable) if durable >= upto => self.raft.trigger().purge_log(upto).await,
+            // It is not known yet that so much is durable.
+            _ => self.raft.trigger().snapshot().await,
+        };
+        if let Err(error) = asked {
+            tracing::debug!(group = %self.id, %error, "the log of a group is not shortened");
+        }
+    }
+
+    /// The last entry that was applied here.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_applied.map(|last| last.index)
+    }
+
+    /// Goes on by the log from `mark`, up to which everything was got from the leader; says whom this member follows.
+    pub(crate) async fn install(&self, ballot: Ballot, mark: Mark) -> Result<Ballot, GroupError> {
+        if mark.last.reign.term > ballot.reign.term {
+            return Err(GroupError::Invalid("the entry is of a later leader".into()));
+        }
+        let meta = convert::meta_of(mark).map_err(GroupError::Invalid)?;
+        let snapshot = openraft::Snapshot { meta, snapshot: () };
+        let installed = self
+            .raft
+            .install_full_snapshot(convert::ballot_of(ballot), snapshot)
+            .await;
+        match installed {
+            Ok(installed) => Ok(convert::ballot(&installed.vote)),
+            Err(error) => Err(GroupError::Stopped(error.to_string())),
+        }
+    }
+
     /// Why it goes no further, if it does not.
     pub(crate) fn failure(&self) -> Option<String> {
         let metrics = self.raft.metrics();
@@ -373,9 +426,11 @@ impl<M: Machine> Group<M> {
         let refused = |error: String| GroupReply::Refused(weft_protocol::name::reason(&error));
         match request {
             GroupRequest::Join(_) => GroupReply::Joined,
-            GroupRequest::Leave | GroupRequest::Replace { .. } | GroupRequest::Enter { .. } => {
-                refused("this is not asked of the log".to_owned())
-            }
+            GroupRequest::Leave
+            | GroupRequest::Replace { .. }
+            | GroupRequest::Enter { .. }
+            | GroupRequest::Snapshot { .. }
+            | GroupRequest::Fetch(_) => refused("this is not asked of the log".to_owned()),
             GroupRequest::PreVote(candidacy) => match self.raft.pre_vote(convert::candidacy_of(candidacy)).await {
                 Ok(vote) => convert::voted(vote),
                 Err(error) => refused(error.to_string()),

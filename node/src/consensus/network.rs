@@ -1,6 +1,6 @@
 //! How the members of a group reach each other.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use openraft::{
@@ -22,6 +22,9 @@ use super::{
 
 /// How long a member may take to write entries down: its disk may be busy, and the way there long.
 const APPEND_WITHIN: Duration = Duration::from_secs(5);
+/// How long a member may take to say how far it is with what it gets besides the log, and how often it is asked.
+const INSTALL_WITHIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Carries what members of a group ask each other.
 pub(crate) trait Carry: Send + Sync + 'static {
@@ -168,13 +171,47 @@ impl RaftNetworkV2<Types> for Line {
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: SnapshotOf<Types, ()>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, ()>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let none = io::Error::new(io::ErrorKind::Unsupported, "there are no snapshots");
-        Err(StreamingError::Unreachable(Unreachable::new(&none)))
+        let meta = &snapshot.meta;
+        let mark = convert::mark(meta.last_log_id.as_ref(), &meta.last_membership);
+        let mark =
+            mark.ok_or_else(|| StreamingError::Unreachable(Unreachable::from_string("nothing is durable yet")))?;
+        let ballot = convert::ballot(&vote);
+        let mut cancel = std::pin::pin!(cancel);
+        loop {
+            let request = GroupRequest::Snapshot {
+                ballot,
+                mark: mark.clone(),
+            };
+            let asked = self
+                .carry
+                .ask(self.to, self.group, request, option.hard_ttl().max(INSTALL_WITHIN));
+            let reply = tokio::select! {
+                biased;
+                closed = &mut cancel => return Err(StreamingError::Closed(closed)),
+                reply = asked => reply,
+            };
+            match reply {
+                Ok(GroupReply::Fetching) => {}
+                Ok(GroupReply::Installed(ballot)) => return Ok(SnapshotResponse::new(convert::ballot_of(ballot))),
+                Ok(GroupReply::Refused(reason)) | Err(reason) => {
+                    return Err(StreamingError::Unreachable(Unreachable::from_string(reason)));
+                }
+                Ok(_) => {
+                    let reason = "the member answered something else";
+                    return Err(StreamingError::Unreachable(Unreachable::from_string(reason)));
+                }
+            }
+            tokio::select! {
+                biased;
+                closed = &mut cancel => return Err(StreamingError::Closed(closed)),
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
     }
 
     async fn transfer_leader(

@@ -28,6 +28,7 @@ pub async fn run(disk: Arc<dyn Disk>, root: &Path) {
     an_append_begins_where_it_was_to_or_not_at_all(place("at")).await;
     a_log_can_be_shortened_at_both_ends(place("shortened")).await;
     the_root_is_that_of_all_records_ever(place("root")).await;
+    a_log_can_begin_where_another_does(place("beginning")).await;
     logs_are_listed_and_removed(place("removal")).await;
     a_directory_has_one_user(place("users")).await;
     another_owner_is_refused(place("owner")).await;
@@ -403,6 +404,31 @@ fn root_by_definition(leaves: &[super::Hash]) -> super::Hash {
             )
         }
     }
+}
+
+async fn a_log_can_begin_where_another_does(place: Place) {
+    let store = place.open().await;
+    let log = store.log("old").await.expect("a log");
+    append(&log, 0..200).await;
+    let first = log.truncate_before(150).await.expect("shortens");
+    assert!(first > 0, "the test's log has one segment only");
+    let beginning = log.beginning().await.expect("has a beginning");
+    assert_eq!(beginning.count(), first);
+    let copy = store.log_from("copy", beginning.clone()).await.expect("a log");
+    assert_eq!((copy.first_seq(), copy.next_seq()), (first, first));
+    append(&copy, first..first + 20).await;
+    drop((log, copy));
+    let store = place.reopen(store).await;
+    // What is there stays, whatever beginning is asked for.
+    let copy = store.log_from("copy", super::Frontier::default()).await.expect("a log");
+    append(&copy, first + 20..200).await;
+    expect_records(&copy, first..200).await;
+    let log = store.log("old").await.expect("a log");
+    assert_eq!(copy.root().expect("a root"), log.root().expect("a root"));
+    assert_eq!(copy.beginning().await.expect("has a beginning"), beginning);
+    let report = store.verify().await.expect("verifies");
+    assert!(report.files.iter().all(|file| file.findings.is_empty()), "{report:?}");
+    store.close().await.expect("closes");
 }
 
 async fn logs_are_listed_and_removed(place: Place) {

@@ -171,12 +171,18 @@ impl Store {
     ///
     /// A log that is damaged opens all the same as long as anything of it is left; see [`Log::damage`]. Cancel-safe.
     pub async fn log(&self, name: &str) -> Result<Log> {
-        self.open_log(name, true).await
+        self.log_from(name, Frontier::default()).await
+    }
+
+    /// The log of this name; when it is not there it is made as one of which everything before the end of this tree was
+    /// removed. Cancel-safe.
+    pub async fn log_from(&self, name: &str, beginning: Frontier) -> Result<Log> {
+        self.open_log(name, Some(beginning)).await
     }
 
     /// The log of this name, or [`StoreError::NoSuchLog`]. Cancel-safe.
     pub async fn existing_log(&self, name: &str) -> Result<Log> {
-        self.open_log(name, false).await
+        self.open_log(name, None).await
     }
 
     /// The names of all logs, sorted. Cancel-safe.
@@ -209,7 +215,7 @@ impl Store {
         self.blocking(|inner| {
             let mut files = vec![inner.verify_state()?];
             for name in log::names(inner.state())? {
-                match inner.open_log(&name, false) {
+                match inner.open_log(&name, None) {
                     Ok(log) => files.extend(log.core().verify()?),
                     Err(error @ StoreError::Corrupt { .. }) => {
                         let finding = Finding::of(&error);
@@ -268,10 +274,11 @@ impl Store {
         self.inner.shared.blocking(move || inner.close(&open)).await
     }
 
-    async fn open_log(&self, name: &str, create: bool) -> Result<Log> {
+    async fn open_log(&self, name: &str, beginning: Option<Frontier>) -> Result<Log> {
         log::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |inner| inner.open_log(&name, create)).await
+        self.blocking(move |inner| inner.open_log(&name, beginning.as_ref()))
+            .await
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
@@ -290,13 +297,14 @@ impl Inner {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_log(&self, name: &str, create: bool) -> Result<Log> {
+    /// Opens a log, or makes it where a beginning is given.
+    fn open_log(&self, name: &str, beginning: Option<&Frontier>) -> Result<Log> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.open()?;
         if let Some(log) = self.open_logs().get(name).and_then(log::Weak::upgrade) {
             return Ok(log);
         }
-        let log = Log::open(&self.shared, self.state(), name, create)?;
+        let log = Log::open(&self.shared, self.state(), name, beginning)?;
         let mut logs = self.open_logs();
         logs.retain(|_, log| log.upgrade().is_some());
         logs.insert(name.to_string(), log.downgrade());

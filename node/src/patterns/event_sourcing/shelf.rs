@@ -70,6 +70,46 @@ pub(super) struct CopyOf {
     pub(super) name: Subject,
 }
 
+/// Entries of a stream that another member with a copy of it needs as well, besides the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(super) enum Kind {
+    /// Roots of blocks.
+    #[n(0)]
+    Blocks,
+    /// Types and tags in blocks.
+    #[n(1)]
+    Terms,
+    /// Events with ids.
+    #[n(2)]
+    Ids,
+    /// Producers.
+    #[n(3)]
+    Producers,
+    /// Consumers.
+    #[n(4)]
+    Consumers,
+    /// Their dead letters.
+    #[n(5)]
+    Dead,
+}
+
+impl Kind {
+    fn byte(self) -> u8 {
+        match self {
+            Kind::Blocks => b'b',
+            Kind::Terms => b't',
+            Kind::Ids => b'i',
+            Kind::Producers => b'p',
+            Kind::Consumers => b'c',
+            Kind::Dead => b'd',
+        }
+    }
+}
+
+/// Entries of one kind, each by what follows the stream's number in its key.
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What is known of a group besides its log.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct GroupFacts {
@@ -82,6 +122,20 @@ pub(super) struct GroupFacts {
     /// How many are to vote; as many as made it, if nothing is said.
     #[n(2)]
     pub(super) size: Option<u8>,
+    /// Whether some of its streams may be of a later time than others, because they were got from another member.
+    #[n(3)]
+    pub(super) is_partial: Option<bool>,
+}
+
+impl Default for GroupFacts {
+    fn default() -> Self {
+        GroupFacts {
+            members: Voters(Vec::new()),
+            mark: None,
+            size: None,
+            is_partial: None,
+        }
+    }
 }
 
 impl GroupFacts {
@@ -378,6 +432,86 @@ impl Shelf {
                     return Ok(Some(found));
                 }
             }
+        }
+    }
+
+    /// Gives another name's place to a stream: whoever had it before is forgotten, as by [`Shelf::delete`].
+    pub(super) async fn replace(
+        &self,
+        from: &Subject,
+        to: &Subject,
+        facts: &Facts,
+        before: Option<u64>,
+    ) -> Result<(), StreamError> {
+        let mut batch = Batch::new()
+            .delete(name_key(from))
+            .put(name_key(to), codec::encode(facts));
+        if let Some(number) = before {
+            batch = batch.put(key(b'x', number, &[]), Vec::new());
+        }
+        Ok(self.keyspace.commit(batch).await?)
+    }
+
+    /// Entries of a stream behind a key, in so many bytes if it is more than one; and whether they are the last ones.
+    pub(super) async fn pairs(
+        &self,
+        number: u64,
+        kind: Kind,
+        after: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> Result<(Pairs, bool), StreamError> {
+        let prefix = key(kind.byte(), number, &[]);
+        let after = after.map(|after| [&prefix[..], after].concat());
+        let page = self.keyspace.scan_prefix(&prefix, after.as_deref(), PAGE).await?;
+        let is_all = page.is_empty();
+        let (mut pairs, mut bytes) = (Pairs::new(), 0);
+        for (key, value) in page {
+            bytes += key.len() + value.len() + 16;
+            if !pairs.is_empty() && bytes > bytes_max {
+                break;
+            }
+            pairs.push((key.get(prefix.len()..).unwrap_or_default().to_vec(), value));
+        }
+        Ok((pairs, is_all))
+    }
+
+    /// Makes the entries behind a key, up to the last of these or to the end, the same as these.
+    pub(super) async fn mirror(
+        &self,
+        number: u64,
+        kind: Kind,
+        after: Option<&[u8]>,
+        pairs: Pairs,
+        is_all: bool,
+    ) -> Result<(), StreamError> {
+        let prefix = key(kind.byte(), number, &[]);
+        let full = |rest: &[u8]| [&prefix[..], rest].concat();
+        let last = pairs.last().map(|(last, _)| full(last));
+        let mut batch = Batch::new();
+        let mut from = after.map(full);
+        'known: loop {
+            let page = self.keyspace.scan_prefix(&prefix, from.as_deref(), PAGE).await?;
+            let Some((end, _)) = page.last() else { break };
+            from = Some(end.clone());
+            for (known, _) in page {
+                if !is_all && last.as_ref().is_none_or(|last| known > *last) {
+                    break 'known;
+                }
+                let rest = known.get(prefix.len()..).unwrap_or_default();
+                if pairs.binary_search_by(|(one, _)| one.as_slice().cmp(rest)).is_err() {
+                    batch = batch.delete(known);
+                    if batch.len() >= PAGE {
+                        self.keyspace.commit(std::mem::take(&mut batch)).await?;
+                    }
+                }
+            }
+        }
+        for (rest, value) in pairs {
+            batch = batch.put(full(&rest), value);
+        }
+        match batch.len() {
+            0 => Ok(()),
+            _ => Ok(self.keyspace.commit(batch).await?),
         }
     }
 

@@ -1,13 +1,11 @@
 //! One stream on its owner's disk: appending, reading, finding.
 
+mod landing;
 mod room;
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -19,6 +17,7 @@ use weft_protocol::{
     patterns::event_sourcing::{Ack, Append, Appended, Condition, Event, From, Keep, Producer, Record},
 };
 
+use self::landing::{Landing, not_landed};
 use super::{
     core::{Numbering, Tail, check_ids},
     index::{Terms, id_term},
@@ -28,13 +27,11 @@ use super::{
 };
 use crate::{
     platform::Clock,
-    store::{Appending, Log, StoreError},
+    store::{Log, StoreError},
 };
 
 /// Full blocks whose entries are not written; an append that would make it more waits.
 const BLOCKS_AHEAD_MAX: usize = 64;
-/// Appends of a group's log that may be on their way to the disk.
-const LANDING_MAX: usize = 4096;
 /// What is read at once.
 const READ_BYTES: usize = 256 * 1024;
 const READ_RECORDS: usize = 1024;
@@ -59,23 +56,6 @@ pub(super) struct Stream {
     pub(super) full: Notify,
     /// Entries of a block were written.
     written: Notify,
-}
-
-/// Appends of a group's log on their way to the disk.
-#[derive(Default)]
-struct Landing {
-    under_way: VecDeque<Appending>,
-    /// One of them did not arrive: what is known in memory is not what is on the disk, and nothing may be built upon it.
-    has_failed: bool,
-}
-
-/// Whoever waits for an append to arrive: when it did not, or whoever waited has gone, nothing may be built upon it.
-struct Unsure<'a>(&'a Stream);
-
-impl Drop for Unsure<'_> {
-    fn drop(&mut self) {
-        self.0.landing().has_failed = true;
-    }
 }
 
 /// Where an append comes from.
@@ -396,63 +376,6 @@ impl Stream {
         self.shelf.find(self.number, terms, from).await
     }
 
-    /// Waits until everything that was appended is on the disk, and so can be read.
-    pub(super) async fn settle(&self) -> Result<(), StreamError> {
-        let _one = self.settling.lock().await;
-        while let Some(first) = self.next_to_land() {
-            self.landed(first).await?;
-        }
-        if self.landing().has_failed {
-            return Err(not_landed());
-        }
-        self.log.append(Vec::new()).await?;
-        Ok(())
-    }
-
-    fn landing(&self) -> std::sync::MutexGuard<'_, Landing> {
-        self.landing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn next_to_land(&self) -> Option<Appending> {
-        self.landing().under_way.pop_front()
-    }
-
-    /// Notes an append that nobody waits for. When there are many, the oldest is waited for.
-    async fn land(&self, appending: Appending) -> Result<(), StreamError> {
-        let is_full = {
-            let mut landing = self.landing();
-            landing.under_way.push_back(appending);
-            landing.under_way.len() > LANDING_MAX
-        };
-        if is_full {
-            let _one = self.settling.lock().await;
-            if let Some(first) = self.next_to_land() {
-                self.landed(first).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn landed(&self, appending: Appending) -> Result<(), StreamError> {
-        let unsure = Unsure(self);
-        appending.durable().await?;
-        std::mem::forget(unsure);
-        Ok(())
-    }
-
-    /// Whether nothing is on its way to the disk that matters to a group.
-    pub(super) fn is_settled(&self) -> bool {
-        self.landing().under_way.is_empty()
-    }
-
-    /// Begins again with what is on the disk, after something did not get there.
-    pub(super) async fn recover(&self) {
-        let _one = self.settling.lock().await;
-        let mut tail = self.tail.lock().await;
-        *self.landing() = Landing::default();
-        *tail = None;
-    }
-
     /// Waits until it has this version.
     pub(super) async fn until(&self, version: u64) -> Result<(), StreamError> {
         let mut grown = self.watch();
@@ -648,10 +571,6 @@ impl Stream {
         }
         Ok(())
     }
-}
-
-fn not_landed() -> StreamError {
-    StreamError::Again("something that was appended before is not on this node's disk".into())
 }
 
 fn corrupt(error: weft_protocol::DecodeError) -> StreamError {

@@ -1,5 +1,6 @@
 //! The streams that this node keeps: which there are, which are open, and what is done to them without being asked.
 
+mod copied;
 mod upkeep;
 
 use std::{
@@ -12,22 +13,17 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use weft_protocol::{
-    Pattern, PeerId, Subject,
-    consensus::{GroupId, Voters},
-    patterns::event_sourcing::fork::Fork,
-};
+use weft_protocol::{Pattern, PeerId, Subject, consensus::GroupId, patterns::event_sourcing::fork::Fork};
 
 use super::{
     consumers::{Consumers, Writing},
     copies::Copies,
     metrics::StreamMetrics,
     options::{STREAMS_MAX, StreamError, StreamOptions, check_name},
-    shelf::{CopyOf, Facts, GroupFacts, Shelf},
+    shelf::{Facts, Shelf},
     stream::Stream,
 };
 use crate::{
-    consensus::Mark,
     mesh::Mesh,
     platform::Clock,
     store::{Log, Store, StoreError},
@@ -90,19 +86,10 @@ impl Known {
     }
 }
 
-/// Under which name a copy is kept.
-fn copy_key(group: GroupId, name: &Subject) -> Result<Subject, StreamError> {
-    Ok(Subject::reserved(&format!("{COPIES}.{group}.{name}"))?)
-}
-
-fn applied_before() -> StreamError {
-    StreamError::Conflict("this was applied before".into())
-}
-
 /// A stream that is being read in.
 pub(super) struct Hidden {
     name: Subject,
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
 /// The streams of this node.
@@ -119,6 +106,8 @@ pub(super) struct Streams {
     open: Mutex<HashMap<Subject, Opened>>,
     /// Held by whoever creates, opens or deletes.
     changing: tokio::sync::Mutex<()>,
+    /// Held by whoever notes something of a group.
+    noting: tokio::sync::Mutex<()>,
     /// What this node keeps has changed, and how often it did.
     changed: Notify,
     generation: AtomicU64,
@@ -168,6 +157,7 @@ impl Streams {
             copies: OnceLock::new(),
             open: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            noting: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             generation: AtomicU64::new(0),
         });
@@ -251,96 +241,6 @@ impl Streams {
         self.open_now(name, facts).await
     }
 
-    /// Makes a copy of a stream that a group has agreed to keep, unless this entry of its log was applied before.
-    pub(super) async fn create_copy(
-        self: &Arc<Self>,
-        group: GroupId,
-        entry: u64,
-        name: &Subject,
-        options: StreamOptions,
-        at_ms: u64,
-    ) -> Result<(), StreamError> {
-        check_name(name)?;
-        options.check()?;
-        let key = copy_key(group, name)?;
-        let _changing = self.changing.lock().await;
-        if let Some(known) = self.known().facts.get(&key).and_then(|facts| facts.copy.as_ref()) {
-            return Err(match known.entry >= entry {
-                true => applied_before(),
-                false => StreamError::Exists {
-                    name: name.to_string(),
-                    owner: self.local_peer(),
-                },
-            });
-        }
-        let copy = CopyOf {
-            group,
-            entry,
-            name: name.clone(),
-        };
-        let facts = self.shelf.create(&key, options, at_ms, Some(copy)).await?;
-        self.known().insert(key, facts);
-        self.say_again();
-        Ok(())
-    }
-
-    /// A copy that is kept for a group.
-    pub(super) async fn copy(self: &Arc<Self>, group: GroupId, name: &Subject) -> Result<Opened, StreamError> {
-        self.get_kept(&copy_key(group, name)?, name).await
-    }
-
-    /// The same for what an entry of the group's log says, unless the stream was made after it.
-    pub(super) async fn copy_since(
-        self: &Arc<Self>,
-        group: GroupId,
-        entry: u64,
-        name: &Subject,
-    ) -> Result<Opened, StreamError> {
-        let opened = self.copy(group, name).await?;
-        match opened.stream.facts().copy {
-            Some(copy) if copy.entry < entry => Ok(opened),
-            _ => Err(applied_before()),
-        }
-    }
-
-    /// Changes how much of a copy is kept.
-    pub(super) async fn update_copy(
-        self: &Arc<Self>,
-        group: GroupId,
-        name: &Subject,
-        options: StreamOptions,
-    ) -> Result<(), StreamError> {
-        self.update_kept(&copy_key(group, name)?, name, options).await
-    }
-
-    /// Deletes a copy.
-    pub(super) async fn delete_copy(self: &Arc<Self>, group: GroupId, name: &Subject) -> Result<(), StreamError> {
-        self.delete_kept(&copy_key(group, name)?, name).await
-    }
-
-    /// Begins again with what is on the disk of a group's streams.
-    pub(super) async fn recover_copies(&self, group: GroupId) {
-        let open: Vec<Opened> = self.opened().values().cloned().collect();
-        let is_its = |opened: &&Opened| opened.stream.facts().copy.is_some_and(|copy| copy.group == group);
-        for opened in open.iter().filter(is_its) {
-            opened.stream.recover().await;
-        }
-    }
-
-    /// Writes down how a consumer of a copy is, or that it is no more.
-    pub(super) async fn write_consumer(
-        &self,
-        number: u64,
-        name: &str,
-        state: Option<Vec<u8>>,
-        dead: &[(u64, Option<Vec<u8>>)],
-    ) -> Result<(), StreamError> {
-        match state {
-            Some(state) => self.shelf.write_consumer(number, name, state, dead).await,
-            None => self.shelf.remove_consumer(number, name).await,
-        }
-    }
-
     /// A stream with the consumers as the leader of this term has found them.
     pub(super) async fn in_term(self: &Arc<Self>, name: &Subject, term: u64) -> Result<Opened, StreamError> {
         let opened = self.get(name).await?;
@@ -379,17 +279,6 @@ impl Streams {
         Consumers::open(Arc::clone(stream), self.shelf.clone(), writing, clock, metrics).await
     }
 
-    /// Every group that this node is in.
-    pub(super) async fn groups(&self) -> Result<Vec<(GroupId, GroupFacts)>, StreamError> {
-        self.shelf.groups().await
-    }
-
-    /// Notes that it is in one; up to where everything is durable stays as it is.
-    pub(super) async fn put_group(&self, id: GroupId, members: Voters, size: Option<u8>) -> Result<(), StreamError> {
-        let mark = self.shelf.group(id).await?.and_then(|facts| facts.mark);
-        self.shelf.put_group(id, &GroupFacts { members, mark, size }).await
-    }
-
     /// The labels of who keeps the streams of a group.
     pub(super) fn places_of(&self, id: GroupId) -> Vec<String> {
         let known = self.known();
@@ -404,35 +293,6 @@ impl Streams {
     pub(super) fn say_again(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
-    }
-
-    /// Lets go of everything of a group.
-    pub(super) async fn forget_group(self: &Arc<Self>, id: GroupId) -> Result<(), StreamError> {
-        let names: Vec<Subject> = {
-            let known = self.known();
-            let copies = known.facts.values().filter_map(|facts| facts.copy.as_ref());
-            copies
-                .filter(|copy| copy.group == id)
-                .map(|copy| copy.name.clone())
-                .collect()
-        };
-        for name in names {
-            self.delete_copy(id, &name).await?;
-        }
-        self.shelf.remove_group(id).await
-    }
-
-    /// Up to where everything of a group is durable.
-    pub(super) async fn mark(&self, id: GroupId) -> Result<Option<Mark>, StreamError> {
-        Ok(self.shelf.group(id).await?.and_then(|facts| facts.mark))
-    }
-
-    /// It is, up to here.
-    pub(super) async fn put_mark(&self, id: GroupId, mark: Mark) -> Result<(), StreamError> {
-        let facts = self.shelf.group(id).await?;
-        let (members, size) = facts.map_or((Voters(Vec::new()), None), |facts| (facts.members, facts.size));
-        let mark = Some(mark);
-        self.shelf.put_group(id, &GroupFacts { members, mark, size }).await
     }
 
     /// Changes how much of a stream is kept.
@@ -498,7 +358,9 @@ impl Streams {
             term: 0,
         };
         self.make_room();
-        if opened.stream.facts().options.is_bounded()
+        let facts = opened.stream.facts();
+        if facts.options.is_bounded()
+            && self.may_retain(&facts)
             && let Err(error) = opened.stream.retain().await
         {
             tracing::warn!(stream = %name, %error, "old records of a stream are not removed");

@@ -4,6 +4,7 @@ mod copies;
 mod faults;
 mod mesh;
 mod model;
+mod shortened;
 
 use std::{path::Path, sync::Arc};
 

@@ -1,13 +1,13 @@
 //! What an open log is made of: the tail that the one writer changes, and the view that readers share.
 
-use super::super::error::StoreError;
+use super::super::error::{Result, StoreError};
 use super::super::merkle::{Frontier, Hash, leaf_hash};
 use super::super::shared::Shared;
 use super::super::state::State;
 use super::read::Cache;
 use super::record::LogId;
-use super::segment::{Index, Trailer};
-use crate::platform::disk::DiskFile;
+use super::segment::{self, Index, Trailer};
+use crate::platform::disk::{DiskFile, OpenMode};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
@@ -91,6 +91,22 @@ impl Core {
 
     pub(super) fn change_view(&self) -> RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tree before the first record that is kept. Blocks.
+    pub(super) fn beginning(&self) -> Result<Frontier> {
+        // Whoever removes segments waits.
+        let _tail = self.lock_tail();
+        let (first_seq, path) = {
+            let view = self.read_view();
+            let first = view.segments.first();
+            let first = first.expect("invariant: a log that is open has a segment");
+            (first.first_seq, first.path.clone())
+        };
+        let file = self.shared.disk.open(&path, OpenMode::READ);
+        let header = file.and_then(|file| segment::read_header(&*file, self.id, first_seq));
+        let header = header.map_err(StoreError::io("read", &path))?;
+        header.map_err(|reason| self.corrupt(&path, 0, &reason, None))
     }
 
     pub(super) fn corrupt(&self, file: &Path, offset: u64, reason: &str, lost: Option<(u64, u64)>) -> StoreError {

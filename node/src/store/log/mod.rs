@@ -24,7 +24,7 @@ mod write;
 
 use super::error::{Result, StoreError};
 use super::group::Committer;
-use super::merkle::{Hash, leaf_hash};
+use super::merkle::{Frontier, Hash, leaf_hash};
 use super::shared::Shared;
 use super::state::State;
 use bytes::Bytes;
@@ -54,9 +54,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens a log, or makes it. Blocks.
-    pub(super) fn open(shared: &Arc<Shared>, state: &Arc<State>, name: &str, create: bool) -> Result<Log> {
-        let core = open::open(Arc::clone(shared), Arc::clone(state), name, create)?;
+    /// Opens a log, or makes it where a beginning is given. Blocks.
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        state: &Arc<State>,
+        name: &str,
+        beginning: Option<&Frontier>,
+    ) -> Result<Log> {
+        let core = open::open(Arc::clone(shared), Arc::clone(state), name, beginning)?;
         Ok(Log {
             committer: Committer::new(Arc::new(core), Arc::clone(&shared.disk)),
         })
@@ -155,6 +160,15 @@ impl Log {
             Some(error) => Err(error.clone()),
             None => Ok((view.next_seq, view.frontier.root())),
         }
+    }
+
+    /// The tree over everything before the first record that is kept: where a copy of this log can begin.
+    ///
+    /// Cancel-safe.
+    pub async fn beginning(&self) -> Result<Frontier> {
+        let core = Arc::clone(self.core());
+        core.shared.open()?;
+        self.core().shared.blocking(move || core.beginning()).await
     }
 
     /// The damage found when the log was opened; reading and [`super::Store::verify`] may find more.

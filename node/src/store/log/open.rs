@@ -24,8 +24,13 @@ pub(in crate::store) const DIR: &str = "logs";
 /// How much of an unproved tail is written again at once.
 const REWRITE_STEP_BYTES: u64 = 1 << 20;
 
-/// Opens a log, or makes it when `create` is set. Blocks.
-pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str, create: bool) -> Result<Core> {
+/// Opens a log, or makes it where a beginning is given. Blocks.
+pub(in crate::store) fn open(
+    shared: Arc<Shared>,
+    state: Arc<State>,
+    name: &str,
+    beginning: Option<&Frontier>,
+) -> Result<Core> {
     let dir = shared.dir.join(DIR).join(name);
     let entry = registry::get(&state, name)?;
     let there = shared.disk.exists(&dir).map_err(StoreError::io("look for", &dir))?;
@@ -38,18 +43,21 @@ pub(in crate::store) fn open(shared: Arc<Shared>, state: Arc<State>, name: &str,
         damage: Vec::new(),
     };
     let firsts = if there { opening.segments_on_disk()? } else { Vec::new() };
-    match (entry, firsts.is_empty()) {
-        (None, true) if !create => return Err(StoreError::NoSuchLog { log: name.to_string() }),
-        (None, true) => opening.create()?,
-        (Some(entry), true) => return Err(opening.all_lost(entry)),
-        (_, false) => {}
-    }
-    let first_seq = firsts.first().copied().unwrap_or(0);
+    let firsts = match (entry, firsts.is_empty(), beginning) {
+        (None, true, None) => return Err(StoreError::NoSuchLog { log: name.to_string() }),
+        (None, true, Some(beginning)) => {
+            opening.create(beginning)?;
+            vec![beginning.count()]
+        }
+        (Some(entry), true, _) => return Err(opening.all_lost(entry)),
+        (_, false, _) => firsts,
+    };
+    let first_seq = firsts[0];
     let known = entry.unwrap_or(Entry {
         first_seq,
         durable_seq: first_seq,
     });
-    let firsts = opening.without_leftovers(if firsts.is_empty() { vec![0] } else { firsts }, known.first_seq)?;
+    let firsts = opening.without_leftovers(firsts, known.first_seq)?;
     let (view, tail) = opening.recover(&firsts, known)?;
     if entry.is_none() {
         registry::put(
@@ -98,14 +106,14 @@ impl Opening<'_> {
         Ok(names.iter().filter_map(|name| segment::parse_file_name(name)).collect())
     }
 
-    fn create(&self) -> Result<()> {
+    fn create(&self, beginning: &Frontier) -> Result<()> {
         self.shared.sound()?;
         let disk = &self.shared.disk;
         disk.create_dir_all(&self.dir)
             .map_err(StoreError::io("make the folder", &self.dir))?;
         let logs = self.shared.dir.join(DIR);
         disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))?;
-        create_segment(self.shared, &self.dir, self.id, &Frontier::default()).map(|_| ())
+        create_segment(self.shared, &self.dir, self.id, beginning).map(|_| ())
     }
 
     fn all_lost(&self, entry: Entry) -> StoreError {

@@ -3,10 +3,14 @@
 use std::{
     collections::HashSet,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
 use weft_protocol::{
     Subject, Wire as _,
     consensus::GroupId,
@@ -25,7 +29,11 @@ pub(in super::super) struct Keeper {
     streams: Arc<Streams>,
     reached: Mutex<Reached>,
     /// Held by whoever applies; whether this is over.
-    applying: tokio::sync::Mutex<bool>,
+    applying: Arc<tokio::sync::Mutex<bool>>,
+    /// How often something was applied, since the group was opened here.
+    turn: AtomicU64,
+    /// Whether some streams may be of a later time than others: got from another member, while the log has not come so far yet.
+    is_partial: AtomicBool,
     /// The same for whoever notes what is durable.
     marking: tokio::sync::Mutex<bool>,
 }
@@ -38,12 +46,14 @@ struct Reached {
 }
 
 impl Keeper {
-    pub(super) fn new(group: GroupId, streams: Arc<Streams>) -> Arc<Self> {
+    pub(super) fn new(group: GroupId, streams: Arc<Streams>, is_partial: bool) -> Arc<Self> {
         Arc::new(Keeper {
             group,
             streams,
             reached: Mutex::default(),
-            applying: tokio::sync::Mutex::default(),
+            applying: Arc::default(),
+            turn: AtomicU64::new(0),
+            is_partial: AtomicBool::new(is_partial),
             marking: tokio::sync::Mutex::default(),
         })
     }
@@ -80,6 +90,31 @@ impl Keeper {
             reached.mark.get_or_insert(mark);
         }
         kept
+    }
+
+    /// How often something was applied.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Has nothing applied while the guard is held; an error where something was since this turn.
+    pub(super) async fn hold(&self, turn: u64) -> Result<OwnedMutexGuard<bool>, StreamError> {
+        let held = Arc::clone(&self.applying).lock_owned().await;
+        if *held {
+            return Err(StreamError::Closed);
+        }
+        match self.turn() == turn {
+            true => Ok(held),
+            false => Err(StreamError::Again("the group's log goes on by itself".into())),
+        }
+    }
+
+    pub(super) fn is_partial(&self) -> bool {
+        self.is_partial.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_partial(&self, is_partial: bool) {
+        self.is_partial.store(is_partial, Ordering::Release);
     }
 
     /// Applies and notes nothing any more; returns when nothing is being applied or noted.
@@ -176,6 +211,7 @@ impl Machine for Keeper {
         if *is_over {
             return Err(io::Error::other("the group is opened again"));
         }
+        self.turn.fetch_add(1, Ordering::AcqRel);
         let outcome = match Command::from_bytes(&command) {
             Ok(command) => self.perform(at, command).await,
             // A leader of a later version may know more: what it means must not be passed over by some.
@@ -191,5 +227,16 @@ impl Machine for Keeper {
 
     fn reached(&self, mark: Mark) {
         self.lock().mark = Some(mark);
+    }
+
+    async fn install(&self, mark: Mark) -> Result<(), io::Error> {
+        let is_over = self.marking.lock().await;
+        if *is_over {
+            return Err(io::Error::other("the group is opened again"));
+        }
+        // Whatever was to be noted was before this.
+        self.lock().mark = None;
+        let noted = self.streams.put_mark(self.group, mark).await;
+        noted.map_err(|error| io::Error::other(error.to_string()))
     }
 }

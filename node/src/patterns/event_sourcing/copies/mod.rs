@@ -6,6 +6,9 @@
 
 mod command;
 mod cosigning;
+mod fetching;
+mod founding;
+mod handing;
 mod machine;
 mod mending;
 
@@ -28,7 +31,7 @@ use weft_protocol::{
 };
 
 pub(super) use self::command::{Command, DeadEntry};
-use self::{command::Outcome, machine::Keeper, mending::Watch};
+use self::{command::Outcome, fetching::Fetch, machine::Keeper, mending::Watch};
 use super::{
     options::{StreamError, StreamOptions},
     remote,
@@ -38,18 +41,14 @@ use crate::{
     consensus::{self, Carry, Group, GroupError, Voter},
     context::greeting,
     mesh::Mesh,
-    platform::{Entropy, random},
+    platform::Entropy,
     store::{Keyspace, Store},
 };
 
-/// Groups that a node is in.
-const GROUPS_MAX: usize = 64;
 /// Groups that are mended at once.
 const MENDED_AT_ONCE: usize = 16;
 /// How long those that keep a stream have to agree on something.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a new group has to find its leader.
-const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 /// How often what was applied is made durable and noted; and how long a group that has stopped rests.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(5);
@@ -75,6 +74,7 @@ struct Kept {
     /// How many are to vote.
     size: usize,
     others: Arc<Watch>,
+    fetch: Arc<Fetch>,
 }
 
 /// Carries what members of groups say to each other over the mesh.
@@ -183,7 +183,9 @@ impl Copies {
     }
 
     async fn open(&self, id: GroupId, founders: Voters, size: usize) -> Result<Arc<Kept>, GroupError> {
-        let keeper = Keeper::new(id, Arc::clone(&self.streams));
+        let known = self.streams.group(id).await;
+        let known = known.map_err(|error| GroupError::Stopped(error.to_string()))?;
+        let keeper = Keeper::new(id, Arc::clone(&self.streams), known.is_partial.is_some());
         let others: Arc<Watch> = Arc::default();
         let group = Group::open(consensus::Parts {
             id,
@@ -204,6 +206,7 @@ impl Copies {
             size,
             founders,
             others,
+            fetch: Arc::default(),
         }))
     }
 
@@ -247,6 +250,7 @@ impl Copies {
         };
         tracing::info!(group = %id, "this node belongs to a group no more, and lets go of its copies");
         kept.group.stop().await;
+        kept.fetch.stop().await;
         kept.keeper.close().await;
         self.streams.forget_group(id).await?;
         consensus::forget(id, &self.store, &self.keyspace).await?;
@@ -264,6 +268,10 @@ impl Copies {
                 let marked = kept.keeper.keep_mark().await.map_err(|error| error.to_string());
                 let Some(reason) = kept.group.failure().or(marked.err()) else {
                     resting.remove(&id);
+                    kept.group.shorten().await;
+                    if let Err(error) = self.note_whole(id, &kept).await {
+                        tracing::debug!(group = %id, %error, "it is not known how far the leader is");
+                    }
                     continue;
                 };
                 let now = Instant::now();
@@ -284,6 +292,7 @@ impl Copies {
 
     async fn open_again(&self, id: GroupId, kept: &Arc<Kept>) {
         kept.group.stop().await;
+        kept.fetch.stop().await;
         kept.keeper.close().await;
         self.streams.recover_copies(id).await;
         match self.open(id, kept.founders.clone(), kept.size).await {
@@ -344,95 +353,9 @@ impl Copies {
         done(Outcome::from_bytes(&outcome)?)
     }
 
-    /// A group with so many members: one of this node's, or a new one.
-    async fn group_for(&self, count: usize, places: &[String]) -> Result<GroupId, StreamError> {
-        if !self.has_labels(self.local(), places) {
-            return Err(StreamError::Invalid(format!(
-                "this node, which would keep a copy, is not labelled {}",
-                places.join(", ")
-            )));
-        }
-        let _changing = self.changing.lock().await;
-        let fitting = {
-            let groups = self.groups();
-            let fits = |(id, kept): &(&GroupId, &Arc<Kept>)| {
-                let is_placed = self.streams.places_of(**id) == places;
-                is_placed && kept.size == count && kept.group.is_seated()
-            };
-            let fitting = groups.iter().filter(fits);
-            // One that this node leads costs no detour.
-            let mut fitting: Vec<(bool, GroupId)> = fitting.map(|(id, kept)| (!kept.group.is_leading(), *id)).collect();
-            fitting.sort();
-            fitting.first().map(|(_, id)| *id)
-        };
-        match fitting {
-            Some(id) => Ok(id),
-            None => self.begin(count, places).await,
-        }
-    }
-
-    async fn begin(&self, count: usize, places: &[String]) -> Result<GroupId, StreamError> {
-        if self.groups().len() >= GROUPS_MAX {
-            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
-        }
-        let id = GroupId(u64::from_be_bytes(random(&*self.entropy)));
-        let mut peers = self.mesh().peers().ids();
-        // Another order for each group, so that they spread over the members.
-        let place = |peer: &PeerId| voter_of(peer).map(|voter| u64::from_be_bytes(first_of(voter)) ^ id.0);
-        peers.sort_by_key(place);
-        let (mut members, mut refused) = (vec![self.local()], Vec::new());
-        // Who joins is told with whom. So first it is seen who is there, and whoever is not makes room for the next.
-        let mut candidates = peers
-            .iter()
-            .filter_map(voter_of)
-            .filter(|voter| self.has_labels(*voter, places));
-        loop {
-            while members.len() < count {
-                let Some(next) = candidates.next() else {
-                    return Err(too_few(count, members.len(), &refused));
-                };
-                members.push(next);
-            }
-            let Some((away, reason)) = self.have_joined(id, &members).await else {
-                break;
-            };
-            refused.push(reason);
-            members.retain(|member| *member != away);
-        }
-        let founders = consensus::voters(&members);
-        self.streams.put_group(id, founders.clone(), None).await?;
-        let kept = self.open(id, founders, count).await.map_err(of_group)?;
-        self.groups().insert(id, Arc::clone(&kept));
-        kept.group.begin(&members).await.map_err(of_group)?;
-        let led = async {
-            while kept.group.leader().0.is_none() {
-                kept.group.leader_changed(kept.group.leader()).await;
-            }
-        };
-        timeout(BEGIN_WITHIN, led).await.map_err(|_| StreamError::Led(None))?;
-        Ok(id)
-    }
-
-    /// Asks those other than this node to join; the first that does not, and why.
-    async fn have_joined(&self, id: GroupId, members: &[Voter]) -> Option<(Voter, String)> {
-        let others = members.iter().filter(|member| **member != self.local());
-        for member in others {
-            let Some(peer) = peer_of(*member) else { continue };
-            let request = GroupRequest::Join(consensus::voters(members));
-            let reason = match ask(self.mesh(), peer, id, request, AGREE_WITHIN).await {
-                Ok(GroupReply::Joined) => continue,
-                Ok(GroupReply::Refused(detail)) => detail,
-                Ok(_) => "it answered something else".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            return Some((*member, format!("{peer}: {reason}")));
-        }
-        None
-    }
-
     /// Answers another member of a group.
     pub(super) async fn answer(
-        &self,
+        self: &Arc<Self>,
         from: &PeerId,
         id: GroupId,
         request: GroupRequest,
@@ -458,6 +381,8 @@ impl Copies {
             }
         }
         match request {
+            GroupRequest::Snapshot { ballot, mark } => return self.catch_up(from, id, &kept, ballot, mark).await,
+            GroupRequest::Fetch(wanted) => return self.give(id, &wanted).await,
             GroupRequest::Leave => {
                 if seats.voters.contains(&self.local()) {
                     return Err(StreamError::Conflict("this node votes in the group".into()));
@@ -484,74 +409,6 @@ impl Copies {
             }
         }
         Ok(kept.group.answer(request).await)
-    }
-
-    async fn join(&self, from: Voter, id: GroupId, members: Voters) -> Result<(), StreamError> {
-        let has = |voter: Voter| members.0.contains(&VoterKey(voter.0));
-        if !has(from) || !has(self.local()) || !matches!(members.0.len(), 3 | 5) {
-            return Err(StreamError::Invalid(
-                "a group has 3 or 5 members, who asks and who is asked among them".into(),
-            ));
-        }
-        let _changing = self.changing.lock().await;
-        if let Ok(kept) = self.kept(id)
-            && kept.group.standing().term > 0
-        {
-            return match kept.founders == members {
-                true => Ok(()),
-                false => Err(StreamError::Conflict(format!("the group {id} has other members"))),
-            };
-        }
-        if self.groups().len() >= GROUPS_MAX {
-            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
-        }
-        self.streams.put_group(id, members.clone(), None).await?;
-        let before = self.groups().remove(&id);
-        if let Some(before) = before {
-            before.group.stop().await;
-        }
-        let size = members.0.len();
-        let kept = self.open(id, members, size).await.map_err(of_group)?;
-        self.groups().insert(id, kept);
-        Ok(())
-    }
-
-    /// Gets what a group has, to vote in it one day.
-    async fn enter(&self, from: Voter, id: GroupId, members: Voters, size: u8) -> Result<(), StreamError> {
-        let has = |voter: Voter| members.0.contains(&VoterKey(voter.0));
-        if !has(from) || !has(self.local()) || !matches!(size, 3 | 5) {
-            return Err(StreamError::Invalid(
-                "3 or 5 vote in a group, and who asks and who is asked belong to it".into(),
-            ));
-        }
-        let _changing = self.changing.lock().await;
-        let known = self.kept(id).ok();
-        if known
-            .as_ref()
-            .is_some_and(|kept| kept.group.seats().voters.contains(&self.local()))
-        {
-            // What it knows may be of another time; whoever votes has a log that counts.
-            return Err(StreamError::Conflict(format!(
-                "this node votes in the group {id}, as far as it knows"
-            )));
-        }
-        if known.is_none() && self.groups().len() >= GROUPS_MAX {
-            return Err(StreamError::Busy(format!("a node is in at most {GROUPS_MAX} groups")));
-        }
-        self.streams.put_group(id, members.clone(), Some(size)).await?;
-        let kept = match known {
-            None => self.open(id, members, size.into()).await.map_err(of_group)?,
-            // It has come in before, and goes on where it was.
-            Some(kept) => Arc::new(Kept {
-                group: Arc::clone(&kept.group),
-                keeper: Arc::clone(&kept.keeper),
-                founders: members,
-                size: size.into(),
-                others: Arc::clone(&kept.others),
-            }),
-        };
-        self.groups().insert(id, kept);
-        Ok(())
     }
 
     /// Who leads those that keep a stream of which this node has a copy, and how to wait for another.
@@ -680,14 +537,4 @@ fn done(outcome: Outcome) -> Result<Outcome, StreamError> {
         Outcome::Failed(failure) => Err(StreamError::of_failure(failure)),
         outcome => Ok(outcome),
     }
-}
-
-fn too_few(count: usize, there: usize, refused: &[String]) -> StreamError {
-    let why = match refused {
-        [] => String::new(),
-        refused => format!(" ({})", refused.join("; ")),
-    };
-    StreamError::TooFew(format!(
-        "{count} copies need {count} members that can be reached, and there are {there}{why}"
-    ))
 }

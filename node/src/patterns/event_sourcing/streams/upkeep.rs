@@ -60,6 +60,7 @@ impl Streams {
                 .facts
                 .iter()
                 .filter(|(name, facts)| facts.options.is_bounded() && is_turn(name, facts))
+                .filter(|(_, facts)| self.may_retain(facts))
                 .map(|(name, _)| name.clone())
                 .collect()
         };

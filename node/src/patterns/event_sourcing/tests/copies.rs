@@ -10,20 +10,29 @@ use weft_protocol::patterns::event_sourcing::{
 use super::*;
 use crate::{
     error::{ErrorKind, Kind as _},
-    node::Node,
+    node::{Node, NodeOptions},
     patterns::event_sourcing::{EventSourcing, EventSourcingHandle, Read},
-    testing::{PATIENCE, address, member, mesh_config, peers, start_on},
+    testing::{PATIENCE, address, key, member, mesh_config, peers, start_as},
     trust::MeshKind,
 };
 
 /// Members of one mesh that can be stopped and started again.
-struct Mesh {
-    places: Vec<(Arc<TestPlatform>, Option<Node>)>,
+pub(super) struct Mesh {
+    pub(super) places: Vec<(Arc<TestPlatform>, Option<Node>)>,
+    segment_bytes: u64,
 }
 
 impl Mesh {
     async fn of(count: usize) -> Mesh {
-        let mut mesh = Mesh { places: Vec::new() };
+        Mesh::with_segments(count, crate::store::StoreOptions::default().segment_bytes).await
+    }
+
+    /// One whose nodes' logs have segments of so many bytes.
+    pub(super) async fn with_segments(count: usize, segment_bytes: u64) -> Mesh {
+        let mut mesh = Mesh {
+            places: Vec::new(),
+            segment_bytes,
+        };
         for number in 0..count {
             mesh.places.push((TestPlatform::going_on(), None));
             mesh.start(number).await;
@@ -34,7 +43,7 @@ impl Mesh {
         mesh
     }
 
-    async fn start(&mut self, number: usize) {
+    pub(super) async fn start(&mut self, number: usize) {
         let others = self
             .places
             .iter()
@@ -46,16 +55,21 @@ impl Mesh {
         let config = mesh_config(&format!("node-{number}"), others, "tcp");
         let platform = Arc::clone(&self.places[number].0);
         let builder = Node::builder().pattern(EventSourcing);
-        let node = start_on(platform, builder, number as u8 + 1, config, found.filter(|_| is_first)).await;
+        let seed = number as u8 + 1;
+        let options = NodeOptions {
+            store_segment_bytes: self.segment_bytes,
+            ..NodeOptions::new(key(seed), "/store", config)
+        };
+        let node = start_as(platform, builder, seed, options, found.filter(|_| is_first)).await;
         member(&node).await;
         self.places[number].1 = Some(node);
     }
 
-    async fn stop(&mut self, number: usize) {
+    pub(super) async fn stop(&mut self, number: usize) {
         self.places[number].1.take().unwrap().stop().await;
     }
 
-    fn at(&self, number: usize) -> EventSourcingHandle {
+    pub(super) fn at(&self, number: usize) -> EventSourcingHandle {
         self.places[number]
             .1
             .as_ref()
@@ -64,16 +78,16 @@ impl Mesh {
             .unwrap()
     }
 
-    fn peer(&self, number: usize) -> weft_protocol::PeerId {
+    pub(super) fn peer(&self, number: usize) -> weft_protocol::PeerId {
         self.places[number].1.as_ref().unwrap().mesh().local_peer()
     }
 
-    fn has_copy(&self, number: usize, name: &Subject) -> bool {
+    pub(super) fn has_copy(&self, number: usize, name: &Subject) -> bool {
         self.at(number).streams.group_of(name).is_some()
     }
 
     /// Which node leads those that keep a stream, as one of them says.
-    async fn leader(&self, of: &EventSourcingHandle, name: &Subject) -> usize {
+    pub(super) async fn leader(&self, of: &EventSourcingHandle, name: &Subject) -> usize {
         for _ in 0..500 {
             let owner = of.info(name).await.unwrap().owner;
             let running = |number: &usize| self.places[*number].1.is_some();
@@ -89,25 +103,25 @@ impl Mesh {
     }
 }
 
-fn name(text: &str) -> Subject {
+pub(super) fn name(text: &str) -> Subject {
     text.parse().unwrap()
 }
 
-fn three() -> StreamOptions {
+pub(super) fn three() -> StreamOptions {
     StreamOptions {
         replicas: Some(3),
         ..StreamOptions::default()
     }
 }
 
-fn event_with_id(id: u64) -> Event {
+pub(super) fn event_with_id(id: u64) -> Event {
     Event {
         id: Some(id.to_string()),
         ..event("k", &["n=1"], id.to_string())
     }
 }
 
-async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String> {
+pub(super) async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String> {
     let request = ReadRequest {
         from: From::Position(1),
         query: Query::default(),
@@ -123,7 +137,7 @@ async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String> {
     ids
 }
 
-fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
+pub(super) fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 

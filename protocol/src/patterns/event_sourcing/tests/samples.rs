@@ -1,7 +1,8 @@
 //! A sample of every message about streams of events.
 
 use crate::consensus::{
-    Ballot, Candidacy, Content, Entry, EntryId, GroupId, GroupReply, GroupRequest, Members, Reign, VoterKey, Voters,
+    Ballot, Candidacy, Content, Entry, EntryId, GroupId, GroupReply, GroupRequest, Mark, Members, Reign, VoterKey,
+    Voters,
 };
 use crate::fixtures::{Sample, sample};
 use crate::merkle::leaf_hash;
@@ -196,6 +197,11 @@ fn group_samples() -> Vec<Sample> {
         voters: vec![Voters(vec![key(1)])],
         all: Voters(vec![key(1), key(2)]),
     };
+    let mark = Mark {
+        last: id(6),
+        members_at: Some(id(2)),
+        members: members.clone(),
+    };
     let append = GroupRequest::Append {
         ballot,
         before: Some(id(7)),
@@ -245,6 +251,8 @@ fn group_samples() -> Vec<Sample> {
                 by: Some(key(4)),
             }),
         ),
+        sample("group-snapshot", asked(GroupRequest::Snapshot { ballot, mark })),
+        sample("group-fetch", asked(GroupRequest::Fetch(b"wish".to_vec()))),
         sample("group-blank", entry(8, Content::Blank)),
         sample("group-entry", entry(9, Content::Command(b"command".to_vec()))),
         sample("group-refused", StreamReply::Group(GroupReply::Refused("busy".into()))),
@@ -268,6 +276,12 @@ fn group_samples() -> Vec<Sample> {
         sample("group-removed", StreamReply::Group(GroupReply::Removed)),
         sample("group-gone", StreamReply::Group(GroupReply::Gone)),
         sample("group-replacing", StreamReply::Group(GroupReply::Replacing)),
+        sample("group-fetching", StreamReply::Group(GroupReply::Fetching)),
+        sample("group-installed", StreamReply::Group(GroupReply::Installed(ballot))),
+        sample(
+            "group-fetched",
+            StreamReply::Group(GroupReply::Fetched(b"some of it".to_vec())),
+        ),
         sample("event-stream-led", StreamReply::Led(Some(key(2)))),
     ]
 }
