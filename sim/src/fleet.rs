@@ -266,7 +266,8 @@ impl Fleet {
     /// # Errors
     /// What the node says; the node does not run then.
     pub async fn start(&mut self, host: HostId) -> Result<&Running, NodeError> {
-        let mesh_config = self.mesh_config(host)?;
+        let config = self.config(host)?;
+        let mesh_config = self.mesh_config(host, &config)?;
         self.network.power_on(host);
         let member = &mut self.members[host as usize];
         member.boots += 1;
@@ -284,6 +285,7 @@ impl Fleet {
         });
         let mut options = NodeOptions::new(SecretKey::from_bytes(&member.key.to_bytes()), "/weft", mesh_config);
         options.store_cache_bytes = STORE_CACHE_BYTES;
+        options.store_segment_bytes = config.store.segment_bytes.bytes();
         if let Some(max) = member.plan.directory_max {
             options.directory_max = max;
         }
@@ -341,14 +343,17 @@ impl Fleet {
         }
     }
 
-    fn mesh_config(&self, host: HostId) -> Result<weft_node::mesh::MeshConfig, NodeError> {
-        let plan = &self.members[host as usize].plan;
+    fn config(&self, host: HostId) -> Result<Config, NodeError> {
         let mut sources = Sources::new();
-        for (key, value) in &plan.config {
+        for (key, value) in &self.members[host as usize].plan.config {
             sources = sources.flag("the scenario", key, [value.clone()]);
         }
-        let config = Config::load(&sources).map_err(|errors| NodeError::invalid(errors.to_string()))?;
-        let mut mesh = mesh_config(&config, &plan.name, None)?;
+        Config::load(&sources).map_err(|errors| NodeError::invalid(errors.to_string()))
+    }
+
+    fn mesh_config(&self, host: HostId, config: &Config) -> Result<weft_node::mesh::MeshConfig, NodeError> {
+        let plan = &self.members[host as usize].plan;
+        let mut mesh = mesh_config(config, &plan.name, None)?;
         mesh.listen = vec![self.network.listen_address(host)];
         mesh.listen_explicit = true;
         mesh.bootstrap = plan.neighbours.iter().map(|other| self.address(*other)).collect();

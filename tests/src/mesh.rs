@@ -13,14 +13,23 @@ pub struct Mesh(pub Vec<Node>);
 impl Mesh {
     /// A mesh in which each node is connected to each other one.
     pub fn of(size: usize) -> Self {
-        let founder = Node::founder(NAMES[0]);
+        Mesh::with(size, &[])
+    }
+
+    /// The same with these variables in each node's environment.
+    pub fn with(size: usize, env: &[(&str, &str)]) -> Self {
+        let new = |name: &str| {
+            let nodes = env.iter();
+            nodes.fold(Node::new(name), |node, (name, value)| node.env(name, value))
+        };
+        let founder = new(NAMES[0]).started();
         let ticket = founder.ticket(size);
         let mut nodes = vec![founder];
         for index in 1..size {
             let name = NAMES
                 .get(index)
                 .map_or_else(|| format!("node{index}"), |n| (*n).to_owned());
-            let mut node = Node::new(&name).arg("--join").arg(&ticket);
+            let mut node = new(&name).arg("--join").arg(&ticket);
             node.spawn();
             nodes.push(node);
         }

@@ -286,6 +286,94 @@ fn a_copy_is_given_to_another_member() {
     check_all(&mesh, 42);
 }
 
+/// What a node's log of a group has on the disk: where it begins, and how many bytes.
+fn group_log(node: &Node) -> (u64, u64) {
+    let logs = std::fs::read_dir(node.file("store").join("logs")).unwrap();
+    let is_groups = |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("group.");
+    let log = logs.map(|entry| entry.unwrap().path()).find(is_groups).unwrap();
+    let segments = std::fs::read_dir(log).unwrap().flatten().filter_map(|entry| {
+        let first = entry
+            .file_name()
+            .to_string_lossy()
+            .strip_suffix(".seg")?
+            .parse::<u64>()
+            .ok()?;
+        // One that is removed just now is not there.
+        Some((first, entry.metadata().ok()?.len()))
+    });
+    segments.fold((u64::MAX, 0), |(least, bytes), (first, more)| {
+        (least.min(first), bytes + more)
+    })
+}
+
+#[test]
+fn what_the_group_forgot_is_got_from_the_streams() {
+    let kills = std::env::var("WEFT_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(KILLS);
+    let mut mesh = Mesh::with(4, &[("WEFT__STORE__SEGMENT_BYTES", "64KiB")]);
+    mesh[0].run(&["stream", "create", "orders", "--replicas", "3"]).ok();
+    (0..5).for_each(|id| append(&mesh[0], id));
+    let keep = keepers(&mesh, 0, "orders");
+    let spare = (0..4).find(|number| !keep.contains(number)).unwrap();
+    let leads = leader(&mesh, "orders");
+    let away = *keep.iter().find(|number| **number != leads).unwrap();
+    let (to, token) = (mesh[leads].api(), mesh[leads].token().to_owned());
+    let mut next = 5;
+    let mut append_large = |count: usize| {
+        for _ in 0..count {
+            let body = vec![b'x'; 12 << 10];
+            let request = Request::new("POST", "/v1/streams/orders/records").token(&token);
+            let request = request.header("ce-id", &next.to_string()).body(&body);
+            until("it is appended", || {
+                (request.send(to).ok()?.status == 201).then_some(())
+            });
+            next += 1;
+        }
+        next
+    };
+    for round in 0..kills.div_ceil(2) {
+        mesh[away].kill();
+        let before = group_log(&mesh[leads]).0;
+        append_large(24);
+        until("the log is shortened", || {
+            let (first, bytes) = group_log(&mesh[leads]);
+            (first > before && bytes < 4 * (64 << 10)).then_some(())
+        });
+        // It is killed again on its way, once and again, before it has what it lacks.
+        mesh[away].spawn();
+        std::thread::sleep(Duration::from_millis(round * 130));
+        mesh[away].kill();
+        mesh[away].start();
+        until("it has what it lacks", || {
+            let one = info(&mesh[leads], "orders");
+            let copies = one["copies_at"].as_array()?.clone();
+            let it = copies.iter().find(|copy| copy["peer"] == mesh[away].id())?;
+            (it["behind"] == 0).then_some(())
+        });
+    }
+    let count = append_large(2);
+    check_all(&mesh, count);
+    // Another one begins with the streams as well, and counts then.
+    let replace = [
+        "stream",
+        "replace",
+        "orders",
+        mesh[away].id(),
+        "--by",
+        mesh[spare].id(),
+        "--wait",
+    ];
+    mesh[leads].run(&replace).ok();
+    mesh[leads].kill();
+    append(&mesh[spare], count as u64);
+    mesh[leads].start();
+    check_all(&mesh, count + 1);
+    let known = mesh[spare].run(&["stream", "append", "orders", "--type", "k", "--id", "3", "3", "--json"]);
+    assert_eq!(known.json()["last"], 4);
+}
+
 #[test]
 fn a_member_whose_disk_is_another_one_gets_its_copy_again() {
     let mut mesh = Mesh::of(3);
