@@ -175,14 +175,17 @@ impl Journal {
             let held = self.held();
             (held.log.clone(), held.purged)
         };
-        let Some(purged) = purged.filter(|_| is_behind(&log, &purged)) else {
-            return Ok(());
-        };
-        drop(log);
+        match purged.filter(|_| is_behind(&log, &purged)) {
+            Some(purged) => self.begin_at(purged.index + 1).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the log one that begins so, whatever it holds.
+    async fn begin_at(&self, count: u64) -> Result<(), io::Error> {
         let name = log_name(self.id);
         self.store.remove_log(&name).await.map_err(failed)?;
         // What was removed is known by its last entry; nobody asks for the tree over the others.
-        let count = purged.index + 1;
         let beginning = Frontier::from_peaks(count, vec![[0; 32]; Frontier::peaks_of(count)]);
         let beginning = beginning.expect("invariant: as many peaks as there are to be");
         let log = self.store.log_from(&name, beginning).await.map_err(failed)?;
@@ -206,9 +209,14 @@ impl Journal {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries from `start` to before `end`, in so many bytes if there is more than one.
+    /// Entries from `start` to before `end`, in so many bytes if there is more than one; none that were removed, though they may be on the disk still.
     async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<RaftEntry>, io::Error> {
-        let (mut found, mut bytes, mut next) = (Vec::new(), 0, start);
+        let first = {
+            let held = self.held();
+            let purged = held.purged.map_or(0, |purged| purged.index + 1);
+            purged.max(held.log.first_seq())
+        };
+        let (mut found, mut bytes, mut next) = (Vec::new(), 0, start.max(first));
         while next < end {
             let held_first = {
                 let held = self.held();
@@ -310,11 +318,8 @@ impl RaftLogStorage<Types> for Journal {
     type LogReader = Journal;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let (purged, first) = {
-            let held = self.held();
-            (held.purged, held.log.first_seq())
-        };
-        let last = match self.next_index().checked_sub(1).filter(|last| *last >= first) {
+        let purged = self.held().purged;
+        let last = match self.next_index().checked_sub(1) {
             Some(last) => self
                 .entries(last, last + 1, usize::MAX)
                 .await?
@@ -349,8 +354,13 @@ impl RaftLogStorage<Types> for Journal {
             .iter()
             .map(|entry| convert::entry(entry).to_bytes().into())
             .collect();
-        let log = self.log();
         let mut at = entries.first().map_or(0, |first| first.log_id.index);
+        let is_empty = |held: &Held| held.entries.is_empty() && held.log.first_seq() == held.log.next_seq();
+        if is_empty(&self.held()) && self.log().next_seq() < at {
+            // It begins with whatever comes first.
+            self.begin_at(at).await?;
+        }
+        let log = self.log();
         let mut appending = Vec::new();
         for part in chunks(encoded) {
             let count = part.len() as u64;

@@ -83,8 +83,11 @@ impl<M: Machine> RaftSnapshotBuilder<Types> for Durable<M> {
     type SnapshotData = ();
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
-        let durable = durable(&*self.0).await?;
-        durable.ok_or_else(|| io::Error::other("nothing of the group is durable yet"))
+        let nothing = Snapshot {
+            meta: SnapshotMetaOf::<Types>::default(),
+            snapshot: (),
+        };
+        Ok(durable(&*self.0).await?.unwrap_or(nothing))
     }
 }
 

@@ -14,6 +14,8 @@ mod journal;
 mod machine;
 mod network;
 mod runtime;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, sync::Arc};
 
