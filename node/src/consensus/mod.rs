@@ -187,6 +187,8 @@ fn config(id: GroupId, entropy: &dyn Entropy) -> Result<Arc<Config>, GroupError>
         enable_pre_vote: Some(true),
         // Who comes back is elected like anybody else.
         enable_leader_restore: Some(false),
+        // A member whose disk lied about a sync, or has been wiped, lacks what it said it had. It gets that again; what most had stays decided.
+        allow_log_reversion: Some(true),
         // The log is shortened when `Group::shorten` says so. Whoever lacks something is given entries as long as they are there.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

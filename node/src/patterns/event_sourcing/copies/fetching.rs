@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     PeerId, Subject, Wire as _,
@@ -37,6 +38,8 @@ use crate::{
 const BESIDES: [Kind; 4] = [Kind::Blocks, Kind::Terms, Kind::Ids, Kind::Producers];
 /// What there is of its consumers.
 const CONSUMERS: [Kind; 2] = [Kind::Consumers, Kind::Dead];
+/// Streams that are got at once.
+const STREAMS_AT_ONCE: usize = 8;
 /// Records are appended in so many bytes at once where a copy is made anew.
 const APPEND_BYTES: usize = 1 << 20;
 
@@ -87,6 +90,9 @@ impl Copies {
         let leader = Voter(ballot.reign.leader);
         let donor = peer_of(from).filter(|_| from == leader);
         let donor = donor.ok_or_else(|| StreamError::Invalid("only who leads says that".into()))?;
+        if ballot.reign.term < kept.group.leader().1 {
+            return Err(StreamError::Again("there is a leader of a later term".into()));
+        }
         let is_known = kept.group.applied().is_some_and(|applied| applied >= mark.last.index);
         if !is_known {
             let mut state = unlocked(&kept.fetch.state);
@@ -122,12 +128,7 @@ impl Copies {
                 donor,
                 turn: kept.keeper.turn(),
             };
-            let fetched = tokio::select! {
-                biased;
-                () = kept.fetch.over.cancelled() => Err(StreamError::Closed),
-                fetched = fetching.all(&mark) => fetched,
-            };
-            let state = match fetched {
+            let state = match fetching.all(&mark).await {
                 Ok(()) => State::Done(mark),
                 Err(error) => {
                     tracing::info!(group = %id, from = %donor, %error, "copies are not got from the leader yet");
@@ -201,7 +202,11 @@ struct Bounds {
 
 impl Fetching<'_> {
     async fn fetch(&self, wanted: Wanted) -> Result<Given, StreamError> {
-        fetch(self.copies, self.donor, self.id, wanted).await
+        tokio::select! {
+            biased;
+            () = self.kept.fetch.over.cancelled() => Err(StreamError::Closed),
+            given = fetch(self.copies, self.donor, self.id, wanted) => given,
+        }
     }
 
     /// While this is held nothing is applied. An error where something was since this began: then the log goes on by itself, and what the other
@@ -223,10 +228,9 @@ impl Fetching<'_> {
                 streams.delete_copy(self.id, &copy.name).await?;
             }
         }
-        for held in held.into_values() {
-            self.stream(held).await?;
-        }
-        Ok(())
+        let held = stream::iter(held.into_values().map(Ok));
+        held.try_for_each_concurrent(STREAMS_AT_ONCE, |held| self.stream(held))
+            .await
     }
 
     async fn streams(&self) -> Result<BTreeMap<Subject, HeldStream>, StreamError> {
@@ -249,19 +253,16 @@ impl Fetching<'_> {
     async fn stream(&self, held: HeldStream) -> Result<(), StreamError> {
         let streams = &self.copies.streams;
         let name = &held.which.name;
-        let known = streams
-            .copies_of(self.id)
-            .into_iter()
-            .find(|(copy, _)| copy.name == *name);
+        let known = streams.copy_facts(self.id, name)?;
         let bounds = self.bounds(&held.which).await?;
         let first = bounds.beginning.count();
         match known {
             // What is here is of a later time, by the log.
-            Some((copy, _)) if copy.entry > held.which.entry => return Ok(()),
+            Some(known) if known.copy.as_ref().is_some_and(|copy| copy.entry > held.which.entry) => return Ok(()),
             Some(_) if streams.copy(self.id, name).await?.stream.version() < first => {
                 return self.anew(&held, bounds).await;
             }
-            Some((_, facts)) if facts.options == held.options => {}
+            Some(known) if known.options == held.options => {}
             Some(_) => {
                 let _held = self.hold().await?;
                 streams.update_copy(self.id, name, held.options.clone()).await?;
@@ -388,11 +389,7 @@ impl Fetching<'_> {
             let _held = self.hold().await?;
             streams.end_copy(&hidden).await
         };
-        let filled = tokio::select! {
-            biased;
-            () = self.kept.fetch.over.cancelled() => Err(StreamError::Closed),
-            filled = filled => filled,
-        };
+        let filled = filled.await;
         if filled.is_err() {
             drop(log);
             streams.give_up_import(&hidden).await;

@@ -187,7 +187,7 @@ impl Copies {
         let known = known.map_err(|error| GroupError::Stopped(error.to_string()))?;
         let keeper = Keeper::new(id, Arc::clone(&self.streams), known.is_partial.is_some());
         let others: Arc<Watch> = Arc::default();
-        let group = Group::open(consensus::Parts {
+        let group = Box::pin(Group::open(consensus::Parts {
             id,
             local: self.local(),
             store: self.store.clone(),
@@ -199,7 +199,7 @@ impl Copies {
                 others: Arc::clone(&others),
             }),
             machine: Arc::clone(&keeper),
-        });
+        }));
         Ok(Arc::new(Kept {
             group: group.await?,
             keeper,
@@ -435,7 +435,8 @@ impl Copies {
         if let StreamRequest::Append(append) = request {
             let author = author.unwrap_or_else(|| self.mesh().trust().public_key());
             let count = append.events.len() as u64;
-            if self.kept(id)?.group.is_leading() {
+            let kept = self.kept(id)?;
+            if kept.group.is_leading() && !kept.keeper.is_partial() {
                 // The leader lets in what each copy will do: none may decide for itself.
                 self.streams.get(name).await?.stream.check_room(&append).await?;
             }

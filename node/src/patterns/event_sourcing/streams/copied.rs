@@ -216,6 +216,15 @@ impl Streams {
         its.collect()
     }
 
+    /// What is known of a copy, if there is one.
+    pub(in crate::patterns::event_sourcing) fn copy_facts(
+        &self,
+        group: GroupId,
+        name: &Subject,
+    ) -> Result<Option<Facts>, StreamError> {
+        Ok(self.known().facts.get(&copy_key(group, name)?).cloned())
+    }
+
     /// Whether of a stream may be let go what is not to be kept: not while it is got from another member, when it is not known yet who needs it.
     pub(super) fn may_retain(&self, facts: &Facts) -> bool {
         let Some(copy) = &facts.copy else { return true };

@@ -21,7 +21,7 @@ const EVENT_BYTES: usize = 4 << 10;
 
 fn large(id: u64) -> Event {
     Event {
-        data: vec![id as u8; EVENT_BYTES].into(),
+        data: vec![id as u8; EVENT_BYTES],
         ..event_with_id(id)
     }
 }
@@ -156,7 +156,7 @@ async fn a_new_copy_begins_where_the_others_do() {
             sequence,
         }),
         ..append_of(vec![Event {
-            data: vec![7; EVENT_BYTES].into(),
+            data: vec![7; EVENT_BYTES],
             ..event("k", &["n=1"], "")
         }])
     };
