@@ -411,6 +411,10 @@ async fn consumers_choose_what_they_are_handed() {
         .map(|one| String::from_utf8_lossy(&one.payload).into_owned())
         .collect();
     assert_eq!(few, ["0", "1"]);
+    // What did not fit was not handed out: it comes at once, for the first time.
+    let rest = bytes.fetch().max_messages(4).messages().await.unwrap();
+    let rest: Vec<_> = rest.map(|one| one.unwrap().info().unwrap().delivered).collect().await;
+    assert_eq!(rest, [1, 1, 1, 1]);
     // Consumers without a durable name go when nobody uses them.
     until("only the durable one is left", || {
         let left = node.run(&["consumer", "info", "ORDERS", "--json"]).json_lines();

@@ -282,10 +282,7 @@ impl Pulling<'_> {
         let request = ConsumerRequest::Settle {
             name: self.which.1.clone(),
             handed: handed.collect(),
-            settlement: Settlement::Again {
-                pause_ms: Some(0),
-                reason: "the client that asked took no more".to_owned(),
-            },
+            settlement: Settlement::Unseen,
         };
         if let Err(error) = self.jetstream.streams.consumer(&self.which.0, request).await {
             tracing::debug!(stream = %self.which.0, %error, "records that nobody got are handed out again when their time is over");

@@ -141,6 +141,9 @@ pub enum Settlement {
     /// The worker needs more time: as much as it had.
     #[n(3)]
     Longer,
+    /// No worker got it: it is handed out again at once, and this time does not count.
+    #[n(4)]
+    Unseen,
 }
 
 /// What was handed out: a record's position, and the how-many-th time it was.
@@ -251,7 +254,7 @@ impl ConsumerRequest {
                     Settlement::Again { reason, .. } | Settlement::Dead { reason } => {
                         check_text("reason", reason, REASON_BYTES_MAX)
                     }
-                    Settlement::Done | Settlement::Longer => Ok(()),
+                    Settlement::Done | Settlement::Longer | Settlement::Unseen => Ok(()),
                 }
             }
             Self::Remove(name)

@@ -366,6 +366,12 @@ impl Core {
             Settlement::Again { pause_ms, reason } => {
                 Some(self.fail(handed.position, *pause_ms, reason.clone(), now, now_ms))
             }
+            Settlement::Unseen => {
+                open.deliveries -= 1;
+                self.pending -= 1;
+                self.make_ready(handed.position);
+                Some(None)
+            }
             Settlement::Dead { reason } => Some(Some(self.bury(handed.position, reason.clone(), now_ms))),
         }
     }

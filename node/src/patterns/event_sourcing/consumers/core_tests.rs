@@ -53,6 +53,31 @@ fn records_of_a_key_come_one_after_the_other() {
 }
 
 #[test]
+fn what_no_worker_got_does_not_count() {
+    let (mut core, now) = (Core::new(options(), 0), Instant::now());
+    for (position, key) in [(1, 7), (2, 7), (3, 8)] {
+        core.offer(position, Some(Some(key)));
+    }
+    // More often than it may be tried.
+    for _ in 0..10 {
+        let handed = core.take(10, now);
+        assert_eq!(positions(&handed), [1, 3]);
+        for one in handed {
+            assert_eq!(one.delivery, 1);
+            assert_eq!(core.settle(one, &Settlement::Unseen, now, 0), Some(None));
+            // Who says so twice is not heard.
+            assert_eq!(core.settle(one, &Settlement::Unseen, now, 0), None);
+        }
+        assert_eq!((core.pending(), core.next_due()), (0, None));
+    }
+    let handed = core.take(1, now);
+    core.settle(handed[0], &AGAIN, now, 0).unwrap();
+    core.tick(now + Duration::from_millis(100), 0);
+    let again = core.take(10, now);
+    assert_eq!(again.iter().find(|one| one.position == 1).unwrap().delivery, 2);
+}
+
+#[test]
 fn a_record_is_tried_with_pauses_and_then_dead() {
     let (mut core, mut now) = (Core::new(options(), 0), Instant::now());
     core.offer(1, Some(None));

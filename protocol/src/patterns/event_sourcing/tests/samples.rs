@@ -406,6 +406,7 @@ fn consumer_samples() -> Vec<Sample> {
         sample("consumer-again", asked(settle(again))),
         sample("consumer-dead", asked(settle(Settlement::Dead { reason: "no".into() }))),
         sample("consumer-longer", asked(settle(Settlement::Longer))),
+        sample("consumer-unseen", asked(settle(Settlement::Unseen))),
         sample("consumer-reset", asked(ConsumerRequest::Reset { name: name(), from })),
         sample(
             "consumer-letters",
