@@ -1,4 +1,4 @@
-//! Streams of events: what members ask and answer, what is stored, checkpoints and proofs.
+//! Streams of events: what members ask and answer, what is stored, checkpoints, proofs and evidence of forks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,6 +8,7 @@ use weft_protocol::{
     patterns::event_sourcing::{
         KeptStreams, Query, ReadReply, ReadRequest, Record, StreamReply, StreamRequest,
         checkpoint::Checkpoint,
+        fork::Fork,
         proof::{Enclosed, Proof},
     },
 };
@@ -35,6 +36,10 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = Checkpoint::open(text);
         if let Ok(proof) = Proof::from_text(text) {
             let _ = proof.verify();
+        }
+        if let Ok(fork) = Fork::from_text(text) {
+            // What holds is written as it was read.
+            assert!(Fork::from_text(&fork.to_text()).is_ok_and(|read| read == fork) || fork.verify().is_err());
         }
     }
     // Any sizes and hashes.

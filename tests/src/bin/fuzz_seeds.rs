@@ -2,6 +2,15 @@
 
 use std::{error::Error, fs, path::Path};
 
+use weft_protocol::{
+    MeshId, SecretKey,
+    merkle::{Hash, leaf_hash, node_hash},
+    patterns::event_sourcing::{
+        checkpoint::{Checkpoint, Origin},
+        fork::Fork,
+    },
+};
+
 /// Messages of the wire, pinned.
 const WIRE: &str = include_str!("../../../protocol/fixtures/wire.txt");
 
@@ -38,6 +47,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("stream", "services"),
     ("event-stream", "streams"),
     ("consumer", "streams"),
+    ("group", "streams"),
     ("nats", "services"),
     ("blob", "services"),
 ];
@@ -114,6 +124,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let every = concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/src/scenario/tests/every.toml");
     put(folder, "scenario", "every", &fs::read(every)?)?;
+    put(folder, "streams", "fork", fork()?.as_bytes())?;
     requests(folder)?;
     for kind in 0..5_u8 {
         for file in 0..8_u8 {
@@ -126,6 +137,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Evidence of a fork: of two records the second was exchanged after both had been signed.
+fn fork() -> Result<String, Box<dyn Error>> {
+    let key = SecretKey::from_bytes(&[7; 32]);
+    let signed = |last: u8| -> Result<(Hash, String), Box<dyn Error>> {
+        let root = node_hash(&leaf_hash(&[1]), &leaf_hash(&[last]));
+        let origin = Origin {
+            mesh: MeshId::from_root(&key.public()),
+            stream: "shop.orders".parse()?,
+            owner: key.public(),
+        };
+        let checkpoint = Checkpoint {
+            origin,
+            size: 2,
+            root,
+            time_ms: 1_790_000_000_000,
+        };
+        Ok((root, checkpoint.sign(&key)))
+    };
+    let ((_, earlier), (root, later)) = (signed(2)?, signed(3)?);
+    let fork = Fork {
+        earlier,
+        later,
+        root,
+        hashes: Vec::new(),
+    };
+    fork.verify()?;
+    Ok(fork.to_text())
 }
 
 /// A request for each route.
