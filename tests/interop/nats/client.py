@@ -151,6 +151,8 @@ async def jetstream(ann, bob):
     assert (info.num_ack_pending, info.num_pending) == (0, 0), info
     raw = await there.get_msg("PY", 6)
     assert (raw.data, raw.headers["Nats-Msg-Id"]) == (b"5", "five")
+    last = await there.get_last_msg("PY", "pystream.made")
+    assert (last.seq, last.data) == (6, b"5")
     await here.delete_stream("PY")
 
 

@@ -138,6 +138,13 @@ async fn what_is_published_is_an_event_of_the_stream_that_takes_it_in() {
     let message = stream.get_raw_message(2).await.unwrap();
     assert_eq!(message.headers.get("Nats-Msg-Id").unwrap().as_str(), "7");
     assert!(stream.get_raw_message(4).await.is_err());
+    for (subject, sequence) in [("orders.created", 1), ("orders.paid", 2)] {
+        let last = stream.get_last_raw_message_by_subject(subject).await.unwrap();
+        let direct = stream.direct_get_last_for_subject(subject).await.unwrap();
+        assert_eq!((last.sequence, direct.sequence), (sequence, sequence));
+    }
+    assert!(stream.get_last_raw_message_by_subject("orders.none").await.is_err());
+    assert!(stream.direct_get_last_for_subject("orders.none").await.is_err());
     let names: Vec<String> = api.stream_names().try_collect().await.unwrap();
     assert_eq!(names, ["ORDERS"]);
     assert_eq!(api.stream_by_subject("orders.x").await.unwrap(), "ORDERS");

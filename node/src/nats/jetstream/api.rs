@@ -42,8 +42,12 @@ pub(super) async fn answer(door: &Arc<Door>, request: &Request, reply: &str) {
         jetstream,
         payload: &request.payload,
     };
-    if let Some(stream) = operation.strip_prefix("DIRECT.GET.") {
-        return asked.direct(stream, reply).await;
+    if let Some(of) = operation.strip_prefix("DIRECT.GET.") {
+        // A subject behind the stream's name means its last message.
+        let (stream, last) = of
+            .split_once('.')
+            .map_or((of, None), |(stream, last)| (stream, Some(last)));
+        return asked.direct(stream, last, reply).await;
     }
     let (kind, outcome) = asked.answer(operation).await;
     jetstream.asked.fetch_add(1, Ordering::Relaxed);
@@ -237,36 +241,37 @@ impl Asked<'_> {
         )
     }
 
-    /// One message of a stream, by its position or as the next one of a subject.
+    /// One message of a stream, by its position, or as the next or the last one of a subject.
     async fn found(&self, stream: &str, document: &Map<String, Value>) -> Result<Message, Refusal> {
         let position = document
             .get("seq")
             .and_then(Value::as_u64)
             .filter(|position| *position > 0);
-        let next = document.get("next_by_subj").and_then(Value::as_str);
-        let is_other = ["last_by_subj", "multi_last", "batch", "start_time"]
+        let subject = |name: &str| document.get(name).and_then(Value::as_str).map(str::to_owned);
+        let is_other = ["multi_last", "batch", "start_time"]
             .iter()
             .any(|name| document.contains_key(*name));
-        let (from, types) = match (position, next, is_other) {
-            (position, Some(subject), false) => (position.unwrap_or(1), vec![subject.to_owned()]),
-            (Some(position), None, false) => (position, Vec::new()),
+        let (from, types) = match (position, subject("next_by_subj"), subject("last_by_subj")) {
+            (position, Some(next), None) if !is_other => (From::Position(position.unwrap_or(1)), vec![next]),
+            (None, None, Some(last)) if !is_other => (From::Last(1), vec![last]),
+            (Some(position), None, None) if !is_other => (From::Position(position), Vec::new()),
             _ => {
-                let words = "a message is asked for by its seq, or by next_by_subj";
+                let words = "a message is asked for by one of seq, next_by_subj (from seq on) and last_by_subj";
                 return Err(Refusal::new(NOT_OFFERED, words));
             }
         };
         if types.iter().any(|subject| subject.contains(['*', '>'])) {
-            return Err(Refusal::new(NOT_OFFERED, "next_by_subj is a subject without wildcards"));
+            let words = "next_by_subj and last_by_subj are subjects without wildcards";
+            return Err(Refusal::new(NOT_OFFERED, words));
         }
-        let is_exact = types.is_empty();
+        let exact = position.filter(|_| types.is_empty());
         let tags = Vec::new();
         let request = ReadRequest {
-            from: From::Position(from),
+            from,
             query: Query {
-                items: if is_exact {
-                    Vec::new()
-                } else {
-                    vec![QueryItem { types, tags }]
+                items: match exact {
+                    Some(_) => Vec::new(),
+                    None => vec![QueryItem { types, tags }],
                 },
             },
             follow: false,
@@ -281,7 +286,7 @@ impl Asked<'_> {
             Some(Read::Records(records)) => records
                 .into_iter()
                 .next()
-                .filter(|one| !is_exact || one.position == from),
+                .filter(|one| exact.is_none_or(|exact| one.position == exact)),
             _ => None,
         };
         let Recorded { position, record } = found.ok_or_else(|| Refusal::new(NO_MESSAGE, "no message found"))?;
@@ -307,8 +312,12 @@ impl Asked<'_> {
     }
 
     /// The same as a message of its own, which says in headers where it is from.
-    async fn direct(&self, stream: &str, reply: &str) {
-        let found = match self.document() {
+    async fn direct(&self, stream: &str, last: Option<&str>, reply: &str) {
+        let document = match last {
+            Some(last) => Ok(Map::from_iter([("last_by_subj".to_owned(), json!(last))])),
+            None => self.document(),
+        };
+        let found = match document {
             Ok(document) => self.found(stream, &document).await,
             Err(refusal) => Err(refusal),
         };

@@ -13,6 +13,8 @@ use super::{
 
 /// Pages without a record that is meant, after which the index is asked where the next one is.
 const IN_VAIN: usize = 1;
+/// Of so many last records each is searched for by itself.
+const SEARCHED_MAX: u64 = 16;
 
 /// What comes next.
 #[derive(Debug, Clone)]
@@ -47,6 +49,7 @@ impl Reader {
         let version = stream.watch();
         let terms = Terms::of(&request.query);
         let next = match (request.from, &terms) {
+            (From::Last(count), Some(terms)) if count <= SEARCHED_MAX => last_found(&stream, terms, count).await?,
             (From::Last(count), Some(_)) => last_matching(&stream, &request.query, count).await?,
             (from, _) => stream.begin(from).await?,
         };
@@ -134,6 +137,29 @@ impl Reader {
         self.left -= meant.len() as u64;
         Ok(meant)
     }
+}
+
+/// Where the so-many-th last record that is meant is, or the first that is kept when there are fewer. Searched for by halves in the index, which
+/// says for any place what is meant next: so it does not matter how long ago it was.
+async fn last_found(stream: &Stream, terms: &Terms, count: u64) -> Result<u64, StreamError> {
+    let (first, mut end) = (stream.first() - 1, stream.version());
+    for _ in 0..count {
+        let next_in = async |from: u64| Ok::<_, StreamError>(stream.find(terms, from).await?.filter(|at| *at < end));
+        let Some(mut last) = next_in(first).await? else {
+            return Ok(first);
+        };
+        // Something is meant at `last`, and nothing from `behind` on.
+        let mut behind = end;
+        while last + 1 < behind {
+            let middle = last + (behind - last) / 2;
+            match next_in(middle).await? {
+                Some(found) => last = found,
+                None => behind = middle,
+            }
+        }
+        end = last;
+    }
+    Ok(end)
 }
 
 /// Where the so-many-th last record that is meant is. Found backwards, a block at a time.
