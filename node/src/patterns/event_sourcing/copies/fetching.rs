@@ -153,10 +153,10 @@ impl Copies {
         let known = *unlocked(&kept.fetch.whole_at);
         let whole_at = match (known, kept.group.leader().0) {
             (Some(known), _) => Some(known),
-            (None, Some(leader)) if leader == self.local() => kept.group.applied(),
+            (None, Some(leader)) if leader == self.local() => Some(self.applied(kept).await?),
             (None, leader) => match leader.and_then(peer_of) {
                 Some(leader) => match fetch(self, leader, id, Wanted::Applied).await? {
-                    Given::Applied(applied) => applied,
+                    Given::Applied(applied) => Some(applied),
                     _ => return Err(other()),
                 },
                 None => None,
@@ -220,6 +220,11 @@ impl Fetching<'_> {
         *unlocked(&self.kept.fetch.whole_at) = None;
         self.kept.keeper.set_partial(true);
         streams.put_partial(self.id, true).await?;
+        {
+            // What did not get to the disk the last time is read there again.
+            let _held = self.hold().await?;
+            streams.recover_copies(self.id).await;
+        }
         let held = self.streams().await?;
         for (copy, _) in streams.copies_of(self.id) {
             let is_older = |held: &HeldStream| held.which.entry <= copy.entry;
@@ -229,8 +234,22 @@ impl Fetching<'_> {
             }
         }
         let held = stream::iter(held.into_values().map(Ok));
-        held.try_for_each_concurrent(STREAMS_AT_ONCE, |held| self.stream(held))
-            .await
+        let stream = async |held: HeldStream| match self.stream(&held).await {
+            Err(StreamError::NoStream(_) | StreamError::Gone(_)) => self.gone(&held.which).await,
+            got => got,
+        };
+        held.try_for_each_concurrent(STREAMS_AT_ONCE, stream).await
+    }
+
+    /// A stream was deleted meanwhile, as the log will say. Until then it is better not there than half there.
+    async fn gone(&self, which: &Which) -> Result<(), StreamError> {
+        let streams = &self.copies.streams;
+        let _held = self.hold().await?;
+        let known = streams.copy_facts(self.id, &which.name)?;
+        match known.and_then(|known| known.copy) {
+            Some(copy) if copy.entry == which.entry => streams.delete_copy(self.id, &which.name).await,
+            _ => Ok(()),
+        }
     }
 
     async fn streams(&self) -> Result<BTreeMap<Subject, HeldStream>, StreamError> {
@@ -250,7 +269,7 @@ impl Fetching<'_> {
         }
     }
 
-    async fn stream(&self, held: HeldStream) -> Result<(), StreamError> {
+    async fn stream(&self, held: &HeldStream) -> Result<(), StreamError> {
         let streams = &self.copies.streams;
         let name = &held.which.name;
         let known = streams.copy_facts(self.id, name)?;
@@ -260,14 +279,14 @@ impl Fetching<'_> {
             // What is here is of a later time, by the log.
             Some(known) if known.copy.as_ref().is_some_and(|copy| copy.entry > held.which.entry) => return Ok(()),
             Some(_) if streams.copy(self.id, name).await?.stream.version() < first => {
-                return self.anew(&held, bounds).await;
+                return self.anew(held, bounds).await;
             }
             Some(known) if known.options == held.options => {}
             Some(_) => {
                 let _held = self.hold().await?;
                 streams.update_copy(self.id, name, held.options.clone()).await?;
             }
-            None if first > 0 => return self.anew(&held, bounds).await,
+            None if first > 0 => return self.anew(held, bounds).await,
             None => {
                 let (entry, options) = (held.which.entry, held.options.clone());
                 let _held = self.hold().await?;

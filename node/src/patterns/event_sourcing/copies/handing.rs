@@ -4,13 +4,14 @@
 //! harm: whoever gets it goes on by the log from the mark, and what the log says that was done already is not done again. It is as after a restart.
 
 use minicbor::{Decode, Encode, bytes::ByteVec};
+use tokio::time::timeout;
 use weft_protocol::{
     Subject, Wire,
     consensus::{FETCH_BYTES_MAX, GROUP_BYTES, GroupId, GroupReply},
     direct::DIRECT_PAYLOAD_BYTES_MAX,
 };
 
-use super::Copies;
+use super::{AGREE_WITHIN, Copies, Kept, of_group};
 use crate::patterns::event_sourcing::{
     options::{StreamError, StreamOptions},
     shelf::Kind,
@@ -57,7 +58,7 @@ pub(super) enum Wanted {
         #[n(2)]
         after: Option<ByteVec>,
     },
-    /// How far the log was applied.
+    /// How far the log was applied at its leader.
     #[n(4)]
     Applied,
 }
@@ -107,7 +108,7 @@ pub(super) enum Given {
     },
     /// How far the log was applied.
     #[n(4)]
-    Applied(#[n(0)] Option<u64>),
+    Applied(#[n(0)] u64),
 }
 
 /// A stream that a member has.
@@ -176,9 +177,16 @@ impl Copies {
                     is_all,
                 }
             }
-            Wanted::Applied => Given::Applied(self.kept(id)?.group.applied()),
+            Wanted::Applied => Given::Applied(self.applied(&*self.kept(id)?).await?),
         };
         Ok(GroupReply::Fetched(given.to_checked_bytes()?))
+    }
+
+    /// How far the log was applied here, and so at least as far as anybody ever said to have applied it: this member leads.
+    pub(super) async fn applied(&self, kept: &Kept) -> Result<u64, StreamError> {
+        let led = timeout(AGREE_WITHIN, kept.group.lead()).await;
+        led.map_err(|_| StreamError::NoQuorum)?.map_err(of_group)?;
+        Ok(kept.group.applied().unwrap_or(0))
     }
 
     fn streams_behind(&self, id: GroupId, after: Option<Subject>) -> Given {

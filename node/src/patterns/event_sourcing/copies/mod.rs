@@ -236,7 +236,12 @@ impl Copies {
             let well = all.into_iter().filter(|(_, kept)| kept.group.failure().is_none());
             let mending = stream::iter(well).for_each_concurrent(MENDED_AT_ONCE, |(id, kept)| {
                 let this = &self;
-                async move { this.mend(id, &kept).await }
+                async move {
+                    if let Err(error) = this.note_whole(id, &kept).await {
+                        tracing::debug!(group = %id, %error, "it is not known how far the leader is");
+                    }
+                    this.mend(id, &kept).await;
+                }
             });
             mending.await;
         }
@@ -269,9 +274,6 @@ impl Copies {
                 let Some(reason) = kept.group.failure().or(marked.err()) else {
                     resting.remove(&id);
                     kept.group.shorten().await;
-                    if let Err(error) = self.note_whole(id, &kept).await {
-                        tracing::debug!(group = %id, %error, "it is not known how far the leader is");
-                    }
                     continue;
                 };
                 let now = Instant::now();

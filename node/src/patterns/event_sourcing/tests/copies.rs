@@ -390,7 +390,9 @@ async fn a_consumer_goes_on_under_the_next_leader() {
 
 #[tokio::test]
 async fn a_stranger_to_a_group_is_not_heard() {
-    use weft_protocol::consensus::{Ballot, Candidacy, GroupReply, GroupRequest, Reign, VoterKey, Voters};
+    use weft_protocol::consensus::{
+        Ballot, Candidacy, EntryId, GroupReply, GroupRequest, Mark, Members, Reign, VoterKey, Voters,
+    };
     let mesh = Mesh::of(4).await;
     let orders = name("orders");
     let made = mesh.at(0).create(&orders, three()).await.unwrap();
@@ -419,6 +421,17 @@ async fn a_stranger_to_a_group_is_not_heard() {
         last: None,
         is_transfer: true,
     };
+    let mark = Mark {
+        last: EntryId {
+            reign: ballot.reign,
+            index: 1 << 40,
+        },
+        members_at: None,
+        members: Members {
+            voters: Vec::new(),
+            all: Voters(Vec::new()),
+        },
+    };
     let founders = Voters([key(0), key(1), key(2)].map(VoterKey).to_vec());
     let without_itself = GroupRequest::Join(founders.clone());
     let stranger = mesh.places[outside].1.as_ref().unwrap().mesh().clone();
@@ -430,6 +443,9 @@ async fn a_stranger_to_a_group_is_not_heard() {
         append,
         GroupRequest::Vote(candidacy),
         GroupRequest::Propose(vec![1]),
+        GroupRequest::Snapshot { ballot, mark },
+        // Which streams there are.
+        GroupRequest::Fetch(vec![0x82, 0, 0x80]),
         GroupRequest::Leave,
         GroupRequest::Replace {
             member: VoterKey(key(inside)),
