@@ -220,11 +220,6 @@ impl Fetching<'_> {
         *unlocked(&self.kept.fetch.whole_at) = None;
         self.kept.keeper.set_partial(true);
         streams.put_partial(self.id, true).await?;
-        {
-            // What did not get to the disk the last time is read there again.
-            let _held = self.hold().await?;
-            streams.recover_copies(self.id).await;
-        }
         let held = self.streams().await?;
         for (copy, _) in streams.copies_of(self.id) {
             let is_older = |held: &HeldStream| held.which.entry <= copy.entry;
@@ -368,7 +363,19 @@ impl Fetching<'_> {
 
     /// Goes on with a stream where it ends here.
     async fn records(&self, of: &Which, stream: &Stream, until: u64) -> Result<(), StreamError> {
+        // What the log has brought is on the disk.
         stream.settle().await?;
+        let taken = self.take(of, stream, until).await;
+        if taken.is_err()
+            && let Ok(_held) = self.hold().await
+        {
+            // Nothing was applied meanwhile, so it is only what was got here that may not have arrived: it is got again.
+            stream.recover().await;
+        }
+        taken
+    }
+
+    async fn take(&self, of: &Which, stream: &Stream, until: u64) -> Result<(), StreamError> {
         let mut next = stream.version();
         let (mut first, mut pending) = (next, Vec::new());
         while next < until {
