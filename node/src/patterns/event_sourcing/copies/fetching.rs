@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     PeerId, Subject, Wire as _,
@@ -228,12 +228,26 @@ impl Fetching<'_> {
                 streams.delete_copy(self.id, &copy.name).await?;
             }
         }
-        let held = stream::iter(held.into_values().map(Ok));
-        let stream = async |held: HeldStream| match self.stream(&held).await {
-            Err(StreamError::NoStream(_) | StreamError::Gone(_)) => self.gone(&held.which).await,
-            got => got,
+        let failed = Mutex::new(None);
+        let stream = async |held: HeldStream| {
+            if unlocked(&failed).is_some() {
+                return;
+            }
+            let got = match self.stream(&held).await {
+                Err(StreamError::NoStream(_) | StreamError::Gone(_)) => self.gone(&held.which).await,
+                got => got,
+            };
+            if let Err(error) = got {
+                unlocked(&failed).get_or_insert(error);
+            }
         };
-        held.try_for_each_concurrent(STREAMS_AT_ONCE, stream).await
+        // Where one fails the others come to their own end: each cleans up behind itself.
+        let held = stream::iter(held.into_values());
+        held.for_each_concurrent(STREAMS_AT_ONCE, stream).await;
+        failed
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
     }
 
     /// A stream was deleted meanwhile, as the log will say. Until then it is better not there than half there.
