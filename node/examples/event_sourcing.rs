@@ -38,6 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         query: Query::default(),
         follow: false,
         limit: None,
+        is_upcast: None,
     };
     let mut reading = at_beta.read(&orders, everything).await?;
     while let Some(Read::Records(records)) = reading.next().await? {

@@ -95,6 +95,9 @@ struct AddArgs {
     /// Remove the consumer when nobody has asked for records or settled one for so long [default: it stays]
     #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive)]
     idle: Option<Duration>,
+    /// With data as the newest schema has them, where the stream knows how (weft schema)
+    #[arg(long)]
+    upcast: bool,
     /// Only these types
     #[arg(short, long = "type", value_name = "TYPE", value_delimiter = ',')]
     kind: Vec<String>,
@@ -307,7 +310,7 @@ async fn add(session: &Session, client: &Client, args: &AddArgs) -> Result<(), C
         "from": args.begin.from, "at": args.begin.at, "last": args.begin.last, "types": args.kind, "tags": args.tag,
         "ack_wait_ms": parse::millis(args.ack_wait), "deliver_max": args.max_deliver, "backoff_ms": backoff,
         "pending_max": args.max_pending, "order": order, "acked": matches!(args.ack, Ack::Explicit),
-        "idle_ms": args.idle.map(parse::millis),
+        "idle_ms": args.idle.map(parse::millis), "upcast": args.upcast,
     });
     if args.begin.from.is_none() && args.begin.at.is_none() && args.begin.last.is_none() {
         definition["from"] = 1.into();

@@ -54,6 +54,7 @@ mod publish;
 mod receipt;
 pub mod run;
 mod schedule;
+mod schema;
 mod serve;
 mod service;
 mod signals;
@@ -152,6 +153,7 @@ enum Command {
     Projection(projection::ProjectionArgs),
     Snapshot(snapshot::SnapshotArgs),
     Schedule(schedule::ScheduleArgs),
+    Schema(schema::SchemaArgs),
     VerifyProof(proof::VerifyProofArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -252,6 +254,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Consumer(args) => Box::pin(consumer::execute(session, args)).await,
         Command::Projection(args) => Box::pin(projection::execute(session, args)).await,
         Command::Schedule(args) => Box::pin(schedule::execute(session, args)).await,
+        Command::Schema(args) => Box::pin(schema::execute(session, args)).await,
         Command::Snapshot(args) => snapshot::execute(session, args).await,
         Command::VerifyProof(args) => proof::execute(session, &args).await,
         Command::Doctor(args) => doctor::execute(session, &args).await,

@@ -14,6 +14,7 @@ pub mod proof;
 mod query;
 mod record;
 mod request;
+pub mod schema;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -184,6 +184,7 @@ fn reading(from: From, limit: Option<u64>) -> ReadRequest {
         query: Query::default(),
         follow: false,
         limit,
+        is_upcast: None,
     }
 }
 

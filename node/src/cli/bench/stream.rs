@@ -206,6 +206,7 @@ async fn replay(handle: &EventSourcingHandle, name: &Subject) -> Result<f64, Nod
         query: Query::default(),
         follow: false,
         limit: None,
+        is_upcast: None,
     };
     let (began, mut count) = (Instant::now(), 0);
     let mut reading = handle.read(name, request).await?;

@@ -28,6 +28,7 @@ const LINE_BYTES_MAX: usize = 4 << 20;
   weft stream read orders --at 2026-11-29T12:00:00Z  what was recorded from then on
   weft stream read orders --last 10 --follow         the last ten, and what comes
   weft stream read orders --type order.paid,order.refunded --tag customer=17
+  weft stream read orders --upcast                   data as the newest schema has them
   weft stream read orders --json                     one CloudEvent a line
   weft stream read orders --raw                      the data alone, a newline after each")]
 pub(super) struct ReadArgs {
@@ -52,6 +53,9 @@ pub(super) struct ReadArgs {
     /// So many at most
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// With data as the newest schema has them, where the stream knows how (weft schema)
+    #[arg(long)]
+    upcast: bool,
     /// Go on with what is appended later, through restarts
     #[arg(long)]
     follow: bool,
@@ -80,6 +84,9 @@ impl ReadArgs {
         }
         if let Some(limit) = limit {
             query.push_str(&format!("&limit={limit}"));
+        }
+        if self.upcast {
+            query.push_str("&upcast=true");
         }
         path(&self.stream, &query)
     }

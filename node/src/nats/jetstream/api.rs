@@ -276,6 +276,7 @@ impl Asked<'_> {
             },
             follow: false,
             limit: Some(1),
+            is_upcast: None,
         };
         let name = name_of(stream)?;
         let read = async {

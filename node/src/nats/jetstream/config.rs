@@ -319,6 +319,7 @@ pub(super) fn consumer_options(
         order: Order::Any,
         is_acked,
         idle_ms: idle,
+        is_upcast: None,
     };
     let name = config.text("name")?.or(durable).map(ToOwned::to_owned);
     Ok((name, options))

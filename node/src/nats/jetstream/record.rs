@@ -244,6 +244,7 @@ async fn check_last_of_subject(
         query: Query::default(),
         follow: false,
         limit: Some(1),
+        is_upcast: None,
     };
     let read = async {
         let mut reading = jetstream.streams.read(stream, request).await?;

@@ -11,7 +11,16 @@ use super::{handle::Recorded, options::StreamError};
 use crate::{local::rfc3339, patterns::cloud_event};
 
 /// What this node adds to an event when it shows it; nobody can say it of one to be appended.
-const ADDED: [&str; 5] = ["sequence", "recordedtime", "author", "producer", "producersequence"];
+const ADDED: [&str; 6] = [
+    "sequence",
+    "recordedtime",
+    "author",
+    "producer",
+    "producersequence",
+    RECORDED_SCHEMA,
+];
+/// The extension attribute that says with which schema an event was recorded, where its data were made those of a later one.
+pub(super) const RECORDED_SCHEMA: &str = "recordedschema";
 /// The extension attribute with an event's tags, which have commas between them.
 const TAGS: &str = "tags";
 

@@ -168,6 +168,7 @@ impl Asking {
                 query: Query::default(),
                 follow: false,
                 limit: Some(new),
+                is_upcast: None,
             };
             let mut reader = RemoteReader::new(&self.streams, owner, name, &request).await?;
             while between.count < new {

@@ -11,6 +11,7 @@ use weft_protocol::{
         Append, Appended, From, Query, ReadRequest, Record, StreamFigures, StreamReply, StreamRequest,
         consumer::{ConsumerReply, ConsumerRequest},
         proof::Proof,
+        schema::Schema,
     },
 };
 
@@ -20,6 +21,7 @@ use super::{
     options::{StreamError, StreamOptions, check_taking},
     read::{Page, Reader},
     remote::{self, RemoteReader},
+    schemas::{SchemaChange, check_definition},
     stream::Kept,
     streams::{Opened, Streams},
     transfer::{self, Imported},
@@ -395,6 +397,73 @@ impl EventSourcingHandle {
         }
     }
 
+    /// What the data of a stream's events must be like, by the ids of the schemas.
+    ///
+    /// # Errors
+    /// `NoStream`; its owner cannot be reached.
+    pub async fn schemas(&self, name: &Subject) -> Result<Vec<Schema>, StreamError> {
+        match self.ask(name, StreamRequest::Schemas, Duration::ZERO).await? {
+            StreamReply::Schemas(schemas) => Ok(schemas),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Adds a schema to a stream of this node: from then on events that name it are checked, and those of its types must name one. Durable when
+    /// it returns. The same one twice is no mistake. What was recorded before is not looked at.
+    ///
+    /// # Errors
+    /// `NoStream` when this node does not keep it; what cannot be understood; `Conflict` with another schema.
+    pub async fn add_schema(&self, name: &Subject, schema: Schema) -> Result<(), StreamError> {
+        let added_ms = self.streams.clock.now_unix_ms();
+        let schema = Schema { added_ms, ..schema };
+        check_definition(&schema)?;
+        self.change_schemas(name, SchemaChange::Add(schema)).await
+    }
+
+    /// Removes a schema of a stream of this node. What was recorded with it stays as it is.
+    ///
+    /// # Errors
+    /// `NoStream`, `NoSchema`; `Conflict` when another schema's data are made of its own.
+    pub async fn remove_schema(&self, name: &Subject, id: &str) -> Result<(), StreamError> {
+        let stream = self.kept_here(name).await?.stream;
+        stream.schemas().await?.set.check_removal(id)?;
+        self.change_schemas(name, SchemaChange::Remove(id.to_owned())).await
+    }
+
+    async fn change_schemas(&self, name: &Subject, change: SchemaChange) -> Result<(), StreamError> {
+        let opened = self.kept_here(name).await?;
+        let (group, copies, name) = (self.streams.group_of(name), Arc::clone(&self.copies), name.clone());
+        let change = async move {
+            let Some(group) = group else {
+                return opened.stream.change_schemas(None, change).await;
+            };
+            let (id, schema) = match change {
+                SchemaChange::Add(schema) => (schema.id.clone(), Some(schema)),
+                SchemaChange::Remove(id) => (id, None),
+            };
+            copies.have_done(group, &Command::Schema { name, id, schema }).await
+        };
+        self.finish(change).await
+    }
+
+    /// A stream that is to be changed, and so must be kept here.
+    async fn kept_here(&self, name: &Subject) -> Result<Opened, StreamError> {
+        match self.streams.get(name).await {
+            Err(StreamError::NoStream(_)) => {}
+            opened => return opened,
+        }
+        let owner = match self.asking.place(name).await? {
+            Place::Here(opened) => return Ok(opened),
+            Place::Copy(_) => return self.streams.get(name).await,
+            Place::At(owner) => Some(owner),
+            Place::Copies(at) => at.first().copied(),
+        };
+        let owner = owner.map_or_else(|| "others".to_owned(), |owner| owner.to_string());
+        Err(StreamError::Conflict(format!(
+            "the stream {name} is kept by {owner}, and changed there"
+        )))
+    }
+
     /// Everything that a stream of this node keeps, as one text that proves itself.
     ///
     /// # Errors
@@ -458,6 +527,7 @@ impl EventSourcingHandle {
             query: Query::default(),
             follow: false,
             limit: Some(signed.size),
+            is_upcast: None,
         };
         let mut reader = RemoteReader::new(&self.streams, owner, name, &request).await?;
         let mut built = transfer::Built::default();

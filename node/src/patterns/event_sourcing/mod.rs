@@ -10,7 +10,7 @@
 //! a worker has settled may come again if the worker's word did not arrive.
 //!
 //! A map: `core` decides about appends, `index` and `tree` are what is known of records without reading them, `shelf` keeps that, `stream` is all of
-//! it together for one stream, `streams` for those of this node; `read` reads, `consumers` hands out, `prove` and `transfer` prove, `forks`
+//! it together for one stream, `streams` for those of this node; `schemas` checks data, `read` reads, `consumers` hands out, `prove` and `transfer` prove, `forks`
 //! compares; `remote` is the way to and from other members, `handle` what applications see.
 
 mod announcing;
@@ -28,6 +28,7 @@ mod prove;
 mod read;
 mod remote;
 pub mod routes;
+mod schemas;
 mod shelf;
 mod stream;
 mod streams;

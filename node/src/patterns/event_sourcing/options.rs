@@ -86,6 +86,12 @@ pub enum StreamError {
     /// There is no consumer of this name.
     #[error("the stream has no consumer {0}")]
     NoConsumer(String),
+    /// There is no schema of this id.
+    #[error("the stream has no schema {0}")]
+    NoSchema(String),
+    /// An event is not as the stream's schemas say.
+    #[error("{0}")]
+    NotAsSchema(String),
     /// Something exceeds a limit or is malformed.
     #[error("{0}")]
     Invalid(String),
@@ -162,6 +168,7 @@ impl Kind for StreamError {
             StreamError::NoStream(_)
             | StreamError::NoRecord { .. }
             | StreamError::NoConsumer(_)
+            | StreamError::NoSchema(_)
             | StreamError::Gone(_) => ErrorKind::NotFound,
             StreamError::Exists { .. }
             | StreamError::Ambiguous { .. }
@@ -170,7 +177,7 @@ impl Kind for StreamError {
             | StreamError::IdTaken { .. }
             | StreamError::ProducerGap { .. }
             | StreamError::Conflict(_) => ErrorKind::Conflict,
-            StreamError::Invalid(_) => ErrorKind::Invalid,
+            StreamError::Invalid(_) | StreamError::NotAsSchema(_) => ErrorKind::Invalid,
             StreamError::Busy(_) | StreamError::Again(_) | StreamError::Full(_) => ErrorKind::Busy,
             StreamError::Corrupt(_) | StreamError::Forked { .. } => ErrorKind::Corrupt,
             StreamError::AtOwner { kind, .. } => *kind,
@@ -194,6 +201,10 @@ impl Kind for StreamError {
             StreamError::WrongVersion { .. } | StreamError::ConditionFailed(_) => {
                 Some("read what was appended meanwhile, decide again, and append then".to_owned())
             }
+            StreamError::NotAsSchema(_) => Some(
+                "`weft schema ls STREAM` lists the stream's schemas, `weft stream append --schema ID` names one"
+                    .to_owned(),
+            ),
             StreamError::Full(_) => Some(
                 "what is kept by age or until it is worked off makes room; `weft stream update` may let it have more"
                     .to_owned(),

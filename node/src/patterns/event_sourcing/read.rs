@@ -34,6 +34,7 @@ pub(super) struct Reader {
     query: Query,
     terms: Option<Terms>,
     follow: bool,
+    is_upcast: bool,
     /// How many more may be given.
     left: u64,
     /// The index of the next record.
@@ -59,6 +60,7 @@ impl Reader {
             terms,
             query: request.query,
             follow: request.follow,
+            is_upcast: request.is_upcast == Some(true),
             left: request.limit.unwrap_or(u64::MAX),
             next,
             in_vain: 0,
@@ -135,7 +137,11 @@ impl Reader {
         };
         self.in_vain = if meant.is_empty() { self.in_vain + 1 } else { 0 };
         self.left -= meant.len() as u64;
-        Ok(meant)
+        if !self.is_upcast {
+            return Ok(meant);
+        }
+        let schemas = self.stream.schemas().await?;
+        meant.into_iter().map(|kept| schemas.upcast(kept)).collect()
     }
 }
 

@@ -131,6 +131,7 @@ pub(super) async fn perform(
         }
         StreamRequest::Locate(id) => StreamReply::Located(stream.locate(&id).await?),
         StreamRequest::Consumer(request) => StreamReply::Consumer(opened.consumers.answer(request).await?),
+        StreamRequest::Schemas => StreamReply::Schemas(stream.schemas().await?.set.schemas.clone()),
         StreamRequest::Group { .. } | StreamRequest::Seen { .. } | StreamRequest::Cosign(_) => {
             return Err(StreamError::Invalid("this is not asked of a stream".into()));
         }

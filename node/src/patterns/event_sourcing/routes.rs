@@ -2,6 +2,7 @@
 
 mod consumers;
 mod records;
+mod schemas;
 
 pub(crate) use records::events_of;
 
@@ -42,6 +43,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(import))
         .merge(records::routes())
         .merge(consumers::routes())
+        .merge(schemas::routes())
 }
 
 fn handle(app: &App) -> Result<&EventSourcingHandle, NodeError> {

@@ -10,6 +10,7 @@
 //! p/STREAM TERM             how far a producer has come
 //! c/STREAM NAME             a consumer
 //! d/STREAM NAME / POSITION  its dead letters
+//! v/STREAM                  its schemas, all of them
 //! k/OWNER/NAME              the checkpoint of another member's stream that was verified last
 //! f/NAME/OWNER              the evidence that a member's stream has forked
 //! g/GROUP                   a group that keeps copies: who made it, and up to where everything of it is durable
@@ -26,6 +27,7 @@ use weft_protocol::{
 use super::{
     index::{Bits, Block, ItemTerms, Numbered, Term, Terms, producer_term},
     options::{StreamError, StreamOptions},
+    schemas::SchemaSet,
     tree::BLOCK,
 };
 use crate::{
@@ -92,6 +94,9 @@ pub(super) enum Kind {
     /// Their dead letters.
     #[n(5)]
     Dead,
+    /// Schemas: one entry, of all of them.
+    #[n(6)]
+    Schemas,
 }
 
 impl Kind {
@@ -103,6 +108,7 @@ impl Kind {
             Kind::Producers => b'p',
             Kind::Consumers => b'c',
             Kind::Dead => b'd',
+            Kind::Schemas => b'v',
         }
     }
 }
@@ -278,7 +284,7 @@ impl Shelf {
 
     /// Removes what is left of a deleted stream.
     pub(super) async fn sweep(&self, number: u64) -> Result<(), StreamError> {
-        for kind in *b"btipcd" {
+        for kind in *b"btipcdv" {
             let prefix = key(kind, number, &[]);
             loop {
                 let page = self.keyspace.scan_prefix(&prefix, None, PAGE).await?;
@@ -583,6 +589,17 @@ impl Shelf {
         let page = self.keyspace.scan_prefix(&prefix, None, PAGE).await?;
         let text = |(_, value): (Vec<u8>, Vec<u8>)| String::from_utf8_lossy(&value).into_owned();
         Ok(page.into_iter().map(text).collect())
+    }
+
+    /// The schemas of a stream.
+    pub(super) async fn schemas(&self, number: u64) -> Result<SchemaSet, StreamError> {
+        let found = self.keyspace.get(&key(b'v', number, &[])).await?;
+        found.map_or_else(|| Ok(SchemaSet::default()), |bytes| read(&bytes, "schemas"))
+    }
+
+    /// Writes them, durably.
+    pub(super) async fn put_schemas(&self, number: u64, set: &SchemaSet) -> Result<(), StreamError> {
+        Ok(self.keyspace.put(key(b'v', number, &[]), codec::encode(set)).await?)
     }
 
     /// Every consumer of a stream, as it was written.

@@ -2,6 +2,7 @@
 
 mod landing;
 mod room;
+mod schemas;
 
 use std::sync::{
     Arc,
@@ -9,7 +10,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 use weft_protocol::{
     PublicKey, Subject, Wire as _,
@@ -22,6 +23,7 @@ use super::{
     core::{Numbering, Tail, check_ids},
     index::{Terms, id_term},
     options::StreamError,
+    schemas::Schemas,
     shelf::{Facts, Shelf},
     tree::{BLOCK, Leaves, Tree},
 };
@@ -45,6 +47,7 @@ pub(super) struct Stream {
     clock: Arc<dyn Clock>,
     facts: std::sync::Mutex<Facts>,
     tail: Mutex<Option<Tail>>,
+    schemas: RwLock<Option<Arc<Schemas>>>,
     /// What a group's log has brought and nobody has seen arrive on the disk yet.
     landing: std::sync::Mutex<Landing>,
     /// Held by whoever waits for them, so that none is passed over.
@@ -94,6 +97,7 @@ impl Stream {
             clock,
             facts: std::sync::Mutex::new(facts),
             tail: Mutex::new(None),
+            schemas: RwLock::default(),
             landing: std::sync::Mutex::default(),
             settling: Mutex::default(),
             gone: CancellationToken::new(),
@@ -206,6 +210,7 @@ impl Stream {
         append.check()?;
         check_distinct_ids(&append.events)?;
         if matches!(origin, Origin::Member(_)) {
+            self.check_schemas(&append).await?;
             self.check_room(&append).await?;
         }
         loop {

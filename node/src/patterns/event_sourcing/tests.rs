@@ -4,6 +4,7 @@ mod copies;
 mod faults;
 mod mesh;
 mod model;
+mod schemas;
 mod shortened;
 
 use std::{path::Path, sync::Arc};
@@ -106,6 +107,7 @@ async fn read_all(stream: &Arc<Stream>, from: From, query: Query, limit: Option<
         query,
         follow: false,
         limit,
+        is_upcast: None,
     };
     let mut reader = Reader::new(Arc::clone(stream), request).await.unwrap();
     let mut all = Vec::new();

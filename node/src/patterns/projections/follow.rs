@@ -204,6 +204,7 @@ impl Generation {
             query: All::default(),
             follow: true,
             limit: None,
+            is_upcast: Some(true),
         };
         Ok(self.streams.read(&self.stream, request).await?)
     }

@@ -85,6 +85,7 @@ impl Generation {
             query: All::default(),
             follow: false,
             limit: Some(1),
+            is_upcast: None,
         };
         let mut reading = self.streams.read(&self.stream, request).await?;
         while let Some(read) = reading.next().await? {
@@ -133,6 +134,7 @@ impl Generation {
             query: All::default(),
             follow: false,
             limit: Some(count),
+            is_upcast: Some(true),
         };
         let mut reading = self.streams.read(&self.stream, request).await?;
         while let Some(read) = reading.next().await? {

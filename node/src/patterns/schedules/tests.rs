@@ -50,6 +50,7 @@ async fn recorded(streams: &EventSourcingHandle) -> Vec<Recorded> {
         query: Query::default(),
         follow: false,
         limit: None,
+        is_upcast: None,
     };
     let (mut reading, mut all) = (
         streams.read(&"orders".parse().unwrap(), request).await.unwrap(),

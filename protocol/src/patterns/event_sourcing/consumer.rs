@@ -46,6 +46,9 @@ pub struct ConsumerOptions {
     /// The consumer goes when nobody has asked for records or settled one for so long, milliseconds; none: it stays.
     #[n(8)]
     pub idle_ms: Option<u64>,
+    /// Whether data come as the newest schema has them, as far as the stream knows how.
+    #[n(9)]
+    pub is_upcast: Option<bool>,
 }
 
 /// In which order records are handed out.

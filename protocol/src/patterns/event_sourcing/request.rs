@@ -5,6 +5,7 @@ use minicbor::{Decode, Encode};
 use super::checkpoint::CHECKPOINT_BYTES_MAX;
 use super::consumer::{ConsumerReply, ConsumerRequest};
 use super::proof::{Proof, hashes};
+use super::schema::{SCHEMAS_MAX, Schema};
 use super::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Event, PLACE_LABELS_MAX, Producer, Query, READ_RECORDS_MAX, RECORD_BYTES_MAX,
     SUBJECTS_MAX, check_producer_id,
@@ -272,6 +273,9 @@ pub enum StreamRequest {
     /// That a member which keeps a copy has the history that this checkpoint is about, too.
     #[n(8)]
     Cosign(#[n(0)] String),
+    /// What the data of its events must be like.
+    #[n(9)]
+    Schemas,
 }
 
 impl Wire for StreamRequest {
@@ -290,7 +294,7 @@ impl Wire for StreamRequest {
                 CHECKPOINT_BYTES_MAX,
             ),
             Self::Cosign(checkpoint) => at_most("checkpoint", checkpoint.len(), CHECKPOINT_BYTES_MAX),
-            Self::Figures | Self::Prove(_) | Self::Extend(_) => Ok(()),
+            Self::Figures | Self::Prove(_) | Self::Extend(_) | Self::Schemas => Ok(()),
         }
     }
 }
@@ -360,6 +364,9 @@ pub enum StreamReply {
     /// The line that says so, of the checkpoint's text.
     #[n(10)]
     Cosigned(#[n(0)] String),
+    /// What the data of its events must be like, by the ids.
+    #[n(11)]
+    Schemas(#[cbor(n(0), decode_with = "bounded::list::<SCHEMAS_MAX, _, _>")] Vec<Schema>),
 }
 
 impl Wire for StreamReply {
@@ -380,6 +387,7 @@ impl Wire for StreamReply {
             Self::Extended { checkpoint, .. } => at_most("checkpoint", checkpoint.len(), CHECKPOINT_BYTES_MAX),
             Self::Consumer(reply) => reply.check(),
             Self::Group(reply) => reply.check(),
+            Self::Schemas(schemas) => schemas.iter().try_for_each(Schema::check),
             Self::Appended(_) | Self::Located(_) | Self::Led(_) => Ok(()),
         }
     }
@@ -400,6 +408,9 @@ pub struct ReadRequest {
     /// So many at most.
     #[n(3)]
     pub limit: Option<u64>,
+    /// Whether data come as the newest schema has them, as far as the stream knows how.
+    #[n(4)]
+    pub is_upcast: Option<bool>,
 }
 
 impl Wire for ReadRequest {

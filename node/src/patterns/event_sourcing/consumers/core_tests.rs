@@ -16,6 +16,7 @@ fn options() -> ConsumerOptions {
         order: Order::Key,
         is_acked: true,
         idle_ms: None,
+        is_upcast: None,
     }
 }
 

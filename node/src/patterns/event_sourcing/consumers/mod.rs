@@ -518,6 +518,8 @@ impl Consumer {
     async fn load(&self, stream: &Arc<Stream>, handed: Vec<Handed>) -> Result<Vec<Delivery>, StreamError> {
         let (mut deliveries, mut bytes, mut page): (Vec<Delivery>, usize, Vec<Kept>) = (Vec::new(), 0, Vec::new());
         let mut back = Vec::new();
+        let is_upcast = lock(&self.core).options().is_upcast == Some(true);
+        let schemas = stream.schemas().await?;
         for Handed { position, delivery } in handed {
             let is_first = |kept: &Kept| kept.position <= position && position < kept.position + page.len() as u64;
             if !page.first().is_some_and(is_first) {
@@ -530,6 +532,10 @@ impl Consumer {
                 let (now, done) = (Instant::now(), Settlement::Done);
                 lock(&self.core).settle(Handed { position, delivery }, &done, now, 0);
                 continue;
+            };
+            let kept = match is_upcast {
+                true => schemas.upcast(kept.clone())?,
+                false => kept.clone(),
             };
             // Together they must fit into an answer; the largest does so alone.
             if !deliveries.is_empty() && bytes + kept.bytes.len() > READ_BYTES_MAX {

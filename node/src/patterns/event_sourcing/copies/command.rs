@@ -4,7 +4,10 @@ use minicbor::{Decode, Encode};
 use weft_protocol::{
     DecodeError, PublicKey, Subject, Wire,
     consensus::COMMAND_BYTES_MAX,
-    patterns::event_sourcing::{Append, Appended, StreamFailure},
+    patterns::event_sourcing::{
+        Append, Appended, StreamFailure,
+        schema::{Schema, check_schema_id},
+    },
 };
 
 use crate::patterns::event_sourcing::options::StreamOptions;
@@ -73,6 +76,19 @@ pub(in super::super) enum Command {
         #[n(4)]
         term: u64,
     },
+    /// Add a schema, or remove one.
+    #[n(5)]
+    Schema {
+        /// The stream.
+        #[n(0)]
+        name: Subject,
+        /// The schema's id.
+        #[n(1)]
+        id: String,
+        /// What it says; none: it is no more.
+        #[n(2)]
+        schema: Option<Schema>,
+    },
 }
 
 /// A dead letter of a consumer.
@@ -93,6 +109,10 @@ impl Wire for Command {
     fn check(&self) -> Result<(), DecodeError> {
         match self {
             Command::Append { append, .. } => append.check(),
+            Command::Schema { id, schema, .. } => {
+                check_schema_id(id)?;
+                schema.as_ref().map_or(Ok(()), Schema::check)
+            }
             _ => Ok(()),
         }
     }

@@ -309,6 +309,8 @@ impl Fetching<'_> {
         for kind in CONSUMERS {
             self.pairs(&held.which, kind, stream.number, true).await?;
         }
+        self.pairs(&held.which, Kind::Schemas, stream.number, true).await?;
+        stream.forget_schemas().await;
         self.records(&held.which, &stream, bounds.version).await
     }
 
@@ -420,7 +422,7 @@ impl Fetching<'_> {
         let begun = streams.begin_copy(copy, held.options.clone(), held.created_ms, bounds.beginning);
         let (hidden, log) = begun.await?;
         let filled = async {
-            for kind in BESIDES.into_iter().chain(CONSUMERS) {
+            for kind in BESIDES.into_iter().chain(CONSUMERS).chain([Kind::Schemas]) {
                 self.pairs(&held.which, kind, hidden.facts.number, false).await?;
             }
             // All records that the index knows of.

@@ -20,7 +20,7 @@ use weft_protocol::{
 use super::command::{Command, DeadEntry, Outcome};
 use crate::{
     consensus::{At, Machine, Mark},
-    patterns::event_sourcing::{options::StreamError, stream::Origin, streams::Streams},
+    patterns::event_sourcing::{options::StreamError, schemas::SchemaChange, stream::Origin, streams::Streams},
 };
 
 /// The streams of one group on this node.
@@ -181,6 +181,12 @@ impl Keeper {
                 streams
                     .write_consumer(opened.stream.number, &consumer, state, &dead)
                     .await?;
+                Ok(Outcome::Done)
+            }
+            Command::Schema { name, id, schema } => {
+                let opened = streams.copy_since(group, at.index, &name).await?;
+                let change = schema.map_or(SchemaChange::Remove(id), SchemaChange::Add);
+                opened.stream.change_schemas(Some(at.index), change).await?;
                 Ok(Outcome::Done)
             }
         }

@@ -438,9 +438,13 @@ impl Copies {
             let author = author.unwrap_or_else(|| self.mesh().trust().public_key());
             let count = append.events.len() as u64;
             let kept = self.kept(id)?;
-            if kept.group.is_leading() && !kept.keeper.is_partial() {
+            if kept.group.is_leading() {
                 // The leader lets in what each copy will do: none may decide for itself.
-                self.streams.get(name).await?.stream.check_room(&append).await?;
+                let stream = self.streams.get(name).await?.stream;
+                stream.check_schemas(&append).await?;
+                if !kept.keeper.is_partial() {
+                    stream.check_room(&append).await?;
+                }
             }
             let at_ms = self.streams.clock.now_unix_ms();
             let name = name.clone();

@@ -105,6 +105,9 @@ struct Definition {
     /// The consumer goes when nobody has asked for records or settled one for so long, milliseconds; not said: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idle_ms: Option<u64>,
+    /// With data as the newest schema has them, where the stream knows how.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    upcast: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
@@ -161,6 +164,7 @@ impl Definition {
             order: self.order.into(),
             is_acked: self.acked,
             idle_ms: self.idle_ms,
+            is_upcast: self.upcast.then_some(true),
         })
     }
 
@@ -186,6 +190,7 @@ impl Definition {
             order: options.order.into(),
             acked: options.is_acked,
             idle_ms: options.idle_ms,
+            upcast: options.is_upcast == Some(true),
         }
     }
 }

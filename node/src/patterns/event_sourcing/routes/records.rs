@@ -294,6 +294,9 @@ pub(super) struct ReadQuery {
     /// Go on with what is appended later.
     #[serde(default)]
     follow: bool,
+    /// With data as the newest schema has them, where the stream knows how.
+    #[serde(default)]
+    upcast: bool,
 }
 
 /// A time as people write it.
@@ -361,6 +364,7 @@ async fn read(
             true => limit,
             false => Some(limit.unwrap_or(LIST_MAX).min(LIST_MAX)),
         },
+        is_upcast: query.upcast.then_some(true),
     };
     let reading = handle(&app)?.read(&name, request).await.map_err(NodeError::from)?;
     if is_sse {
@@ -457,6 +461,7 @@ async fn record(State(app): State<App>, Path((stream, position)): Path<(String, 
         query: Meant::default(),
         follow: false,
         limit: Some(1),
+        is_upcast: None,
     };
     let mut reading = handle(&app)?.read(&name, request).await.map_err(NodeError::from)?;
     while let Some(read) = reading.next().await.map_err(NodeError::from)? {

@@ -127,6 +127,7 @@ pub(super) async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String>
         query: Query::default(),
         follow: false,
         limit: None,
+        is_upcast: None,
     };
     let (mut reading, mut ids) = (of.read(name, request).await.unwrap(), Vec::new());
     while let Some(read) = reading.next().await.unwrap() {
@@ -354,6 +355,7 @@ async fn a_consumer_goes_on_under_the_next_leader() {
         order: Order::Any,
         is_acked: true,
         idle_ms: None,
+        is_upcast: None,
     };
     let add = ConsumerRequest::Add {
         name: "workers".into(),

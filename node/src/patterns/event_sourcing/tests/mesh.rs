@@ -30,7 +30,7 @@ async fn node(seed: u8, bootstrap: Option<&Node>) -> Node {
     node
 }
 
-async fn two() -> (Node, Node, EventSourcingHandle, EventSourcingHandle) {
+pub(super) async fn two() -> (Node, Node, EventSourcingHandle, EventSourcingHandle) {
     let a = node(1, None).await;
     let b = node(2, Some(&a)).await;
     peers(&b, 1).await;
@@ -43,7 +43,7 @@ fn name(text: &str) -> Subject {
     text.parse().unwrap()
 }
 
-fn consumer_options(order: Order) -> ConsumerOptions {
+pub(super) fn consumer_options(order: Order) -> ConsumerOptions {
     ConsumerOptions {
         from: From::Position(1),
         query: Query::default(),
@@ -54,10 +54,11 @@ fn consumer_options(order: Order) -> ConsumerOptions {
         order,
         is_acked: true,
         idle_ms: None,
+        is_upcast: None,
     }
 }
 
-async fn create_seen(at: &EventSourcingHandle, by: &EventSourcingHandle, stream: &Subject) {
+pub(super) async fn create_seen(at: &EventSourcingHandle, by: &EventSourcingHandle, stream: &Subject) {
     at.create(stream, StreamOptions::default()).await.unwrap();
     let mut is_seen = false;
     for _ in 0..500 {
@@ -89,6 +90,7 @@ async fn a_stream_is_used_from_every_node() {
         query: Query::default(),
         follow: true,
         limit: None,
+        is_upcast: None,
     };
     let mut following = of_b.read(&orders, request.clone()).await.unwrap();
     for n in 0..600_u32 {

@@ -203,6 +203,7 @@ async fn who_follows_gets_everything_once_from_the_past_into_the_present() {
         query: Query::default(),
         follow: true,
         limit: None,
+        is_upcast: None,
     };
     let mut reader = Reader::new(Arc::clone(&stream), request).await.unwrap();
     let (mut read, mut caught_up) = (Vec::new(), 0);
@@ -384,6 +385,7 @@ mod consumer {
             order,
             is_acked: true,
             idle_ms: None,
+            is_upcast: None,
         }
     }
 

@@ -26,24 +26,24 @@ fn large(id: u64) -> Event {
     }
 }
 
-async fn append_large(mesh: &Mesh, at: usize, to: &Subject, ids: std::ops::Range<u64>) {
+pub(super) async fn append_large(mesh: &Mesh, at: usize, to: &Subject, ids: std::ops::Range<u64>) {
     for id in ids {
         let appended = mesh.at(at).append(to, append_of(vec![large(id)])).await.unwrap();
         assert_eq!(appended.last, id + 1);
     }
 }
 
-async fn group_of(mesh: &Mesh, at: usize, name: &Subject) -> GroupId {
+pub(super) async fn group_of(mesh: &Mesh, at: usize, name: &Subject) -> GroupId {
     let info = mesh.at(at).info(name).await.unwrap();
     info.figures.unwrap().copies.unwrap().group
 }
 
-async fn log_of(mesh: &Mesh, number: usize, group: GroupId) -> Log {
+pub(super) async fn log_of(mesh: &Mesh, number: usize, group: GroupId) -> Log {
     let node = mesh.places[number].1.as_ref().unwrap();
     node.store().log(&format!("group.{group}")).await.unwrap()
 }
 
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -55,7 +55,7 @@ async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
 }
 
 /// Waits until a member's log of the group is short.
-async fn shortened(mesh: &Mesh, number: usize, group: GroupId) {
+pub(super) async fn shortened(mesh: &Mesh, number: usize, group: GroupId) {
     until("the log of a group is not shortened", async || {
         let log = log_of(mesh, number, group).await;
         log.first_seq() > 0 && log.segments().len() <= 3
@@ -170,6 +170,7 @@ async fn a_new_copy_begins_where_the_others_do() {
         order: Order::Any,
         is_acked: true,
         idle_ms: None,
+        is_upcast: None,
     };
     let add = ConsumerRequest::Add {
         name: "workers".into(),

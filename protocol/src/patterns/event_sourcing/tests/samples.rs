@@ -11,6 +11,7 @@ use crate::patterns::event_sourcing::consumer::{
     ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest, DeadLetter, Delivery, Handed, Order, Settlement,
 };
 use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
+use crate::patterns::event_sourcing::schema::{Schema, Upcast};
 use crate::patterns::event_sourcing::{
     Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, Keep, KeptStreams, Labels, Positioned,
     Producer, Query, QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply,
@@ -59,6 +60,7 @@ fn options() -> ConsumerOptions {
         order: Order::Key,
         is_acked: true,
         idle_ms: None,
+        is_upcast: None,
     }
 }
 
@@ -111,6 +113,7 @@ pub(crate) fn samples() -> Vec<Sample> {
         query: query(),
         follow: true,
         limit: Some(100),
+        is_upcast: None,
     };
     let failed = || StreamFailure {
         kind: "conflict".into(),
@@ -139,6 +142,27 @@ pub(crate) fn samples() -> Vec<Sample> {
         name: "k3hd8s".into(),
         options: idle,
     };
+    let upcast = ConsumerRequest::Add {
+        name: "billing".into(),
+        options: ConsumerOptions {
+            is_upcast: Some(true),
+            ..options()
+        },
+    };
+    let read_upcast = ReadRequest {
+        is_upcast: Some(true),
+        ..read.clone()
+    };
+    let schema = Schema {
+        id: "https://example.org/order".into(),
+        types: vec!["order.created".into()],
+        document: r#"{"type":"object"}"#.into(),
+        upcast: Some(Upcast {
+            from: None,
+            patch: r#"[{"op":"add","path":"/currency","value":"EUR"}]"#.into(),
+        }),
+        added_ms: 1_790_000_000_000,
+    };
     let mut all = vec![
         sample("event-stream-record", record),
         sample("event-stream-record-of-group", of_group),
@@ -148,6 +172,10 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-extend", StreamRequest::Extend(17)),
         sample("event-stream-locate", StreamRequest::Locate("7e3f".into())),
         sample("event-stream-read", read),
+        sample("event-stream-read-upcast", read_upcast),
+        sample("event-stream-consumer-add-upcast", StreamRequest::Consumer(upcast)),
+        sample("event-stream-schemas", StreamRequest::Schemas),
+        sample("event-stream-schemas-reply", StreamReply::Schemas(vec![schema])),
         sample("event-stream-kept-taking", kept_taking),
         sample(
             "event-stream-seen",
