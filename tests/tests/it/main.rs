@@ -19,6 +19,7 @@ mod projections;
 mod quickstart;
 mod resilience;
 mod schedules;
+mod schemas;
 mod services;
 mod simulator;
 mod streams;
