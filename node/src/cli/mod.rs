@@ -88,6 +88,8 @@ pub struct Cli {
     command: Option<Command>,
 }
 
+/// Threads for what blocks, most of it reading and syncing files. More only wait for each other's turn on the processors.
+const BLOCKING_THREADS_MAX: usize = 128;
 const EXIT_CODES: &str = "First things to try:
   weft run                    start a node; it says how another machine joins it
   weft serve greet --echo     offer a service to the mesh
@@ -272,7 +274,7 @@ fn runtime_for(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
         }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
-    builder.enable_all().build()
+    builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()
 }
 
 fn greet(globals: &Globals) -> ExitCode {

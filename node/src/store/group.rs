@@ -103,6 +103,25 @@ impl<W: Work> Committer<W> {
         Ok(())
     }
 
+    /// The same for who may block: unless somebody is at work already, the work is done on this thread before this returns. Gives the job back
+    /// where there is no room for it.
+    pub(super) fn submit_blocking(self: &Arc<Self>, job: W::Job, bytes: usize) -> std::result::Result<(), W::Job> {
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PERMITS);
+        match self.room.try_acquire_many(permits as u32) {
+            Ok(room) => room.forget(),
+            Err(_) => return Err(job),
+        }
+        let start = {
+            let mut queue = self.lock();
+            queue.waiting.push_back((job, permits));
+            !std::mem::replace(&mut queue.running, true)
+        };
+        if start {
+            self.drain();
+        }
+        Ok(())
+    }
+
     /// Waits until every queued job is answered, then refuses further ones. Cancel-safe; may be called again.
     pub(super) async fn close(&self) {
         // All permits free means that nothing is queued and nothing is being done.

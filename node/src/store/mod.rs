@@ -38,6 +38,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use error::{Result, StoreError};
 pub use keyspace::{
@@ -52,6 +53,9 @@ pub use merkle::{Frontier, Hash, leaf_hash, node_hash};
 pub use report::{FileReport, Finding, Report, Stats};
 
 const LOCK: &str = "LOCK";
+const OPENING_LOCKS: usize = 64;
+/// Logs that are opened or removed at the same time.
+const OPENERS_MAX: usize = 32;
 /// The store's own table, which no keyspace can name.
 const META: &str = "weft.meta";
 const OWNER: &[u8] = b"owner";
@@ -100,8 +104,10 @@ struct Inner {
     shared: Arc<Shared>,
     committer: Arc<Committer<State>>,
     logs: Mutex<HashMap<String, log::Weak>>,
-    /// Held while a log is opened or removed, so that no log is ever open twice.
-    opening: Mutex<()>,
+    /// Each held while a log is opened or removed whose name falls to it, so that no log is ever open twice.
+    opening: [Mutex<()>; OPENING_LOCKS],
+    /// Threads that may be used up by it: they wait for each other and for what others write.
+    openers: Arc<Semaphore>,
     /// Given back when the store is closed.
     lock: Mutex<Option<Arc<dyn DiskFile>>>,
 }
@@ -147,7 +153,8 @@ impl Store {
             shared,
             committer,
             logs: Mutex::default(),
-            opening: Mutex::default(),
+            opening: std::array::from_fn(|_| Mutex::default()),
+            openers: Arc::new(Semaphore::new(OPENERS_MAX)),
             lock: Mutex::new(Some(lock)),
         };
         Ok(Store { inner: Arc::new(inner) })
@@ -197,8 +204,10 @@ impl Store {
     pub async fn remove_log(&self, name: &str) -> Result<()> {
         log::check_name(name)?;
         let name = name.to_string();
+        let opener = self.opener().await?;
         self.blocking(move |inner| {
-            let _opening = inner.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let _opener = opener;
+            let _opening = inner.opening(&name);
             inner.shared.writable()?;
             if let Some(log) = inner.open_logs().remove(&name).and_then(|log| log.upgrade()) {
                 log.core().retire(StoreError::NoSuchLog { log: name.clone() });
@@ -277,8 +286,18 @@ impl Store {
     async fn open_log(&self, name: &str, beginning: Option<Frontier>) -> Result<Log> {
         log::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |inner| inner.open_log(&name, beginning.as_ref()))
-            .await
+        let opener = self.opener().await?;
+        self.blocking(move |inner| {
+            let _opener = opener;
+            inner.open_log(&name, beginning.as_ref())
+        })
+        .await
+    }
+
+    /// Held until the work is done, also when nobody waits for it any more.
+    async fn opener(&self) -> Result<OwnedSemaphorePermit> {
+        let openers = Arc::clone(&self.inner.openers);
+        openers.acquire_owned().await.map_err(|_| StoreError::Closed)
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
@@ -297,16 +316,27 @@ impl Inner {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn opening(&self, name: &str) -> std::sync::MutexGuard<'_, ()> {
+        let lock = &self.opening[crc32c::crc32c(name.as_bytes()) as usize % OPENING_LOCKS];
+        lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens a log, or makes it where a beginning is given.
     fn open_log(&self, name: &str, beginning: Option<&Frontier>) -> Result<Log> {
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.opening(name);
         self.shared.open()?;
         if let Some(log) = self.open_logs().get(name).and_then(log::Weak::upgrade) {
             return Ok(log);
         }
-        let log = Log::open(&self.shared, self.state(), name, beginning)?;
+        let (log, unnoted) = Log::open(&self.shared, self.state(), name, beginning)?;
+        if let Some(entry) = unnoted {
+            log::note(&self.committer, name, entry)?;
+        }
         let mut logs = self.open_logs();
-        logs.retain(|_, log| log.upgrade().is_some());
+        // Looked through only when it would grow, so that opening the next one costs the same however many are open.
+        if logs.len() == logs.capacity() {
+            logs.retain(|_, log| log.upgrade().is_some());
+        }
         logs.insert(name.to_string(), log.downgrade());
         Ok(log)
     }

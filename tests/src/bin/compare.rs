@@ -422,22 +422,24 @@ fn door_figures<'a>(door: &'a Server, others: &'a [Option<Server>; 3]) -> Vec<Fi
     figures
 }
 
-/// JetStream of three servers; started only for figures of copies.
-fn copies_others(words: &[String]) -> Option<Vec<Server>> {
-    let is_asked = words.is_empty() || words.iter().any(|word| "copies".starts_with(word.as_str()));
-    if is_asked { Server::jetstream_of_three() } else { None }
+/// JetStream and etcd, three servers each; started only for figures of copies, and never both at work.
+fn copies_others(words: &[String]) -> [Option<Vec<Server>>; 2] {
+    match words.is_empty() || words.iter().any(|word| "copies".starts_with(word.as_str())) {
+        true => [Server::jetstream_of_three(), Server::etcd_of_three()],
+        false => [None, None],
+    }
 }
 
 /// Events that are on the disks of two of three nodes when they are acknowledged, 128 bytes each.
-fn copies_figures(three: &Option<Vec<Server>>) -> Vec<Figure<'_>> {
-    let figure = |(in_flight, name): (usize, &'static str)| Figure {
+fn copies_figures([jetstream, etcd]: &[Option<Vec<Server>>; 2]) -> Vec<Figure<'_>> {
+    let figure = |in_flight: usize, name, beside, theirs| Figure {
         name,
-        beside: "JetStream R3",
+        beside,
         ours: Box::new(move || {
             let args = ["stream", "--replicas", "3", "--in-flight", &in_flight.to_string()];
             bench(&args, "events_per_s")
         }),
-        theirs: Box::new(move || three.as_ref().map(|servers| durable::jetstream(&servers[0], in_flight))),
+        theirs,
         is_time: false,
     };
     let all = [
@@ -445,7 +447,15 @@ fn copies_figures(three: &Option<Vec<Server>>) -> Vec<Figure<'_>> {
         (64, "copies: 64 events at a time"),
         (256, "copies: 256 events at a time"),
     ];
-    all.into_iter().map(figure).collect()
+    let pair = |(in_flight, name)| {
+        let of_jetstream = move || Some(durable::jetstream(&jetstream.as_ref()?[0], in_flight));
+        let of_etcd = move || durable::etcd(&etcd.as_ref()?[0], in_flight);
+        [
+            figure(in_flight, name, "JetStream R3", Box::new(of_jetstream) as Theirs<'_>),
+            figure(in_flight, name, "etcd, three", Box::new(of_etcd)),
+        ]
+    };
+    all.into_iter().flat_map(pair).collect()
 }
 
 fn main() {

@@ -4,6 +4,7 @@
 mod call;
 mod pub_sub;
 mod stream;
+mod streams;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
     mesh::MeshConfig,
     node::{Node, NodeOptions},
     patterns::{event_sourcing::EventSourcing, pub_sub::PubSub, request_response::RequestResponse},
-    platform::{Entropy, Platform as _, RealPlatform, new_key, random},
+    platform::{Platform as _, RealPlatform, new_key, random},
     trust::{FoundOptions, MeshKind},
 };
 
@@ -32,6 +33,7 @@ const MEMORY_BUDGET_BYTES: usize = 64 << 30;
   weft bench fanout --subscribers 1,4,16
   weft bench latency --rate 1000,10000 --json
   weft bench stream --in-flight 1,64,512
+  weft bench streams --streams 100000
 
 Each figure is of nodes in this one process, which share its processors. A busy machine gives lower ones.")]
 pub(crate) struct BenchArgs {
@@ -46,6 +48,7 @@ enum BenchCommand {
     Fanout(pub_sub::FanoutArgs),
     Latency(pub_sub::LatencyArgs),
     Stream(stream::StreamArgs),
+    Streams(streams::StreamsArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -78,6 +81,7 @@ pub(crate) async fn execute(session: &Session, args: BenchArgs) -> Result<(), Cl
         BenchCommand::Fanout(args) => Box::pin(pub_sub::fanout(session, &args)).await,
         BenchCommand::Latency(args) => Box::pin(pub_sub::latency(session, &args)).await,
         BenchCommand::Stream(args) => Box::pin(stream::stream(session, &args)).await,
+        BenchCommand::Streams(args) => Box::pin(streams::streams(session, &args)).await,
     }
 }
 
@@ -170,6 +174,17 @@ async fn node(
     carrier: Carrier,
     bootstrap: Vec<weft_protocol::Multiaddr>,
 ) -> Result<Node, NodeError> {
+    node_of(folder, name, carrier, bootstrap, new_key(&*RealPlatform.entropy())).await
+}
+
+/// The same with a key that it has had before, or will have again.
+async fn node_of(
+    folder: &Folder,
+    name: &str,
+    carrier: Carrier,
+    bootstrap: Vec<weft_protocol::Multiaddr>,
+    key: weft_protocol::SecretKey,
+) -> Result<Node, NodeError> {
     let listen: Result<weft_protocol::Multiaddr, _> = carrier.listen().parse();
     let mesh = MeshConfig {
         listen: vec![listen.map_err(|_| NodeError::internal("the bench's address is malformed"))?],
@@ -177,8 +192,7 @@ async fn node(
         memory_budget_bytes: MEMORY_BUDGET_BYTES,
         ..MeshConfig::on_loopback(name)
     };
-    let entropy: Arc<dyn Entropy> = RealPlatform.entropy();
-    let options = NodeOptions::new(new_key(&*entropy), folder.0.join(name), mesh);
+    let options = NodeOptions::new(key, folder.0.join(name), mesh);
     Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)

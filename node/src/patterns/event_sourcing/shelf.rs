@@ -17,7 +17,10 @@
 //! ```
 //! STREAM, BLOCK and POSITION are numbers of eight bytes, the most significant first; TERM has sixteen bytes.
 
+use std::{ops::Range, sync::Arc};
+
 use minicbor::{Decode, Encode};
+use tokio::sync::Mutex;
 use weft_protocol::{
     Subject, codec,
     consensus::{GroupId, Voters},
@@ -40,6 +43,8 @@ const PAGE: usize = 1000;
 /// What is stored of anything but a record.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 const NEXT: &[u8] = b"n";
+/// Numbers of streams that are set aside at once.
+const NUMBERS_AT_ONCE: u64 = 64;
 
 /// What is kept of a stream besides its records.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -206,11 +211,16 @@ fn bits_of(bytes: &[u8]) -> Result<Bits, StreamError> {
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
     keyspace: Keyspace,
+    /// Numbers of streams that no other will have, and are not used yet.
+    numbers: Arc<Mutex<Range<u64>>>,
 }
 
 impl Shelf {
     pub(super) fn new(keyspace: Keyspace) -> Self {
-        Shelf { keyspace }
+        Shelf {
+            keyspace,
+            numbers: Arc::default(),
+        }
     }
 
     /// Every stream, by name.
@@ -237,21 +247,33 @@ impl Shelf {
         created_ms: u64,
         copy: Option<CopyOf>,
     ) -> Result<Facts, StreamError> {
-        let before = self.keyspace.get(NEXT).await?;
-        let number = before.as_deref().and_then(tail_number).unwrap_or(1);
         let facts = Facts {
-            number,
+            number: self.number().await?,
             created_ms,
             options,
             copy,
         };
         let batch = Batch::new()
-            .require(NEXT, before)
             .require(name_key(name), None)
-            .put(NEXT, (number + 1).to_be_bytes())
             .put(name_key(name), codec::encode(&facts));
         self.keyspace.commit(batch).await?;
         Ok(facts)
+    }
+
+    /// A number that no stream has had. Some are set aside at once, so that streams are made beside each other; after a restart what was
+    /// left of them is passed over.
+    async fn number(&self) -> Result<u64, StreamError> {
+        let mut numbers = self.numbers.lock().await;
+        if let Some(number) = numbers.next() {
+            return Ok(number);
+        }
+        let before = self.keyspace.get(NEXT).await?;
+        let first = before.as_deref().and_then(tail_number).unwrap_or(1);
+        let end = first + NUMBERS_AT_ONCE;
+        let batch = Batch::new().require(NEXT, before).put(NEXT, end.to_be_bytes());
+        self.keyspace.commit(batch).await?;
+        *numbers = first + 1..end;
+        Ok(first)
     }
 
     /// Gives a stream another name, if nobody has it.

@@ -55,8 +55,8 @@ pub(super) struct Stream {
     /// The first index that is kept, as far as retention has come.
     first: AtomicU64,
     gone: CancellationToken,
-    /// A block is full.
-    pub(super) full: Notify,
+    /// A block is full, or the stream is closed.
+    pub(super) full: Arc<Notify>,
     /// Entries of a block were written.
     written: Notify,
 }
@@ -86,6 +86,12 @@ impl Kept {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.full.notify_one();
+    }
+}
+
 impl Stream {
     pub(super) fn new(name: Subject, facts: Facts, log: Log, shelf: Shelf, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Stream {
@@ -101,7 +107,7 @@ impl Stream {
             landing: std::sync::Mutex::default(),
             settling: Mutex::default(),
             gone: CancellationToken::new(),
-            full: Notify::new(),
+            full: Arc::default(),
             written: Notify::new(),
         })
     }

@@ -5,6 +5,7 @@ mod upkeep;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -36,8 +37,23 @@ const OPEN_MAX: usize = 256;
 const IMPORTS: &str = "$import";
 /// Under this token are copies of streams that a group keeps.
 const COPIES: &str = "$copy";
-/// How long the index of a stream that was closed stays.
-const UNUSED_FOR: Duration = Duration::from_secs(5);
+
+/// Locks of names: who changes a stream waits for those who change the same one, and for few others.
+struct NameLocks([tokio::sync::Mutex<()>; 64]);
+
+impl Default for NameLocks {
+    fn default() -> Self {
+        NameLocks(std::array::from_fn(|_| tokio::sync::Mutex::default()))
+    }
+}
+
+impl NameLocks {
+    async fn lock(&self, name: &Subject) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        self.0[(hasher.finish() % self.0.len() as u64) as usize].lock().await
+    }
+}
 
 /// An open stream and its consumers.
 #[derive(Clone)]
@@ -104,8 +120,8 @@ pub(super) struct Streams {
     /// Once they are there: the groups that keep copies.
     copies: OnceLock<std::sync::Weak<Copies>>,
     open: Mutex<HashMap<Subject, Opened>>,
-    /// Held by whoever creates, opens or deletes.
-    changing: tokio::sync::Mutex<()>,
+    /// Held by whoever creates, opens or deletes a stream.
+    changing: NameLocks,
     /// Held by whoever notes something of a group.
     noting: tokio::sync::Mutex<()>,
     /// What this node keeps has changed, and how often it did.
@@ -156,7 +172,7 @@ impl Streams {
             known: Mutex::new(Known::new(known)),
             copies: OnceLock::new(),
             open: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: NameLocks::default(),
             noting: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             generation: AtomicU64::new(0),
@@ -225,7 +241,7 @@ impl Streams {
     ) -> Result<Opened, StreamError> {
         check_name(name)?;
         options.check()?;
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(name).await;
         if self.has(name) {
             return Err(StreamError::Exists {
                 name: name.to_string(),
@@ -247,9 +263,9 @@ impl Streams {
         if opened.term == term {
             return Ok(opened);
         }
-        let _changing = self.changing.lock().await;
         let key = self.known().key(name).cloned();
         let key = key.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
+        let _changing = self.changing.lock(&key).await;
         let known = self.opened().get(&key).filter(|known| known.term == term).cloned();
         if let Some(known) = known {
             return Ok(known);
@@ -313,7 +329,7 @@ impl Streams {
                 "the number of a stream's copies cannot be changed".into(),
             ));
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(key).await;
         opened.stream.check_there()?;
         let facts = Facts {
             options,
@@ -337,7 +353,7 @@ impl Streams {
         if let Some(opened) = self.opened().get(key).cloned() {
             return Ok(opened);
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(key).await;
         if let Some(opened) = self.opened().get(key).cloned() {
             return Ok(opened);
         }
@@ -366,24 +382,21 @@ impl Streams {
             tracing::warn!(stream = %name, %error, "old records of a stream are not removed");
         }
         self.opened().insert(key.clone(), opened.clone());
-        let weak = Arc::downgrade(&opened.stream);
+        let (weak, full) = (Arc::downgrade(&opened.stream), Arc::clone(&opened.stream.full));
         self.tasks.spawn("stream-index", async move {
-            loop {
-                let Some(stream) = weak.upgrade() else { return };
-                match stream.write_block().await {
-                    Ok(true) => continue,
-                    Ok(false) => {}
+            // It is held only while something is written, so that it can be closed; then this is told as well.
+            while let Some(stream) = weak.upgrade() {
+                let written = stream.write_block().await;
+                let name = stream.name.clone();
+                drop(stream);
+                match written {
+                    Ok(true) => {}
+                    Ok(false) => full.notified().await,
                     Err(StreamError::Gone(_)) => return,
                     Err(error) => {
-                        tracing::warn!(stream = %stream.name, %error, "the index of a stream is not written");
+                        tracing::warn!(stream = %name, %error, "the index of a stream is not written");
                         tokio::time::sleep(Duration::from_secs(1)).await;
-                        continue;
                     }
-                }
-                let full = tokio::time::timeout(UNUSED_FOR, stream.full.notified()).await;
-                // Nobody else has it: it was closed.
-                if full.is_err() && Arc::strong_count(&stream) == 1 {
-                    return;
                 }
             }
         });
@@ -408,7 +421,7 @@ impl Streams {
     }
 
     async fn delete_kept(self: &Arc<Self>, key: &Subject, name: &Subject) -> Result<(), StreamError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(key).await;
         let facts = self.known().facts.get(key).cloned();
         let facts = facts.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
         self.shelf.delete(key, facts.number).await?;
@@ -428,7 +441,7 @@ impl Streams {
 
     /// A log for a stream that is being read in, under a name that is not shown.
     pub(super) async fn begin_import(&self, name: &Subject) -> Result<(Hidden, Log), StreamError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(name).await;
         if self.has(name) {
             return Err(StreamError::Exists {
                 name: name.to_string(),
@@ -452,7 +465,7 @@ impl Streams {
 
     /// It is all there: it gets its name.
     pub(super) async fn end_import(&self, name: &Subject, hidden: &Hidden) -> Result<(), StreamError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(name).await;
         self.shelf
             .rename(&hidden.name, name, &hidden.facts)
             .await

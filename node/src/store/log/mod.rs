@@ -35,6 +35,8 @@ pub(super) use self::core::Core;
 pub(super) use self::open::DIR;
 pub use self::read::Record;
 pub use self::record::{RECORD_BYTES_MAX, RECORD_HEADER_BYTES};
+use self::registry::Entry;
+pub(super) use self::registry::put_together as note;
 
 /// How long the name of a log may be.
 pub const LOG_NAME_BYTES_MAX: usize = 128;
@@ -54,17 +56,16 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens a log, or makes it where a beginning is given. Blocks.
+    /// Opens a log, or makes it where a beginning is given; and what is to be noted of it, if nothing is. Blocks.
     pub(super) fn open(
         shared: &Arc<Shared>,
         state: &Arc<State>,
         name: &str,
         beginning: Option<&Frontier>,
-    ) -> Result<Log> {
-        let core = open::open(Arc::clone(shared), Arc::clone(state), name, beginning)?;
-        Ok(Log {
-            committer: Committer::new(Arc::new(core), Arc::clone(&shared.disk)),
-        })
+    ) -> Result<(Log, Option<Entry>)> {
+        let (core, unnoted) = open::open(Arc::clone(shared), Arc::clone(state), name, beginning)?;
+        let committer = Committer::new(Arc::new(core), Arc::clone(&shared.disk));
+        Ok((Log { committer }, unnoted))
     }
 
     /// Its name.
@@ -270,7 +271,7 @@ pub(super) fn remove(shared: &Shared, state: &State, name: &str) -> Result<()> {
             .map_err(StoreError::io("sync the folder", &logs))?;
     }
     registry::delete(state, name)?;
-    remove_doomed(shared, state)
+    finish_removal(shared, name)
 }
 
 /// How the folder of a log begins that is being removed. No log can have such a name.
@@ -280,32 +281,31 @@ const DOOMED: char = '~';
 pub(super) fn remove_doomed(shared: &Shared, state: &State) -> Result<()> {
     let logs = shared.dir.join(DIR);
     for folder in shared.disk.list(&logs).map_err(StoreError::io("list", &logs))? {
-        let Some(name) = folder.strip_prefix(DOOMED) else {
-            continue;
-        };
-        // A log of the same name may have been made again already; then its entry is not this one's.
-        if !shared
-            .disk
-            .exists(&logs.join(name))
-            .map_err(StoreError::io("look for", &logs))?
-        {
-            registry::delete(state, name)?;
+        if let Some(name) = folder.strip_prefix(DOOMED) {
+            // A log of the same name may have been made again already; then its entry is not this one's.
+            let is_there = shared.disk.exists(&logs.join(name));
+            if !is_there.map_err(StoreError::io("look for", &logs))? {
+                registry::delete(state, name)?;
+            }
+            finish_removal(shared, name)?;
         }
-        let dir = logs.join(&folder);
-        for file in shared.disk.list(&dir).map_err(StoreError::io("list", &dir))? {
-            let path = dir.join(file);
-            shared
-                .disk
-                .remove_file(&path)
-                .map_err(StoreError::io("remove", &path))?;
-        }
-        shared.disk.remove_dir(&dir).map_err(StoreError::io("remove", &dir))?;
-        shared
-            .disk
-            .sync_dir(&logs)
-            .map_err(StoreError::io("sync the folder", &logs))?;
     }
     Ok(())
+}
+
+/// Removes the folder of a log that is being removed, if there is one.
+fn finish_removal(shared: &Shared, name: &str) -> Result<()> {
+    let (disk, logs) = (&shared.disk, shared.dir.join(DIR));
+    let dir = logs.join(format!("{DOOMED}{name}"));
+    if !disk.exists(&dir).map_err(StoreError::io("look for", &dir))? {
+        return Ok(());
+    }
+    for file in disk.list(&dir).map_err(StoreError::io("list", &dir))? {
+        let path = dir.join(file);
+        disk.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    }
+    disk.remove_dir(&dir).map_err(StoreError::io("remove", &dir))?;
+    disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))
 }
 
 /// Whether a log may have this name: 1 to 128 of a to z, 0 to 9, `.`, `_` and `-`, beginning with a letter or digit.

@@ -24,13 +24,13 @@ pub(in crate::store) const DIR: &str = "logs";
 /// How much of an unproved tail is written again at once.
 const REWRITE_STEP_BYTES: u64 = 1 << 20;
 
-/// Opens a log, or makes it where a beginning is given. Blocks.
+/// Opens a log, or makes it where a beginning is given; and what is to be noted of it, if nothing is. Blocks.
 pub(in crate::store) fn open(
     shared: Arc<Shared>,
     state: Arc<State>,
     name: &str,
     beginning: Option<&Frontier>,
-) -> Result<Core> {
+) -> Result<(Core, Option<Entry>)> {
     let dir = shared.dir.join(DIR).join(name);
     let entry = registry::get(&state, name)?;
     let there = shared.disk.exists(&dir).map_err(StoreError::io("look for", &dir))?;
@@ -43,38 +43,29 @@ pub(in crate::store) fn open(
         damage: Vec::new(),
     };
     let firsts = if there { opening.segments_on_disk()? } else { Vec::new() };
-    let firsts = match (entry, firsts.is_empty(), beginning) {
-        (None, true, None) => return Err(StoreError::NoSuchLog { log: name.to_string() }),
-        (None, true, Some(beginning)) => {
-            opening.create(beginning)?;
-            vec![beginning.count()]
+    let (view, tail) = match (entry, firsts.first(), beginning) {
+        (None, None, None) => return Err(StoreError::NoSuchLog { log: name.to_string() }),
+        (None, None, Some(beginning)) => opening.create(beginning)?,
+        (Some(entry), None, _) => return Err(opening.all_lost(entry)),
+        (_, Some(first_seq), _) => {
+            let known = entry.unwrap_or(Entry {
+                first_seq: *first_seq,
+                durable_seq: *first_seq,
+            });
+            let firsts = opening.without_leftovers(firsts, known.first_seq)?;
+            opening.recover(&firsts, known)?
         }
-        (Some(entry), true, _) => return Err(opening.all_lost(entry)),
-        (_, false, _) => firsts,
     };
-    let first_seq = firsts[0];
-    let known = entry.unwrap_or(Entry {
-        first_seq,
-        durable_seq: first_seq,
+    let unnoted = entry.is_none().then(|| Entry {
+        first_seq: view.first_seq(),
+        durable_seq: view.next_seq,
     });
-    let firsts = opening.without_leftovers(firsts, known.first_seq)?;
-    let (view, tail) = opening.recover(&firsts, known)?;
-    if entry.is_none() {
-        registry::put(
-            &state,
-            name,
-            Entry {
-                first_seq: view.first_seq(),
-                durable_seq: view.next_seq,
-            },
-        )?;
-    }
     for damage in &view.damage {
         tracing::error!(target: "weft::store", log = name, %damage, "the log is damaged");
     }
     let grown = watch::Sender::new(view.next_seq);
     let (tail, view) = (Mutex::new(tail), RwLock::new(view));
-    Ok(Core {
+    let core = Core {
         name: name.to_string(),
         shared,
         state,
@@ -84,7 +75,8 @@ pub(in crate::store) fn open(
         view,
         cache: Mutex::new(Cache::default()),
         grown,
-    })
+    };
+    Ok((core, unnoted))
 }
 
 struct Opening<'a> {
@@ -106,14 +98,23 @@ impl Opening<'_> {
         Ok(names.iter().filter_map(|name| segment::parse_file_name(name)).collect())
     }
 
-    fn create(&self, beginning: &Frontier) -> Result<()> {
+    fn create(&self, beginning: &Frontier) -> Result<(View, Tail)> {
         self.shared.sound()?;
         let disk = &self.shared.disk;
         disk.create_dir_all(&self.dir)
             .map_err(StoreError::io("make the folder", &self.dir))?;
         let logs = self.shared.dir.join(DIR);
         disk.sync_dir(&logs).map_err(StoreError::io("sync the folder", &logs))?;
-        create_segment(self.shared, &self.dir, self.id, beginning).map(|_| ())
+        let (file, path) = create_segment(self.shared, &self.dir, self.id, beginning)?;
+        let (segment, tail, rootless) = fresh(file, path, beginning.clone());
+        let view = View {
+            next_seq: tail.next_seq,
+            frontier: tail.frontier.clone(),
+            segments: vec![segment],
+            damage: Vec::new(),
+            rootless,
+        };
+        Ok((view, tail))
     }
 
     fn all_lost(&self, entry: Entry) -> StoreError {

@@ -4,9 +4,12 @@
 //! full, when the log is shortened, and when the store is closed in good order, so that what it names and the files do
 //! not have is known to be lost.
 
-use super::super::error::Result;
+use super::super::error::{Result, StoreError};
+use super::super::group::Committer;
 use super::super::keyspace::{Batch, SCAN_ENTRIES_MAX};
-use super::super::state::State;
+use super::super::state::{Commit, State};
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// No keyspace can have this name.
 const TABLE: &str = "weft.logs";
@@ -32,12 +35,36 @@ pub(super) fn put(state: &State, name: &str, entry: Entry) -> Result<()> {
 
 /// Notes what is known about several logs, in one step. Blocks.
 pub(super) fn put_all(state: &State, entries: &[(String, Entry)]) -> Result<()> {
+    state.commit_now(TABLE, batch_of(entries))
+}
+
+fn batch_of(entries: &[(String, Entry)]) -> Batch {
     let put = |batch: Batch, (name, entry): &(String, Entry)| {
         let mut value = entry.first_seq.to_le_bytes().to_vec();
         value.extend_from_slice(&entry.durable_seq.to_le_bytes());
         batch.put(name.as_bytes(), value)
     };
-    state.commit_now(TABLE, entries.iter().fold(Batch::new(), put))
+    entries.iter().fold(Batch::new(), put)
+}
+
+/// Notes what is known about a log, durably, with one sync for all that do so at the same time. Blocks.
+pub(in crate::store) fn put_together(committer: &Arc<Committer<State>>, name: &str, entry: Entry) -> Result<()> {
+    let (reply, mut answer) = oneshot::channel();
+    let batch = batch_of(&[(name.to_string(), entry)]);
+    let bytes = batch.bytes();
+    let commit = Commit {
+        keyspace: TABLE,
+        batch,
+        reply,
+    };
+    match committer.submit_blocking(commit, bytes) {
+        Ok(()) => match answer.try_recv() {
+            Ok(done) => done,
+            // Another thread is at it.
+            Err(_) => answer.blocking_recv().unwrap_or(Err(StoreError::Closed)),
+        },
+        Err(commit) => committer.work().commit_now(TABLE, commit.batch),
+    }
 }
 
 /// Forgets a log. Blocks.

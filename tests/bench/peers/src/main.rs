@@ -4,6 +4,7 @@
 //!     weft-bench-peers zenoh latency RATE BYTES           microseconds until half of so many messages a second are there
 //!     weft-bench-peers zenoh query IN_FLIGHT BYTES        answers a second
 //!     weft-bench-peers grpc call IN_FLIGHT BYTES          answers a second
+//!     weft-bench-peers etcd put URL IN_FLIGHT BYTES       puts a second that an etcd acknowledges, which runs already
 //!
 //! prints one number. Neither encrypts or signs.
 
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod etcd;
 mod grpc;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -35,7 +37,8 @@ async fn main() -> Outcome<()> {
         ["zenoh", "latency", rate, bytes] => latency(rate.parse()?, bytes.parse()?).await?,
         ["zenoh", "query", in_flight, bytes] => query(in_flight.parse()?, bytes.parse()?).await?,
         ["grpc", "call", in_flight, bytes] => grpc::call(in_flight.parse()?, bytes.parse()?).await?,
-        _ => return Err("zenoh publish|query N BYTES, or grpc call N BYTES".into()),
+        ["etcd", "put", url, in_flight, bytes] => etcd::put(url, in_flight.parse()?, bytes.parse()?).await?,
+        _ => return Err("zenoh publish|query N BYTES, grpc call N BYTES, or etcd put URL N BYTES".into()),
     };
     println!("{figure}");
     // Sessions take their time to close, and nothing is left to be told.

@@ -1,4 +1,4 @@
-//! Durable events of others: JetStream of a nats-server, and Redis Streams.
+//! Durable events of others: JetStream of a nats-server, Redis Streams, and puts of etcd.
 
 use std::{
     net::TcpStream,
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::{FOR, PATIENCE, Server, free_port, in_runtime};
+use super::{FOR, PATIENCE, Server, free_port, in_runtime, peers};
 
 /// Bytes of an event, as in `weft bench stream`.
 const BYTES: usize = 128;
@@ -78,6 +78,40 @@ impl Server {
         Some(servers)
     }
 
+    /// Three etcds, which sync before they acknowledge; the first one's clients are to use it, and it may lead or not.
+    pub(super) fn etcd_of_three() -> Option<Vec<Server>> {
+        let binary = std::env::var("ETCD").unwrap_or_else(|_| "etcd".into());
+        let version = Command::new(&binary).arg("--version").stdout(Stdio::null()).status();
+        version.ok()?;
+        let peers: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let all = peers.iter().enumerate();
+        let all: Vec<String> = all.map(|(n, port)| format!("n{n}=http://127.0.0.1:{port}")).collect();
+        let start = |(number, peer): (usize, &u16)| {
+            let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+            let (clients, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+            let mut command = Command::new(&binary);
+            command.args(["--name", &format!("n{number}"), "--log-level", "error"]);
+            command.arg("--data-dir").arg(home.path().join("data"));
+            command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+            command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+            command.args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // One alone does not come up, so none is waited for before all are there.
+            Server {
+                child: command.spawn().unwrap(),
+                port,
+                _home: home,
+            }
+        };
+        let servers: Vec<Server> = peers.iter().enumerate().map(start).collect();
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", servers[0].port)).is_err() {
+            assert!(Instant::now() < deadline, "etcd does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(servers)
+    }
+
     pub(super) fn make_stream(&self, replicas: u32) {
         in_runtime(async {
             let client = self.client().await;
@@ -135,6 +169,12 @@ pub(super) fn jetstream(server: &Server, in_flight: usize) -> f64 {
         let acknowledged = acknowledged.into_iter().map(Result::unwrap).sum::<u64>();
         acknowledged as f64 / started.elapsed().as_secs_f64()
     })
+}
+
+/// Puts a second that etcd acknowledges, so many under way at once.
+pub(super) fn etcd(server: &Server, in_flight: usize) -> Option<f64> {
+    let url = format!("http://127.0.0.1:{}", server.port);
+    peers(&["etcd", "put", &url, &in_flight.to_string(), &BYTES.to_string()])
 }
 
 /// Events a second that a consumer is handed and settles, by pulls of 256, as NATS's own client does it.

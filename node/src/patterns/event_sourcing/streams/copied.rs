@@ -39,7 +39,7 @@ impl Streams {
         check_name(name)?;
         options.check()?;
         let key = copy_key(group, name)?;
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(&key).await;
         if let Some(known) = self.known().facts.get(&key).and_then(|facts| facts.copy.as_ref()) {
             return Err(match known.entry >= entry {
                 true => applied_before(),
@@ -265,7 +265,7 @@ impl Streams {
     ) -> Result<(Hidden, Log), StreamError> {
         check_name(&copy.name)?;
         options.check()?;
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(&copy_key(copy.group, &copy.name)?).await;
         let hidden = Subject::reserved(&format!("{IMPORTS}.{}.{}", copy.group, copy.name))?;
         let facts = self.shelf.create(&hidden, options, created_ms, Some(copy)).await?;
         let log = self.store.log_from(&log_name(facts.number), beginning).await?;
@@ -280,7 +280,7 @@ impl Streams {
         let copy = hidden.facts.copy.as_ref();
         let copy = copy.ok_or_else(|| StreamError::Corrupt("it is no copy of anything".into()))?;
         let key = copy_key(copy.group, &copy.name)?;
-        let _changing = self.changing.lock().await;
+        let _changing = self.changing.lock(&key).await;
         let before = self.known().facts.get(&key).map(|facts| facts.number);
         self.shelf.replace(&hidden.name, &key, &hidden.facts, before).await?;
         self.known().insert(key.clone(), hidden.facts.clone());
