@@ -154,6 +154,56 @@ fn schemas_outlive_kills_and_leaders() {
 }
 
 #[test]
+fn an_export_has_the_schemas_that_its_owner_signed() {
+    let mesh = Mesh::of(2);
+    let (alpha, beta) = (&mesh[0], &mesh[1]);
+    for stream in ["bills", "other"] {
+        alpha.run(&["stream", "create", stream]).ok();
+        alpha.run(&["stream", "append", stream, "--type", "bill", "{}"]).ok();
+    }
+    let schema = |needs: &str| file(alpha, needs, &json!({"required": [needs]}));
+    alpha
+        .run(&["schema", "add", "bills", "bill/v1", &schema("total"), "--type", "bill"])
+        .ok();
+    alpha
+        .run(&["schema", "add", "other", "bill/v1", &schema("cents"), "--type", "bill"])
+        .ok();
+    let export = |stream: &str| {
+        let path = alpha.file(stream);
+        alpha
+            .run(&["stream", "export", stream, "-o", path.to_str().unwrap()])
+            .ok();
+        fs::read_to_string(path).unwrap()
+    };
+    let (bills, other) = (export("bills"), export("other"));
+    let import = |name: &str, text: &str| beta.run_with_input(&["stream", "import", name, "-"], text.as_bytes());
+    import("copy", &bills).ok();
+    assert_eq!(
+        beta.run(&["schema", "ls", "copy", "--json"]).json_lines()[0]["id"],
+        "bill/v1"
+    );
+    beta.run(&[
+        "stream", "append", "copy", "--type", "bill", "--schema", "bill/v1", "{}",
+    ])
+    .fails_saying(2, &["total"]);
+    // Those of another export, and those that somebody has changed, are not taken; nothing is left of it.
+    let tail = |text: &str| -> Value { serde_json::from_str(text.lines().last().unwrap()).unwrap() };
+    let with = |schemas: Value| {
+        let mut last = tail(&bills);
+        last["schemas"] = schemas;
+        let mut lines: Vec<String> = bills.lines().map(str::to_owned).collect();
+        *lines.last_mut().unwrap() = last.to_string();
+        lines.join("\n") + "\n"
+    };
+    let own = tail(&bills)["schemas"].as_str().unwrap().to_owned();
+    let changed = format!("{}{}", if own.starts_with('g') { 'h' } else { 'g' }, &own[1..]);
+    for wrong in [tail(&other)["schemas"].clone(), changed.into(), "?".into()] {
+        import("wrong", &with(wrong)).fails_saying(1, &["schemas"]);
+        beta.run(&["stream", "info", "wrong"]).fails(3);
+    }
+}
+
+#[test]
 fn applications_say_them_over_http() {
     let node = Node::founder("alpha");
     node.run(&["stream", "create", "bills"]).ok();

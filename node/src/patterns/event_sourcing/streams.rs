@@ -21,6 +21,7 @@ use super::{
     copies::Copies,
     metrics::StreamMetrics,
     options::{STREAMS_MAX, StreamError, StreamOptions, check_name},
+    schemas::SchemaSet,
     shelf::{Facts, Shelf},
     stream::Stream,
 };
@@ -461,6 +462,11 @@ impl Streams {
         })?;
         let log = self.store.log(&log_name(facts.number)).await?;
         Ok((Hidden { name: hidden, facts }, log))
+    }
+
+    /// Writes the schemas of a stream that is being read in.
+    pub(super) async fn put_schemas(&self, hidden: &Hidden, set: &SchemaSet) -> Result<(), StreamError> {
+        self.shelf.put_schemas(hidden.facts.number, set).await
     }
 
     /// It is all there: it gets its name.

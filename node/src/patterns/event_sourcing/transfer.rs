@@ -1,7 +1,7 @@
 //! Whole streams: checked, written out, and read in again.
 //!
 //! An export is text, a line at a time: a head, the records byte for byte in base64, and at the end the signed checkpoint they lead to with the
-//! certificates of who signed it. Who reads it in sees whether anything was changed, left out or added.
+//! certificates of who signed it, and the stream's schemas, signed as well. Who reads it in sees whether anything was changed, left out or added.
 
 use std::sync::Arc;
 
@@ -9,16 +9,17 @@ use bytes::{Bytes, BytesMut};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use weft_protocol::{
-    Chain, MeshId, PeerId, Subject, Wire as _,
+    Chain, MeshId, PeerId, Signed, Subject, Wire as _,
     limits::{CHAIN_BYTES_MAX, CLOCK_SKEW_MS_MAX},
     merkle::{Hash, check_consistency, leaf_hash},
-    patterns::event_sourcing::{RECORD_BYTES_MAX, Record, checkpoint::Checkpoint},
+    patterns::event_sourcing::{RECORD_BYTES_MAX, Record, checkpoint::Checkpoint, schema::ExportedSchemas},
 };
 
 use super::{
     handle::Verified,
     options::StreamError,
     prove,
+    schemas::{SchemaChange, SchemaSet, check_definition},
     stream::{Kept, Stream},
     streams::{Opened, Streams},
     tree::BLOCK,
@@ -52,6 +53,9 @@ struct Tail {
     checkpoint: String,
     /// The certificates of who signed it, base64; empty in an open mesh.
     chain: String,
+    /// The stream's schemas with the owner's signature, base64; nothing where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schemas: Option<String>,
 }
 
 /// What was read in.
@@ -86,9 +90,19 @@ pub(super) async fn export(streams: &Arc<Streams>, opened: &Opened) -> Result<Bo
         first: stream.first(),
         version,
     };
+    let schemas = stream.schemas().await?.set.schemas.clone();
+    let schemas = match schemas.is_empty() {
+        true => None,
+        false => {
+            let checkpoint = checkpoint.clone();
+            let signed = trust.sign(&ExportedSchemas { checkpoint, schemas })?;
+            Some(BASE64.encode(&signed.to_checked_bytes()?))
+        }
+    };
     let tail = Tail {
         checkpoint,
         chain: BASE64.encode(&trust.chain().to_bytes()),
+        schemas,
     };
     let (writer, reader) = body();
     streams.tasks.spawn("stream-export", async move {
@@ -172,7 +186,10 @@ pub(super) async fn import(streams: &Arc<Streams>, name: &Subject, from: BodyRea
     super::options::check_name(name)?;
     let hidden = streams.begin_import(name).await?;
     let done = async {
-        let imported = read_in(&hidden.1, from).await?;
+        let (imported, set) = read_in(&hidden.1, from).await?;
+        if !set.schemas.is_empty() {
+            streams.put_schemas(&hidden.0, &set).await?;
+        }
         streams.end_import(name, &hidden.0).await?;
         Ok(imported)
     };
@@ -185,7 +202,7 @@ pub(super) async fn import(streams: &Arc<Streams>, name: &Subject, from: BodyRea
     }
 }
 
-async fn read_in(log: &Log, from: BodyReader) -> Result<Imported, StreamError> {
+async fn read_in(log: &Log, from: BodyReader) -> Result<(Imported, SchemaSet), StreamError> {
     let mut lines = Lines {
         body: from,
         buffer: BytesMut::new(),
@@ -234,7 +251,32 @@ async fn read_in(log: &Log, from: BodyReader) -> Result<Imported, StreamError> {
     if lines.next().await?.is_some() {
         return Err(corrupt("the export goes on behind its end"));
     }
-    check(&head, &tail, frontier.root())
+    let imported = check(&head, &tail, frontier.root())?;
+    let schemas = schemas_of(&tail, imported.owner)?;
+    Ok((imported, schemas))
+}
+
+/// The schemas of an export that are to be its stream's: those that its owner has signed together with its checkpoint.
+fn schemas_of(tail: &Tail, owner: PeerId) -> Result<SchemaSet, StreamError> {
+    let mut set = SchemaSet::default();
+    let Some(text) = &tail.schemas else { return Ok(set) };
+    let untrue = |reason: String| {
+        corrupt(format!(
+            "the schemas of the export are not as they were signed: {reason}"
+        ))
+    };
+    let bytes = BASE64.decode(text.as_bytes());
+    let bytes = bytes.map_err(|error| untrue(error.to_string()))?;
+    let signed: Signed<ExportedSchemas> = Signed::from_bytes(&bytes).map_err(|error| untrue(error.to_string()))?;
+    let exported = signed.open().map_err(|error| untrue(error.to_string()))?;
+    if signed.signer().peer_id() != owner || exported.checkpoint != tail.checkpoint {
+        return Err(untrue("they are those of another".into()));
+    }
+    for schema in exported.schemas {
+        check_definition(&schema)?;
+        set.apply(SchemaChange::Add(schema))?;
+    }
+    Ok(set)
 }
 
 fn check(head: &Head, tail: &Tail, root: Hash) -> Result<Imported, StreamError> {

@@ -2,10 +2,12 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::codec::bounded;
+use super::checkpoint::CHECKPOINT_BYTES_MAX;
+use crate::codec::{Wire, bounded};
 use crate::error::{DecodeError, at_most};
 use crate::limits::MESSAGE_ATTRIBUTE_BYTES_MAX;
 use crate::name::{check_distinct, check_text};
+use crate::signed::Payload;
 
 /// Schemas of one stream.
 pub const SCHEMAS_MAX: usize = 256;
@@ -82,6 +84,37 @@ impl Schema {
         });
         self.id.len() + types + self.document.len() + upcast
     }
+}
+
+/// The schemas of a stream, as its owner writes them out together with the records.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ExportedSchemas {
+    /// The signed checkpoint that the records lead to: these schemas are of that export and no other.
+    #[n(0)]
+    pub checkpoint: String,
+    /// The schemas.
+    #[cbor(n(1), decode_with = "bounded::list::<SCHEMAS_MAX, _, _>")]
+    pub schemas: Vec<Schema>,
+}
+
+impl Wire for ExportedSchemas {
+    const WHAT: &'static str = "schemas of an export";
+    // Each has a head, a time, and as many types and parts as it may have.
+    const BYTES_MAX: usize = SCHEMAS_BYTES_MAX + CHECKPOINT_BYTES_MAX + SCHEMAS_MAX * 256;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        at_most("checkpoint", self.checkpoint.len(), CHECKPOINT_BYTES_MAX)?;
+        at_most(
+            "schemas",
+            self.schemas.iter().map(Schema::bytes).sum(),
+            SCHEMAS_BYTES_MAX,
+        )?;
+        self.schemas.iter().try_for_each(Schema::check)
+    }
+}
+
+impl Payload for ExportedSchemas {
+    const DOMAIN: &'static str = "stream-schemas";
 }
 
 /// Whether a schema may be called so.

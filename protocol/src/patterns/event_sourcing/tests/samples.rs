@@ -11,7 +11,7 @@ use crate::patterns::event_sourcing::consumer::{
     ConsumerFigures, ConsumerOptions, ConsumerReply, ConsumerRequest, DeadLetter, Delivery, Handed, Order, Settlement,
 };
 use crate::patterns::event_sourcing::proof::{Enclosed, Proof};
-use crate::patterns::event_sourcing::schema::{Schema, Upcast};
+use crate::patterns::event_sourcing::schema::{ExportedSchemas, Schema, Upcast};
 use crate::patterns::event_sourcing::{
     Ack, Append, Appended, Condition, CopyFigure, CopyFigures, Event, From, Keep, KeptStreams, Labels, Positioned,
     Producer, Query, QueryItem, ReadReply, ReadRequest, Record, StreamFailure, StreamFigures, StreamReply,
@@ -175,7 +175,14 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("event-stream-read-upcast", read_upcast),
         sample("event-stream-consumer-add-upcast", StreamRequest::Consumer(upcast)),
         sample("event-stream-schemas", StreamRequest::Schemas),
-        sample("event-stream-schemas-reply", StreamReply::Schemas(vec![schema])),
+        sample("event-stream-schemas-reply", StreamReply::Schemas(vec![schema.clone()])),
+        sample(
+            "event-stream-schemas-exported",
+            ExportedSchemas {
+                checkpoint: checkpoint(),
+                schemas: vec![schema],
+            },
+        ),
         sample("event-stream-kept-taking", kept_taking),
         sample(
             "event-stream-seen",
