@@ -88,38 +88,34 @@ impl<W: Work> Committer<W> {
             .await
             .map_err(|_| StoreError::Closed)?
             .forget();
+        self.enqueue(job, permits);
+        Ok(())
+    }
+
+    /// The same for work that blocks itself, and does not wait for room: then it gets the job back.
+    pub(super) fn submit_now(self: &Arc<Self>, job: W::Job, bytes: usize) -> std::result::Result<(), W::Job> {
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PERMITS);
+        match self.room.try_acquire_many(permits as u32) {
+            Ok(room) => room.forget(),
+            Err(_) => return Err(job),
+        }
+        self.enqueue(job, permits);
+        Ok(())
+    }
+
+    fn enqueue(self: &Arc<Self>, job: W::Job, permits: usize) {
         let start = {
             let mut queue = self.lock();
             queue.waiting.push_back((job, permits));
             !std::mem::replace(&mut queue.running, true)
         };
         if start && self.disk.blocks() {
-            let this = Arc::clone(self);
+            let starting = Starting(Some(Arc::clone(self)));
             // Detached on purpose: it ends by itself when the queue is empty, and every job carries its own answer.
-            drop(tokio::task::spawn_blocking(move || this.drain()));
+            drop(tokio::task::spawn_blocking(move || starting.drain()));
         } else if start {
             self.drain();
         }
-        Ok(())
-    }
-
-    /// The same for who may block: unless somebody is at work already, the work is done on this thread before this returns. Gives the job back
-    /// where there is no room for it.
-    pub(super) fn submit_blocking(self: &Arc<Self>, job: W::Job, bytes: usize) -> std::result::Result<(), W::Job> {
-        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PERMITS);
-        match self.room.try_acquire_many(permits as u32) {
-            Ok(room) => room.forget(),
-            Err(_) => return Err(job),
-        }
-        let start = {
-            let mut queue = self.lock();
-            queue.waiting.push_back((job, permits));
-            !std::mem::replace(&mut queue.running, true)
-        };
-        if start {
-            self.drain();
-        }
-        Ok(())
     }
 
     /// Waits until every queued job is answered, then refuses further ones. Cancel-safe; may be called again.
@@ -198,6 +194,31 @@ impl<W: Work> Committer<W> {
     }
 }
 
+/// Work that is about to begin. When it never does, because the runtime is shutting down, whoever waits for it is told so.
+struct Starting<W: Work>(Option<Arc<Committer<W>>>);
+
+impl<W: Work> Starting<W> {
+    fn drain(mut self) {
+        if let Some(committer) = self.0.take() {
+            committer.drain();
+        }
+    }
+}
+
+impl<W: Work> Drop for Starting<W> {
+    fn drop(&mut self) {
+        let Some(committer) = self.0.take() else { return };
+        let given_up = {
+            let mut queue = committer.lock();
+            queue.running = false;
+            std::mem::take(&mut queue.waiting)
+        };
+        let permits = given_up.iter().map(|(_, permits)| permits).sum();
+        drop(given_up);
+        committer.room.add_permits(permits);
+    }
+}
+
 /// Gives the room of a group back, also when its work panicked.
 struct Done<'a> {
     room: &'a Semaphore,
@@ -228,6 +249,51 @@ impl<W: Work> Drop for Running<'_, W> {
     fn drop(&mut self) {
         if self.at_work {
             self.committer.lock().running = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::platform::{Platform as _, RealPlatform};
+
+    struct Answering;
+
+    impl Work for Answering {
+        type Job = oneshot::Sender<()>;
+
+        fn run(&self, jobs: Vec<Self::Job>) {
+            for job in jobs {
+                let _ = job.send(());
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_for_what_never_begins_is_told() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        let committer = Committer::new(Arc::new(Answering), RealPlatform.disk());
+        let handle = runtime.handle().clone();
+        let ask = || {
+            let (job, answer) = oneshot::channel();
+            let _entered = handle.enter();
+            assert!(committer.submit_now(job, 1).is_ok());
+            answer.blocking_recv()
+        };
+        assert_eq!(ask(), Ok(()));
+        while committer.lock().running {
+            std::thread::yield_now();
+        }
+        runtime.shutdown_background();
+        assert!(ask().is_err());
+        while committer.room.available_permits() < PERMITS {
+            std::thread::yield_now();
         }
     }
 }

@@ -57,7 +57,7 @@ pub(in crate::store) fn put_together(committer: &Arc<Committer<State>>, name: &s
         batch,
         reply,
     };
-    match committer.submit_blocking(commit, bytes) {
+    match committer.submit_now(commit, bytes) {
         Ok(()) => match answer.try_recv() {
             Ok(done) => done,
             // Another thread is at it.
