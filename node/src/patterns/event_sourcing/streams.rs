@@ -267,6 +267,7 @@ impl Streams {
         let key = self.known().key(name).cloned();
         let key = key.ok_or_else(|| StreamError::NoStream(name.to_string()))?;
         let _changing = self.changing.lock(&key).await;
+        opened.stream.check_there()?;
         let known = self.opened().get(&key).filter(|known| known.term == term).cloned();
         if let Some(known) = known {
             return Ok(known);
