@@ -3,10 +3,13 @@
 //! Probes compare digests, pulls and pushes bring the two sides together, a renewal asks an issuer for a new certificate. A reply holds
 //! what fits; `more` says that the same question would bring further answers.
 
+mod have;
 #[cfg(test)]
 mod tests;
 
 use minicbor::{Decode, Encode};
+
+pub use have::Have;
 
 use crate::admission::{AdmissionRefusal, check_notices};
 use crate::capability::CapabilityToken;
@@ -72,7 +75,7 @@ pub enum ControlRequest {
         #[n(0)]
         after: u32,
     },
-    /// Give me your records.
+    /// Give me your records: the question to those who do not say that they understand [`ControlRequest::PullLacking`].
     #[n(2)]
     PullRecords {
         /// What the asker has: of whom, and which `seq`. The keys are only compared, so they are not checked to be points of the curve.
@@ -131,6 +134,13 @@ pub enum ControlRequest {
         #[n(0)]
         chain: Chain,
     },
+    /// Give me the records that I lack. Answered as [`ControlRequest::PullRecords`] is.
+    #[n(10)]
+    PullLacking {
+        /// What the asker has.
+        #[n(0)]
+        have: Have,
+    },
 }
 
 impl Wire for ControlRequest {
@@ -142,6 +152,7 @@ impl Wire for ControlRequest {
             Self::Probe { notes, .. } => check_notes(notes),
             Self::PullRevocations { .. } => Ok(()),
             Self::PullRecords { have } => at_most("known records", have.len(), HAVE_MAX),
+            Self::PullLacking { have } => have.check(),
             Self::PushRecords { records } => at_most("records", records.len(), RECORDS_PER_MESSAGE_MAX),
             Self::PushRevocations { notices } => check_notices(notices),
             Self::Renew { chain } | Self::PushCertificate { chain } => chain.check(),
@@ -170,6 +181,9 @@ pub enum ControlReply {
         /// What this side's patterns say.
         #[cbor(n(3), default, decode_with = "bounded::list::<{ NOTES_MAX }, _, _>")]
         notes: Vec<Note>,
+        /// Whether this side understands [`ControlRequest::PullLacking`].
+        #[n(4)]
+        knows_marks: Option<bool>,
     },
     /// Revocations.
     #[n(1)]

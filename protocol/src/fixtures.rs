@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::admission::{AdmissionRefusal, AdmissionReply, AdmissionRequest};
-use crate::control::{ControlReply, ControlRequest, Note};
+use crate::control::{ControlReply, ControlRequest, Have, Note};
 use crate::direct::{DirectReply, DirectRequest, LaneFrame};
 use crate::patterns::blobs::{BlobId, BlobMessage};
 use crate::patterns::event_sourcing;
@@ -129,6 +129,7 @@ fn mesh_samples() -> Vec<Sample> {
         members_digest: ours,
         revocations_digest: theirs,
         notes: Vec::new(),
+        knows_marks: Some(true),
     };
     vec![
         sample("node-record", record),
@@ -178,6 +179,12 @@ fn mesh_samples() -> Vec<Sample> {
             "control-pull-records",
             ControlRequest::PullRecords {
                 have: vec![(public(3), NOW_MS)],
+            },
+        ),
+        sample(
+            "control-pull-lacking",
+            ControlRequest::PullLacking {
+                have: Have::new([7; 16], [(public(3), NOW_MS), (public(4), 5)]),
             },
         ),
         sample(

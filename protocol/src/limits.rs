@@ -149,6 +149,8 @@ pub const NOTICES_PER_MESSAGE_MAX: usize = 512;
 pub const RECORDS_PER_MESSAGE_MAX: usize = 512;
 /// Keys a `PullRecords` can say it already has.
 pub const HAVE_MAX: usize = 5000;
+/// Records of which a `PullLacking` can say that it already has them.
+pub const MARKS_MAX: usize = 20_000;
 
 /// How far two honest clocks may be apart, in milliseconds.
 pub const CLOCK_SKEW_MS_MAX: u64 = 120_000;

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use crate::topology::TopologyError;
+
 /// A run could not be made. What a scenario finds wrong with a mesh is not this, but a check that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,6 +36,15 @@ pub enum RunError {
     /// It did not get going, or broke down.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<TopologyError> for RunError {
+    fn from(error: TopologyError) -> Self {
+        match error {
+            TopologyError::Impossible(reason) => Self::Unsupported(reason),
+            TopologyError::File(reason) => Self::Failed(reason),
+        }
+    }
 }
 
 impl RunError {

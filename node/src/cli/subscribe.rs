@@ -65,6 +65,9 @@ pub(crate) struct SubscribeArgs {
     /// At most one message of each subject in this time; the others of it are left out
     #[arg(long, value_name = "DURATION", value_parser = parse::duration_positive, conflicts_with = "group")]
     every: Option<Duration>,
+    /// Say of each message which neighbour handed it to this node; with --json in `weftvia`
+    #[arg(long)]
+    via: bool,
     /// End after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -78,6 +81,9 @@ pub(crate) struct SubscribeArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "raw", value_hint = clap::ValueHint::DirPath)]
     save: Option<PathBuf>,
 }
+
+/// Where a message says which neighbour handed it over.
+const VIA: &str = "weftvia";
 
 /// What a subscription has seen, beyond one connection.
 #[derive(Debug, Default)]
@@ -130,6 +136,9 @@ async fn follow(session: &Session, args: &SubscribeArgs, progress: &mut Progress
     }
     if let Some(every) = args.every {
         path.push_str(&format!("&every_ms={}", parse::millis(every)));
+    }
+    if args.via {
+        path.push_str("&via=true");
     }
     let first = format!("{path}{}", before(args));
     let mut backoff = Backoff::new();
@@ -229,7 +238,12 @@ async fn show(session: &Session, args: &SubscribeArgs, event: &Event) -> Result<
         line.push(b'\n');
         return out.bytes(&line);
     }
-    let subject = format!("[{}]", escape(&view::text(&message, "subject")));
+    let subject = view::text(&message, "subject");
+    let subject = escape(&subject);
+    let subject = match message.get(VIA).and_then(Value::as_str) {
+        Some(neighbour) if args.via => format!("[{subject} via {}]", escape(&view::short_id(neighbour))),
+        _ => format!("[{subject}]"),
+    };
     let subject = out.paint(Tone::Dim, &subject);
     if let Some(reference) = reference {
         let size = view::bytes(reference.bytes);

@@ -4,7 +4,10 @@
 //! measures the round trip and compares digests, changes are pushed at once, differences are pulled. A peer that does not
 //! answer within [`REPLY_TIMEOUT`] is taken for gone.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
@@ -81,6 +84,7 @@ pub struct Probe {
     pub clock_skew_ms: i64,
     members_digest: [u8; 32],
     revocations_digest: [u8; 32],
+    knows_marks: bool,
 }
 
 /// Asks on `stream` until the connection ends.
@@ -199,6 +203,7 @@ pub(crate) async fn probe(
             members_digest,
             revocations_digest,
             notes: theirs,
+            knows_marks,
         } => {
             notes.hear(peer, &theirs);
             let rtt = started.elapsed();
@@ -209,6 +214,7 @@ pub(crate) async fn probe(
                 clock_skew_ms,
                 members_digest,
                 revocations_digest,
+                knows_marks: knows_marks == Some(true),
             })
         }
         _ => Err(ControlError::OutOfTurn),
@@ -308,14 +314,13 @@ async fn reconcile(
         if probe.members_digest == trust.records_digest() {
             break;
         }
-        match exchange(
-            stream,
-            &ControlRequest::PullRecords {
-                have: trust.have(HAVE_MAX),
-            },
-        )
-        .await?
-        {
+        let request = if probe.knows_marks {
+            ControlRequest::PullLacking { have: trust.have() }
+        } else {
+            let have = trust.have_by_key(HAVE_MAX);
+            ControlRequest::PullRecords { have }
+        };
+        match exchange(stream, &request).await? {
             ControlReply::Records { records, more } => {
                 let learned = trust.learn_records(records, Some(*peer));
                 if learned > 0 {
@@ -478,6 +483,7 @@ async fn reply_to(
                 members_digest: trust.records_digest(),
                 revocations_digest: trust.revocations_digest(),
                 notes: notes.say(),
+                knows_marks: Some(true),
             }
         }
         ControlRequest::PullRevocations { after } => {
@@ -495,8 +501,14 @@ async fn reply_to(
                 notices: rest,
             }
         }
+        ControlRequest::PullLacking { have } => {
+            let (records, more) = trust.lacking(|key, seq| have.covers(key, seq), PAGE_BYTES);
+            ControlReply::Records { records, more }
+        }
         ControlRequest::PullRecords { have } => {
-            let (records, more) = trust.lacking(&have, PAGE_BYTES);
+            let have: HashMap<PublicKey, u64> = have.into_iter().collect();
+            let covers = |key: &PublicKey, seq| have.get(key).is_some_and(|known| *known >= seq);
+            let (records, more) = trust.lacking(covers, PAGE_BYTES);
             ControlReply::Records { records, more }
         }
         ControlRequest::PushRecords { records } => {

@@ -143,7 +143,7 @@ impl Trust {
         };
         match own {
             Ok(own) => {
-                state.members.insert(own.key, self.kept(own.clone()));
+                state.members.insert(self.kept(own.clone()));
                 state.own = Some(std::sync::Arc::new(own));
             }
             Err(error) => {
@@ -184,7 +184,7 @@ impl Trust {
             Ok(member) if member.key == key => {
                 // In an open mesh anybody can come with ever new keys; what is known of them all alike needs no place.
                 if mesh.kind == MeshKind::Private || state.members.len() < self.0.directory_max {
-                    state.members.insert(key, self.kept(member));
+                    state.members.insert(self.kept(member));
                 }
                 ProofVerdict::Member
             }

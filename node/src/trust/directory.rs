@@ -13,10 +13,10 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use weft_protocol::{
-    Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, record::Announcement,
+    Chain, Membership, Multiaddr, NodeRecord, PeerId, PublicKey, Signed, Wire as _, control::Have, record::Announcement,
 };
 
-use super::{MeshKind, PREFIX_RECORD, State, Trust, keyed};
+use super::{MeshKind, PREFIX_RECORD, State, Trust, by_key::Keyed, keyed};
 use crate::{error::NodeError, platform::share, store::Batch};
 
 /// Members a node remembers when nothing else is said.
@@ -55,6 +55,12 @@ pub(super) struct Entry {
     /// The neighbour it came from, which need not be told.
     from: Option<Bringer>,
     dirty: bool,
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> PublicKey {
+        self.known.signed.signer()
+    }
 }
 
 impl Entry {
@@ -139,7 +145,7 @@ impl Trust {
         }
         record.check()?;
         let signed = Signed::sign(&record, &self.0.key)?;
-        state.put(self.0.public, self.known(signed, record), None);
+        state.put(self.known(signed, record), None);
         drop(state);
         self.touch();
         Ok(true)
@@ -174,10 +180,10 @@ impl Trust {
                         }
                     }
                     let member = membership.unwrap_or_else(|| super::authority::open_membership(&record, key));
-                    state.members.insert(key, self.kept(member));
+                    state.members.insert(self.kept(member));
                     record.chain = Chain::default();
                     let from = from.as_ref().and_then(PublicKey::from_peer_id);
-                    state.put(key, self.known(signed, record), from.as_ref().map(Bringer::from));
+                    state.put(self.known(signed, record), from.as_ref().map(Bringer::from));
                     new += 1;
                 }
                 Err(error) => tracing::debug!(peer = %key.peer_id(), %error, "a record was not accepted"),
@@ -223,7 +229,7 @@ impl Trust {
         if key == self.0.public {
             if let Ok(record) = signed.open() {
                 let known = self.known(signed, record);
-                self.state().put(self.0.public, known, None);
+                self.state().put(known, None);
             }
         } else {
             self.learn_records(vec![signed], None);
@@ -288,7 +294,7 @@ impl Trust {
         let own = self.0.public;
         state
             .records
-            .retain(|key, e| *key == own || now_ms < e.record().expires_at_ms());
+            .retain(|e| e.key() == own || now_ms < e.record().expires_at_ms());
         if state.records.len() != before {
             state.records_digest = None;
         }
@@ -300,10 +306,10 @@ impl Trust {
         state
             .records
             .iter()
-            .map(|(key, e)| KnownMember {
-                peer: key.peer_id(),
+            .map(|e| KnownMember {
+                peer: e.key().peer_id(),
                 record: e.record().clone(),
-                membership: state.members.get(key).map(|member| Membership::clone(member)),
+                membership: state.members.get(&e.key()).map(|member| Membership::clone(member)),
             })
             .collect()
     }
@@ -323,7 +329,7 @@ impl Trust {
     pub fn announcements(&self, key: &str) -> Vec<(PeerId, Vec<u8>)> {
         let state = self.state();
         let all = state.records.iter();
-        all.filter_map(|(node, e)| Some((node.peer_id(), e.record().announcement(key)?.to_vec())))
+        all.filter_map(|e| Some((e.key().peer_id(), e.record().announcement(key)?.to_vec())))
             .collect()
     }
 
@@ -334,8 +340,8 @@ impl Trust {
             return digest;
         }
         let mut hash = Sha256::new_with_prefix(b"weft-records-v1");
-        for (key, e) in &state.records {
-            hash.update(key.as_bytes());
+        for e in state.records.iter() {
+            hash.update(e.key().as_bytes());
             hash.update(e.record().seq.to_be_bytes());
         }
         let digest = hash.finalize().into();
@@ -355,30 +361,34 @@ impl Trust {
         if state.version == version {
             return (Vec::new(), version);
         }
-        let newer = state.records.iter().filter(|(_, e)| e.version > version);
-        let addresses = newer.map(|(key, e)| (key.peer_id(), e.record().addresses.clone()));
+        let newer = state.records.iter().filter(|e| e.version > version);
+        let addresses = newer.map(|e| (e.key().peer_id(), e.record().addresses.clone()));
         (addresses.collect(), state.version)
     }
 
     /// What we have, in the form a neighbour compares with.
-    pub(crate) fn have(&self, limit: usize) -> Vec<(PublicKey, u64)> {
-        self.state()
-            .records
-            .iter()
-            .take(limit)
-            .map(|(key, e)| (*key, e.record().seq))
-            .collect()
+    pub(crate) fn have(&self) -> Have {
+        let salt = self.random();
+        let state = self.state();
+        Have::new(salt, state.records.iter().map(|e| (e.key(), e.record().seq)))
     }
 
-    /// What a neighbour that has `have` lacks, at most `bytes_max` of it; and whether there is more.
-    pub(crate) fn lacking(&self, have: &[(PublicKey, u64)], bytes_max: usize) -> (Vec<Signed<NodeRecord>>, bool) {
-        let have: std::collections::HashMap<PublicKey, u64> = have.iter().copied().collect();
+    /// The same for a neighbour of an earlier version, which knows no marks.
+    pub(crate) fn have_by_key(&self, limit: usize) -> Vec<(PublicKey, u64)> {
         let state = self.state();
-        let lacking = state
-            .records
-            .iter()
-            .filter(|(key, e)| have.get(*key).is_none_or(|seq| *seq < e.record().seq));
-        page(lacking.map(|(_, e)| &e.known.signed), bytes_max)
+        let records = state.records.iter().take(limit);
+        records.map(|e| (e.key(), e.record().seq)).collect()
+    }
+
+    /// What a neighbour lacks that has what it says it `covers`, at most `bytes_max` of it; and whether there is more.
+    pub(crate) fn lacking(
+        &self,
+        covers: impl Fn(&PublicKey, u64) -> bool,
+        bytes_max: usize,
+    ) -> (Vec<Signed<NodeRecord>>, bool) {
+        let state = self.state();
+        let lacking = state.records.iter().filter(|e| !covers(&e.key(), e.record().seq));
+        page(lacking.map(|e| &e.known.signed), bytes_max)
     }
 
     /// What came after `version` and not from `peer`, at most `bytes_max` of it, and the version it reaches.
@@ -392,7 +402,7 @@ impl Trust {
         let state = self.state();
         let mut newer: Vec<&Entry> = state
             .records
-            .values()
+            .iter()
             .filter(|e| e.version > version && (e.from.is_none() || e.from != peer))
             .collect();
         newer.sort_by_key(|e| e.version);
@@ -415,10 +425,8 @@ impl Trust {
 impl State {
     /// Makes room by dropping a record that no neighbour brought of itself; says whether there was one.
     fn drop_distant(&mut self) -> bool {
-        let mut records = self.records.iter();
-        let Some(key) =
-            records.find_map(|(key, e)| e.from.is_some_and(|from| from != Bringer::from(key)).then_some(*key))
-        else {
+        let is_distant = |e: &&Entry| e.from.is_some_and(|from| from != Bringer::from(&e.key()));
+        let Some(key) = self.records.iter().find(is_distant).map(Keyed::key) else {
             return false;
         };
         self.records.remove(&key);
@@ -442,23 +450,24 @@ impl State {
         for key in &changed {
             self.stored.remove(key);
         }
-        let dirty = self.records.iter_mut().filter(|(_, e)| e.dirty);
-        let mut dirty: Vec<(&PublicKey, &mut Entry)> = dirty.collect();
-        dirty.sort_by_cached_key(|(key, _)| distance(key));
-        for (key, entry) in dirty {
+        let dirty = self.records.iter_mut().filter(|e| e.dirty);
+        let mut dirty: Vec<&mut Entry> = dirty.collect();
+        dirty.sort_by_cached_key(|e| distance(&e.key()));
+        for entry in dirty {
             entry.dirty = false;
-            let was_neighbour = entry.from == Some(Bringer::from(key));
+            let key = entry.key();
+            let was_neighbour = entry.from == Some(Bringer::from(&key));
             let room = if was_neighbour { STORED_MAX * 2 } else { STORED_MAX };
-            if key == own || self.stored.contains(key) || self.stored.len() < room {
+            if key == *own || self.stored.contains(&key) || self.stored.len() < room {
                 batch = batch.put(keyed(PREFIX_RECORD, key.as_bytes()), entry.known.signed.to_bytes());
-                self.stored.insert(*key);
-                changed.push(*key);
+                self.stored.insert(key);
+                changed.push(key);
             }
         }
         (batch, changed)
     }
 
-    fn put(&mut self, key: PublicKey, known: Arc<Known>, from: Option<Bringer>) {
+    fn put(&mut self, known: Arc<Known>, from: Option<Bringer>) {
         self.version += 1;
         let entry = Entry {
             known,
@@ -466,7 +475,7 @@ impl State {
             from,
             dirty: true,
         };
-        self.records.insert(key, entry);
+        self.records.insert(entry);
         self.records_digest = None;
     }
 }

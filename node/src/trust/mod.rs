@@ -8,6 +8,7 @@
 //! Does not promise that a member is honest, nor that a node which can talk to nobody learns of a revocation.
 
 mod authority;
+mod by_key;
 pub mod directory;
 pub mod guard;
 mod invites;
@@ -27,6 +28,7 @@ use std::{
 
 pub(crate) use authority::ProofVerdict;
 pub use authority::{CERTIFICATE_TTL, FoundOptions, IssueOptions, default_name};
+use by_key::{ByKey, Keyed};
 pub use directory::DIRECTORY_MAX;
 pub use guard::{Decision, Rule};
 pub use invites::{Invitation, InviteOptions};
@@ -87,6 +89,12 @@ const PREFIX_PROMISE: &[u8] = b"promise/";
 /// One page of a scan at start.
 const SCAN_PAGE: usize = 512;
 
+impl Keyed for Arc<Membership> {
+    fn key(&self) -> PublicKey {
+        self.key
+    }
+}
+
 #[derive(Default)]
 struct State {
     mesh: Option<MeshInfo>,
@@ -94,8 +102,8 @@ struct State {
     own: Option<Arc<Membership>>,
     revocations: Option<RevocationSet>,
     /// Members whose proof we have verified, by certificate or by record.
-    members: BTreeMap<PublicKey, Arc<Membership>>,
-    records: BTreeMap<PublicKey, directory::Entry>,
+    members: ByKey<Arc<Membership>>,
+    records: ByKey<directory::Entry>,
     /// Those whose records are in the store.
     stored: BTreeSet<PublicKey>,
     /// Grows with each change of `records`; a listener that knows an older one is told what came since.

@@ -140,9 +140,9 @@ impl Trust {
         let verified = chain.verify(&mesh.root, &mesh.id, self.now_ms(), CLOCK_SKEW_MS_MAX, &|k| {
             self.is_revoked(k)
         });
-        if let Ok(member) = verified {
+        if let Some(member) = verified.ok().filter(|member| member.key == key) {
             let member = self.kept(member);
-            self.state().members.insert(key, member);
+            self.state().members.insert(member);
             self.fulfilled(&key).await;
         }
     }

@@ -3,7 +3,8 @@
 use weft_protocol::{PeerId, PublicKey, Revocation, RevocationNotice, Wire as _};
 
 use super::{
-    IssueOptions, PREFIX_ADOPTED, PREFIX_PROMISE, PREFIX_RECORD, PREFIX_REVOCATION, Trust, authority::may_revoke, keyed,
+    IssueOptions, Keyed as _, PREFIX_ADOPTED, PREFIX_PROMISE, PREFIX_RECORD, PREFIX_REVOCATION, Trust,
+    authority::may_revoke, keyed,
 };
 use crate::{error::NodeError, store::Batch};
 
@@ -127,9 +128,9 @@ impl Trust {
             // Whoever was admitted by a revoked key must show another certificate.
             state
                 .members
-                .retain(|key, m| !revoked(key) && !m.path.iter().any(revoked) && !revoked(&m.issuer));
+                .retain(|m| !revoked(&m.key) && !m.path.iter().any(revoked) && !revoked(&m.issuer));
             let members = &state.members;
-            state.records.retain(|key, _| members.contains_key(key));
+            state.records.retain(|entry| members.contains_key(&entry.key()));
             state.adopted.retain(|key, _| !revoked(key));
             state.promises.retain(|key, _| !revoked(key));
             state.records_digest = None;
@@ -183,7 +184,7 @@ impl Trust {
         let state = self.state();
         let mut all: Vec<_> = state
             .members
-            .values()
+            .iter()
             .filter(|m| m.key != *issuer && (m.issuer == *issuer || m.path.contains(issuer)) && m.key != self.0.public)
             .map(|m| {
                 let options = IssueOptions {

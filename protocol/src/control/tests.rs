@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::MARKS_MAX;
 use crate::testing::*;
 
 #[test]
@@ -49,6 +50,50 @@ fn known_keys_are_bounded_and_whole() {
             .to_string()
             .contains("a pair")
     );
+}
+
+#[test]
+fn the_most_marks_fit() {
+    let key = public(3);
+    let have = Have::new([7; 16], vec![(key, u64::MAX); MARKS_MAX + 1]);
+    let request = ControlRequest::PullLacking { have };
+    let bytes = request.to_checked_bytes().unwrap();
+    assert_eq!(ControlRequest::from_bytes(&bytes), Ok(request));
+}
+
+#[test]
+fn what_is_known_covers_what_is_as_old_and_nothing_else() {
+    let keys: Vec<_> = (1..=50).map(public).collect();
+    let have = Have::new([7; 16], keys[..40].iter().map(|key| (*key, 1_000)));
+    for (number, key) in keys.iter().enumerate() {
+        assert_eq!(have.covers(key, 1_000), number < 40);
+        assert_eq!(have.covers(key, 1), number < 40);
+        assert!(!have.covers(key, 1_001));
+    }
+    assert!(!Have::new([7; 16], []).covers(&keys[0], 0));
+    // What does not fit is as late as anything can be.
+    let have = Have::new([7; 16], [(keys[0], u64::MAX)]);
+    assert!(have.covers(&keys[0], 1 << 48) && !have.covers(&keys[1], 1));
+}
+
+#[test]
+fn marks_that_are_cut_off_or_out_of_order_are_malformed() {
+    let ask = |marks: &[u8]| {
+        let have = (
+            minicbor::bytes::ByteArray::from([7; 16]),
+            <&minicbor::bytes::ByteSlice>::from(marks),
+        );
+        ControlRequest::from_bytes(&crate::codec::encode(&(10u8, [have]))).map(|_| ())
+    };
+    let (first, second) = ([1; 12], [2; 12]);
+    assert_eq!(ask(&[]), Ok(()));
+    assert_eq!(ask(&[first, second].concat()), Ok(()));
+    for wrong in [[second, first].concat(), first[..11].to_vec()] {
+        let error = ask(&wrong).unwrap_err().to_string();
+        assert!(error.contains("cut off or not in order"), "{error}");
+    }
+    let error = ask(&[first; MARKS_MAX + 1].concat()).unwrap_err().to_string();
+    assert!(error.contains("known records is too large: 20001"), "{error}");
 }
 
 #[test]

@@ -137,8 +137,7 @@ impl<'a> World<'a> {
         let failed = |error: &dyn std::fmt::Display| RunError::Failed(error.to_string());
         let (nodes, groups) = (scenario.nodes(), scenario.group_of_node());
         let own_seed = scenario.topology.seed.unwrap_or(seed);
-        let graph =
-            topology::make(&scenario.topology.kind, nodes, own_seed, Path::new("")).map_err(|error| failed(&error))?;
+        let graph = topology::make(&scenario.topology.kind, nodes, own_seed, Path::new(""))?;
         let attackers: usize = scenario.attacks.iter().map(|attack| attack.attackers).sum();
         let mut nats: Vec<Nat> = groups.iter().map(|group| scenario.fleet[*group].nat).collect();
         nats.resize(nodes + attackers, Nat::None);

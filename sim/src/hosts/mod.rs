@@ -97,8 +97,7 @@ impl Hosts {
         let mut wan = Wan::new(seed, nats.len(), engine::links(scenario, seed, &groups));
         if scenario.topology.dial == Dial::Edges {
             let topology = &scenario.topology;
-            let graph = topology::make(&topology.kind, nats.len(), topology.seed.unwrap_or(seed), Path::new(""))
-                .map_err(|error| RunError::Failed(error.to_string()))?;
+            let graph = topology::make(&topology.kind, nats.len(), topology.seed.unwrap_or(seed), Path::new(""))?;
             wan.restrict_to(graph.edges());
         }
         let namespaces = Namespaces::make(&nats)?;

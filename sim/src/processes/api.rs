@@ -176,7 +176,7 @@ impl Api {
         // A subject has no character that would have to be escaped.
         let request = self
             .client
-            .get(format!("http://localhost/v1/messages?subject={subject}"));
+            .get(format!("http://localhost/v1/messages?subject={subject}&via=true"));
         // Only the answer's head is waited for so long: the rest comes as long as both live.
         let answer = tokio::time::timeout(ASK_TIME_MAX, request.send()).await.ok()?.ok()?;
         answer.status().is_success().then(|| Subscription {
@@ -246,6 +246,11 @@ fn message(event: &str) -> Option<Value> {
 /// `workload.item`.
 pub(super) fn key(workload: usize, item: usize) -> String {
     format!("{workload}.{item}")
+}
+
+/// The neighbour that handed a message to the node, if the node says it.
+pub(super) fn via(event: &Value) -> Option<&str> {
+    event.get("weftvia").and_then(Value::as_str)
 }
 
 /// The key of a CloudEvent, and its body as text.

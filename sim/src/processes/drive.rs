@@ -90,8 +90,7 @@ pub(crate) fn drive(
         scenario.nodes(),
         scenario.topology.seed.unwrap_or(seed),
         Path::new(""),
-    )
-    .map_err(|error| RunError::Failed(error.to_string()))?;
+    )?;
     let nodes = nodes(scenario, &graph, ground, binary, folder.path());
     let mut run = Run {
         scenario,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::api::{Api, key, read_event};
+use super::api::{self, Api, key, read_event};
 use crate::{
     oracle::{Arrival, Oracle, Outcome},
     random::Random,
@@ -113,7 +113,7 @@ fn take(ledger: &Ledger, event: &serde_json::Value, subscribed: usize, node: u32
         node,
         boot,
         at_ns,
-        from: None,
+        from: api::via(event).and_then(|peer| ledger.node(peer)),
     };
     ledger.oracle().arrived(workload, item, arrival, is_whole);
 }

@@ -80,6 +80,7 @@ pub(super) fn report(run: &Run<'_>, oracle: &Oracle, mode: Mode, traffic: Option
         topology: laid_out(run),
         propagation: oracle.distribution(true),
         calls: oracle.distribution(false),
+        hops: oracle.hops(),
         duplicates: findings.copies.clone(),
         bytes_sent,
         bytes_received,

@@ -88,6 +88,14 @@ impl Report {
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed)
     }
+
+    /// How many hops a delivery took, in the mean, and the most; none where no way is known.
+    pub fn hops_mean_and_most(&self) -> Option<(f64, usize)> {
+        let deliveries: u64 = self.hops.iter().sum();
+        let hops = self.hops.iter().zip(0u64..).map(|(count, hops)| count * hops);
+        let most = self.hops.iter().rposition(|count| *count > 0)?;
+        Some((hops.sum::<u64>() as f64 / deliveries as f64, most))
+    }
 }
 
 /// In which way the nodes were run.

@@ -81,6 +81,9 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
             ));
         }
     }
+    if let Some((mean, most)) = report.hops_mean_and_most() {
+        facts.push(("hops", format!("{mean:.1} a delivery, {most} at most")));
+    }
     let sent: u64 = report.bytes_sent.iter().sum();
     if sent > 0 {
         facts.push(("traffic", format!("{} sent a node", bytes(per_node(sent as f64)))));
@@ -242,6 +245,10 @@ pub(super) fn side_by_side(reports: &[Report]) -> Vec<(String, Vec<String>)> {
         row("delivery, median", &|r| percentile(&r.propagation, 50.0)),
         row("delivery, 90 %", &|r| percentile(&r.propagation, 90.0)),
         row("delivery, 99 %", &|r| percentile(&r.propagation, 99.0)),
+        row("hops, mean and most", &|r| {
+            r.hops_mean_and_most()
+                .map_or("-".to_owned(), |(mean, most)| format!("{mean:.1}, {most}"))
+        }),
         row("calls, median", &|r| percentile(&r.calls, 50.0)),
         row("calls, 99 %", &|r| percentile(&r.calls, 99.0)),
     ];

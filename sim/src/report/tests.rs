@@ -166,5 +166,9 @@ fn modes_stand_side_by_side() {
     let text = compared(&both, false);
     assert!(text.contains("virtual") && text.contains("processes"), "{text}");
     assert!(text.contains("FAILED, 96.6 %") && text.contains("ok, 96.6 %"), "{text}");
+    // Two took one hop, five two, one three.
+    assert_eq!(sample_report().hops_mean_and_most(), Some((15.0 / 8.0, 3)));
+    assert_eq!(Report::default().hops_mean_and_most(), None);
+    assert!(text.contains("1.9, 3"), "{text}");
     assert!(page(&both).contains("Side by side"));
 }

@@ -125,6 +125,14 @@ fn what_cannot_be_is_refused_with_the_reason() {
         "x.toml:2: fleet has 2000000 nodes; 1000000 is the most"
     );
     assert_eq!(
+        errors("[topology]\ndegree = 10\n"),
+        "x.toml:4: topology.kind cannot be: degree 10 needs at least 11 nodes, there are 10\n"
+    );
+    assert_eq!(
+        errors("[topology]\nkind = \"small-world\"\ndegree = 3\n"),
+        "x.toml:5: topology.kind cannot be: degree must be even in a small world, not 3\n"
+    );
+    assert_eq!(
         errors("[[fault]]\nkind = \"kill\"\nat = \"5s\"\ncount = 11\n"),
         "x.toml:7: fault.count is 11, but the fleet has only 10 nodes\n"
     );

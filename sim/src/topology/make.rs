@@ -62,8 +62,11 @@ pub fn make(kind: &TopologyKind, nodes: usize, seed: u64, folder: &Path) -> Resu
     Ok(Graph::new(nodes, edges))
 }
 
-/// Whether the parameters fit each other and the number of nodes.
-fn possible(kind: &TopologyKind, nodes: usize) -> Result<(), TopologyError> {
+/// Whether the parameters fit each other and the number of nodes. Of a file it is seen when it is read.
+///
+/// # Errors
+/// [`TopologyError::Impossible`] with the reason.
+pub(crate) fn possible(kind: &TopologyKind, nodes: usize) -> Result<(), TopologyError> {
     let (edges, reason) = match *kind {
         _ if nodes == 0 => (0, Some("a topology needs nodes".into())),
         TopologyKind::Clique => (nodes.saturating_mul(nodes - 1) / 2, None),

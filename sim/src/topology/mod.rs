@@ -17,4 +17,5 @@ pub(crate) use draw::escape;
 pub use draw::{Drawing, draw};
 pub use graph::Graph;
 pub use layout::{Place, layout};
+pub(crate) use make::possible;
 pub use make::{TopologyError, make};

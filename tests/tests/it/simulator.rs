@@ -99,6 +99,11 @@ fn a_scenario_runs_with_processes_and_leaves_nothing_behind() {
         copies > 0 && degrees.iter().any(|most| *most >= 2),
         "{copies} copies, neighbours {degrees:?}"
     );
+    // Every delivery came by some way, and none took more hops than there are nodes to take them by.
+    let hops: Vec<u64> = serde_json::from_value(report["hops"].clone()).unwrap();
+    let known: u64 = hops.iter().sum();
+    assert!(hops[0] == 0 && hops[1] > 0 && hops.len() <= 5, "{hops:?}");
+    assert!(known * 10 >= tally(0, "delivered") * 9, "{hops:?} of {report}");
     assert!(report["rss_bytes_peak"].as_u64().unwrap() > 4 << 20);
     assert!(
         report["checks"]

@@ -241,6 +241,9 @@ struct SubscribeQuery {
     past_ms: Option<u64>,
     /// At most one message of each subject in so many milliseconds.
     every_ms: Option<u64>,
+    /// With each message, in `weftvia`, the neighbour that handed it to this node.
+    #[serde(default)]
+    via: bool,
 }
 
 /// What of before a subscription wants.
@@ -330,16 +333,20 @@ async fn subscribe(
         resume,
     };
     let subscription = subscription(&app, asked).await?;
+    let is_via_told = query.via;
     let stream = futures::stream::unfold(
         (subscription, app.messages),
-        |(mut subscription, messages)| async move {
+        move |(mut subscription, messages)| async move {
             let event = match subscription.next().await? {
                 Delivery::Message(received) => {
-                    let data = cloud_event(&received).to_string();
+                    let mut data = cloud_event(&received);
+                    if is_via_told {
+                        data["weftvia"] = received.from().to_string().into();
+                    }
                     Event::default()
                         .id(messages.cursor(&received))
                         .event("message")
-                        .data(data)
+                        .data(data.to_string())
                 }
                 loss => Event::default().event("gap").data(loss_of(&loss).to_string()),
             };

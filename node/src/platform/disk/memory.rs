@@ -59,6 +59,7 @@ enum Change {
 struct Faults {
     syncs_to_fail: u64,
     writes_to_fail: u64,
+    removals_to_fail: u64,
     capacity_bytes: Option<u64>,
     reported_bytes: Option<u64>,
     changes_until_power_cut: Option<u64>,
@@ -99,6 +100,11 @@ impl MemoryDisk {
     /// The next `count` writes fail with an input/output error, half written.
     pub fn fail_writes(&self, count: u64) {
         self.lock().faults.writes_to_fail = count;
+    }
+
+    /// The next `count` removals of files fail with an input/output error.
+    pub fn fail_removals(&self, count: u64) {
+        self.lock().faults.removals_to_fail = count;
     }
 
     /// Limits what the files may hold together; a write beyond it is cut short and fails with `StorageFull`.
@@ -365,6 +371,10 @@ impl Disk for MemoryDisk {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.lock();
         inner.change()?;
+        if inner.faults.removals_to_fail > 0 {
+            inner.faults.removals_to_fail -= 1;
+            return Err(io::Error::other("the removal failed"));
+        }
         inner
             .names
             .seen

@@ -257,6 +257,8 @@ pub(super) fn register_at_close(state: &State, logs: &[Log]) -> Result<()> {
 
 /// Removes a log that nobody has open: first its name, then its files. Blocks.
 pub(super) fn remove(shared: &Shared, state: &State, name: &str) -> Result<()> {
+    // What an earlier removal under this name left behind has the name that this one needs.
+    finish_removal(shared, name)?;
     let dir = shared.dir.join(DIR).join(name);
     if shared.disk.exists(&dir).map_err(StoreError::io("look for", &dir))? {
         let doomed = shared.dir.join(DIR).join(format!("{DOOMED}{name}"));

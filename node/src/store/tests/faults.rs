@@ -579,6 +579,28 @@ fn a_log_whose_folder_is_gone_is_told() {
 }
 
 #[test]
+fn a_removal_that_failed_half_way_is_finished_by_the_next() {
+    let disk = MemoryDisk::new();
+    run(async {
+        let store = open_memory(&disk).await.unwrap();
+        store.log("events").await.unwrap().append(numbered(0)).await.unwrap();
+        disk.fail_removals(1);
+        assert!(store.remove_log("events").await.is_err());
+        // The name is free; what the first one's files left behind is not in the way of removing the second.
+        let log = store.log("events").await.unwrap();
+        assert_eq!(log.append(numbered(7)).await.unwrap(), 0);
+        drop(log);
+        store.remove_log("events").await.unwrap();
+        assert_eq!(store.log("events").await.unwrap().next_seq(), 0);
+        assert!(
+            disk.files()
+                .iter()
+                .all(|(path, _)| !path.display().to_string().contains('~'))
+        );
+    });
+}
+
+#[test]
 fn removing_and_shortening_can_be_cut_off_anywhere() {
     for kind in 0..3 {
         let mut step = 0;

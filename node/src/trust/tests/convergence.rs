@@ -7,7 +7,7 @@ use weft_protocol::PublicKey;
 
 use super::{
     super::{Trust, directory::OwnRecord},
-    admitted, founder, proves,
+    admitted, founder, nothing, proves,
 };
 use crate::testing::TestPlatform;
 
@@ -80,7 +80,7 @@ async fn do_it(nodes: &[Trust], platform: &TestPlatform, deed: &Deed) {
             nodes[who].publish_own(&own).unwrap();
         }
         Deed::Records { from, to, which } => {
-            let (records, _) = nodes[from].lacking(&[], usize::MAX);
+            let (records, _) = nodes[from].lacking(nothing, usize::MAX);
             nodes[to].learn_records(some(records, which), Some(nodes[from].local_peer()));
         }
         Deed::Pass { seconds } => platform.clock.advance(Duration::from_secs(seconds.into())),
@@ -94,7 +94,7 @@ async fn tell_all(nodes: &[Trust]) {
         for from in nodes {
             for to in nodes {
                 learnt += to.learn_revocations(from.revocation_notices()).await.unwrap();
-                let (records, _) = from.lacking(&[], usize::MAX);
+                let (records, _) = from.lacking(nothing, usize::MAX);
                 learnt += to.learn_records(records, Some(from.local_peer()));
             }
         }

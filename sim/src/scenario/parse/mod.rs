@@ -17,9 +17,12 @@ use super::{
     field::Share,
     reader::{Doc, Keys},
 };
+use crate::topology;
 
 /// The longest run: a week.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Links of each node, where nothing is said.
+const DEGREE_DEFAULT: usize = 8;
 /// The shortest run.
 const DURATION_MIN: Duration = Duration::from_secs(1);
 /// The quiet phase, unless the scenario says otherwise.
@@ -125,7 +128,7 @@ fn whole(keys: &mut Keys<'_>, file: &str, text: &str) -> Option<Scenario> {
         nodes: fleet.iter().map(|group| group.count).sum(),
         groups: fleet.iter().map(|group| (group.name.clone(), group.count)).collect(),
     };
-    let topology = topology(keys.section("topology"));
+    let topology = topology(keys.section("topology"), frame.nodes);
     let links = links::links(keys.section("links"), &frame);
     let faults = faults::faults(keys, &frame, &links.default);
     let workloads = work::workloads(keys, &frame);
@@ -170,7 +173,7 @@ fn times(keys: &mut Keys<'_>) -> Option<(Duration, Duration)> {
     Some((duration, quiet))
 }
 
-fn topology(mut keys: Keys<'_>) -> Option<Topology> {
+fn topology(mut keys: Keys<'_>, nodes: usize) -> Option<Topology> {
     const KINDS: [&str; 11] = [
         "random-regular",
         "ring",
@@ -195,6 +198,8 @@ fn topology(mut keys: Keys<'_>) -> Option<Topology> {
         _ => Dial::Edges,
     };
     let seed = keys.opt("seed");
+    // In a small fleet everybody is linked to everybody.
+    let degree = DEGREE_DEFAULT.min(nodes.saturating_sub(1));
     let kind = match word? {
         "ring" => Some(TopologyKind::Ring),
         "line" => Some(TopologyKind::Line),
@@ -207,10 +212,10 @@ fn topology(mut keys: Keys<'_>) -> Option<Topology> {
             branching: keys.or("branching", 2),
         }),
         "random-regular" => Some(TopologyKind::RandomRegular {
-            degree: keys.or("degree", 8),
+            degree: keys.or("degree", degree),
         }),
         "small-world" => Some(TopologyKind::SmallWorld {
-            degree: keys.or("degree", 8),
+            degree: keys.or("degree", degree / 2 * 2),
             rewire: keys.or("rewire", Share(0.1)).0,
         }),
         "scale-free" => Some(TopologyKind::ScaleFree {
@@ -219,10 +224,15 @@ fn topology(mut keys: Keys<'_>) -> Option<Topology> {
         "islands" => Some(TopologyKind::Islands {
             islands: keys.or("islands", 2),
             bridges: keys.or("bridges", 1),
-            degree: keys.or("degree", 8),
+            degree: keys.or("degree", DEGREE_DEFAULT),
         }),
         _ => keys.need("path").map(|path| TopologyKind::File { path }),
     };
+    if let Some(kind) = kind.as_ref().filter(|_| nodes > 0)
+        && let Err(error) = topology::possible(kind, nodes)
+    {
+        keys.wrong("kind", format!("cannot be: {error}"));
+    }
     keys.done();
     Some(Topology {
         kind: kind?,
