@@ -23,4 +23,4 @@ run() {
 export -f run
 export sim seeds="${1:-}"
 # As many at once as there are cores: most have too few seeds to keep all of them busy to the end.
-printf '%s\n' $fixed | xargs -P "$(nproc)" -I {} bash -c 'run "$1" || exit 1' run {} || exit 1
+printf '%s\n' $fixed | xargs -P "$(nproc)" -I {} bash -c 'run "$1"' run {} || exit 1

@@ -21,12 +21,12 @@ use crate::topology;
 
 /// The longest run: a week.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Links of each node, where nothing is said.
-const DEGREE_DEFAULT: usize = 8;
 /// The shortest run.
 const DURATION_MIN: Duration = Duration::from_secs(1);
 /// The quiet phase, unless the scenario says otherwise.
 const QUIET_DEFAULT: Duration = Duration::from_secs(10);
+/// Links of each node, where nothing is said.
+const DEGREE_DEFAULT: usize = 8;
 /// Nodes of one scenario; more could not be told apart by the addresses they get.
 pub(super) const NODES_MAX: usize = 1_000_000;
 
