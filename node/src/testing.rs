@@ -49,7 +49,7 @@ impl Clock for ManualClock {
 /// The real network, everything else of the test's making.
 pub(crate) struct TestPlatform {
     pub(crate) clock: Arc<ManualClock>,
-    disk: Arc<dyn Disk>,
+    pub(crate) disk: MemoryDisk,
 }
 
 impl TestPlatform {
@@ -70,7 +70,7 @@ impl TestPlatform {
                 put_ms: AtomicU64::new(now_ms),
                 began,
             }),
-            disk: Arc::new(MemoryDisk::new()),
+            disk: MemoryDisk::new(),
         })
     }
 }
@@ -89,7 +89,7 @@ impl Platform for TestPlatform {
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk)
+        Arc::new(self.disk.clone())
     }
 }
 

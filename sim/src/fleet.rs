@@ -15,6 +15,7 @@ use weft_node::{
     config::{Config, Sources},
     launch::mesh_config,
     patterns::{
+        batching::{Batching, BatchingHandle},
         event_sourcing::{EventSourcing, EventSourcingHandle},
         pub_sub::{PubSub, PubSubHandle},
         request_response::{RequestResponse, RequestResponseHandle},
@@ -92,6 +93,8 @@ pub struct Running {
     pub pub_sub: Option<PubSubHandle>,
     /// Its request-response.
     pub calls: Option<RequestResponseHandle>,
+    /// Its queues, where the scenario has any.
+    pub queues: Option<BatchingHandle>,
     /// Its streams, where the scenario has any.
     pub streams: Option<EventSourcingHandle>,
     /// For the application's own tasks: they end with the process.
@@ -109,6 +112,7 @@ pub struct Fleet {
     mesh: MeshInfo,
     members: Vec<Member>,
     shelf: Arc<Shelf>,
+    has_queues: bool,
     has_streams: bool,
 }
 
@@ -183,8 +187,15 @@ impl Fleet {
             mesh,
             members,
             shelf: Arc::default(),
+            has_queues: false,
             has_streams: false,
         })
+    }
+
+    /// Its nodes keep queues, too.
+    pub fn with_queues(mut self) -> Fleet {
+        self.has_queues = true;
+        self
     }
 
     /// Its nodes keep streams, too: a pattern that costs memory, and changes what is on the wire.
@@ -289,14 +300,18 @@ impl Fleet {
         if let Some(max) = member.plan.directory_max {
             options.directory_max = max;
         }
-        let builder = match &member.plan.attacks {
-            None if self.has_streams => Node::builder()
-                .pattern(RequestResponse)
-                .pattern(PubSub)
-                .pattern(EventSourcing),
-            None => Node::builder().pattern(RequestResponse).pattern(PubSub),
-            Some(behaviour) => Node::builder().pattern(Attacker::new(Arc::clone(behaviour))),
-        };
+        let mut builder = Node::builder();
+        if let Some(behaviour) = &member.plan.attacks {
+            builder = builder.pattern(Attacker::new(Arc::clone(behaviour)));
+        } else {
+            builder = builder.pattern(RequestResponse).pattern(PubSub);
+            if self.has_queues {
+                builder = builder.pattern(Batching);
+            }
+            if self.has_streams {
+                builder = builder.pattern(EventSourcing);
+            }
+        }
         let node = builder
             .start(platform, options)
             .instrument(tracing::info_span!(target: "weft_node", "node", n = host))
@@ -310,6 +325,7 @@ impl Fleet {
         let running = Running {
             pub_sub: node.handle::<PubSub>(),
             calls: node.handle::<RequestResponse>(),
+            queues: node.handle::<Batching>(),
             streams: node.handle::<EventSourcing>(),
             node: Arc::new(node),
             application: Tasks::with_brake(Arc::clone(&brake)),

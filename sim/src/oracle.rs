@@ -52,12 +52,25 @@ pub struct Item {
     pub at_ns: u64,
     /// What the sender knows.
     pub outcome: Outcome,
-    /// When it was answered; none: it is no call and no append, or was not.
+    /// When it was answered, or, of a record in a queue, served; none: it was not, or it is a message.
     pub answered_ns: Option<u64>,
     /// Where an append that was answered is.
     pub position: Option<u64>,
+    /// What a record for a queue is; none: it is something else.
+    pub record: Option<Record>,
     /// Where it came.
     pub arrivals: Vec<Arrival>,
+}
+
+/// A record that was put into a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Those with one key are in an order.
+    pub key: Option<usize>,
+    /// Whether no service takes it.
+    pub is_poison: bool,
+    /// When the queue acknowledged it.
+    pub kept_ns: Option<u64>,
 }
 
 /// All of one workload.
@@ -73,16 +86,16 @@ pub struct Log {
     pub items: Vec<Item>,
     /// Arrivals of what nobody sent.
     pub impossible: u64,
-    /// What readers of its stream found in the end.
+    /// What readers of its stream found in the end, or what was dead in its queues.
     pub reads: Vec<Read>,
 }
 
-/// What somebody read of a stream.
+/// What somebody read of a stream, or found dead in its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     /// Where.
     pub node: u32,
-    /// Up to its end.
+    /// Up to its end; nothing else is in the queue.
     pub is_whole: bool,
     /// Which item is where; none: it is none that was sent, or has other bytes.
     pub items: BTreeMap<u64, Option<usize>>,
@@ -169,6 +182,7 @@ impl Oracle {
             outcome: Outcome::Pending,
             answered_ns: None,
             position: None,
+            record: None,
             arrivals: Vec::new(),
         });
         items.len() - 1
@@ -205,6 +219,34 @@ impl Oracle {
         if let Some(item) = self.item(workload, item) {
             item.outcome = Outcome::Acknowledged;
             (item.answered_ns, item.position) = (Some(at_ns), Some(position));
+        }
+    }
+
+    /// What is about to be sent is this record.
+    pub fn putting(&mut self, workload: usize, item: usize, record: Record) {
+        if let Some(item) = self.item(workload, item) {
+            item.record = Some(record);
+        }
+    }
+
+    /// A queue acknowledged a record.
+    pub fn kept(&mut self, workload: usize, item: usize, at_ns: u64) {
+        if let Some(item) = self.item(workload, item) {
+            item.outcome = Outcome::Acknowledged;
+            if let Some(record) = &mut item.record {
+                record.kept_ns = Some(at_ns);
+            }
+        }
+    }
+
+    /// A record of a queue was served.
+    pub fn handed_over(&mut self, workload: usize, item: usize, arrival: Arrival, is_whole: bool) {
+        let at_ns = arrival.at_ns;
+        self.arrived(workload, item, arrival, is_whole);
+        let served = self.item(workload, item).filter(|item| item.answered_ns.is_none());
+        if let Some(item) = served.filter(|_| is_whole) {
+            item.answered_ns = Some(at_ns);
+            self.arrived += 1;
         }
     }
 

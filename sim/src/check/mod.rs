@@ -1,5 +1,6 @@
 //! What must hold at the end of a run: one file for each property, each citing the sentence it checks.
 
+mod batches;
 mod breaker;
 mod convergence;
 mod delivery;
@@ -83,6 +84,7 @@ fn judge(check: &Check, evidence: &Evidence<'_>, report: &Report) -> Verdict {
         CheckKind::NoDuplicates => delivery::no_duplicates(evidence.oracle, publishing()),
         CheckKind::Answered { min } => delivery::answered(calling(), *min),
         CheckKind::OneOrder { min } => streams::one_order(evidence.oracle, logs(), *min),
+        CheckKind::HandedOver { dead_max } => batches::handed_over(logs(), *dead_max),
         CheckKind::LeftAlone { max, opens, closes } => {
             breaker::left_alone(evidence.oracle, calling(), *max, (*opens, *closes))
         }

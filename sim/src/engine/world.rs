@@ -112,7 +112,7 @@ impl Parts {
                 WorkloadKind::Append { stream, .. } => {
                     parts.streams.insert(index, parsed(stream)?);
                 }
-                WorkloadKind::Call { .. } => {}
+                WorkloadKind::Call { .. } | WorkloadKind::Batch(_) => {}
             }
         }
         Ok(parts)
@@ -153,17 +153,17 @@ impl<'a> World<'a> {
             network.restrict_to(edges);
         }
         let mut fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans).map_err(|error| failed(&error))?;
-        if scenario
-            .workloads
-            .iter()
-            .any(|workload| matches!(workload.kind, WorkloadKind::Append { .. }))
-        {
+        let has = |is_it: fn(&WorkloadKind) -> bool| scenario.workloads.iter().any(|workload| is_it(&workload.kind));
+        if has(|kind| matches!(kind, WorkloadKind::Append { .. })) {
             fleet = fleet.with_streams();
+        }
+        if has(|kind| matches!(kind, WorkloadKind::Batch(_))) {
+            fleet = fleet.with_queues();
         }
         let peers: Vec<PeerId> = (0..fleet.len()).map(|host| fleet.peer(host as HostId)).collect();
         let parts = Parts::new(scenario)?;
-        let sizes = scenario.workloads.iter().map(|workload| workload.size).collect();
-        let ledger = Ledger::new(parts.oracle(scenario), Arc::clone(&network), &peers, seed, sizes);
+        let oracle = parts.oracle(scenario);
+        let ledger = Ledger::new(oracle, Arc::clone(&network), &peers, seed, &scenario.workloads);
         let mut world = World {
             scenario,
             seed,
@@ -275,6 +275,16 @@ impl<'a> World<'a> {
             for host in 0..self.scenario.nodes() {
                 if let Some(running) = self.fleet.running(host as HostId).cloned() {
                     workload::read_all(&self.ledger, host as HostId, &running, *workload, stream).await;
+                }
+            }
+        }
+        for (index, workload) in self.scenario.workloads.iter().enumerate() {
+            let WorkloadKind::Batch(_) = &workload.kind else {
+                continue;
+            };
+            for host in &self.parts.senders[index] {
+                if let Some(running) = self.fleet.running(*host).cloned() {
+                    workload::look_into(&self.ledger, *host, &running, index, &workload.name).await;
                 }
             }
         }
@@ -392,11 +402,19 @@ impl<'a> World<'a> {
             }
             let mut served = BTreeSet::new();
             for (index, workload) in self.scenario.workloads.iter().enumerate() {
-                if let WorkloadKind::Call { service, .. } = &workload.kind
-                    && receives(&index)
-                    && served.insert(service)
-                {
-                    workload::serve(&self.ledger, host, &running, service.clone());
+                match &workload.kind {
+                    WorkloadKind::Call { service, .. } if receives(&index) && served.insert(service) => {
+                        workload::serve(&self.ledger, host, &running, service.clone());
+                    }
+                    WorkloadKind::Batch(batch) => {
+                        if receives(&index) && served.insert(&batch.service) {
+                            workload::serve_batches(&self.ledger, host, &running, batch.service.clone());
+                        }
+                        if self.parts.senders[index].contains(&host) {
+                            workload::define(&running, workload.name.clone(), batch);
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -442,6 +460,12 @@ impl<'a> World<'a> {
                 let application = running.application.clone();
                 let append = workload::append(ledger, sender, running, index, stream, looker);
                 application.spawn("appender", append);
+            }
+            WorkloadKind::Batch(batch) => {
+                let queue = self.scenario.workloads[index].name.clone();
+                let application = running.application.clone();
+                let put = workload::put(ledger, sender, running, index, queue, batch.clone());
+                application.spawn("putter", put);
             }
             WorkloadKind::Call { service, timeout, any } => {
                 let servers = up(&self.parts.receivers[index], Some(sender));

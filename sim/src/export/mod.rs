@@ -175,6 +175,21 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
                     ));
                 }
             }
+            WorkloadKind::Batch(batch) => {
+                let (queue, service) = (&workload.name, &batch.service);
+                if takes {
+                    head.push_str(&format!("{weft} serve '{service}' --echo >>served.log 2>&1 &\n"));
+                }
+                if sends {
+                    let (records, age_ms) = (batch.records, batch.age.as_millis());
+                    head.push_str(&format!(
+                        "{weft} batch create '{queue}' --to-service '{service}' --count {records} --age {age_ms}ms >>load.log 2>&1\n"
+                    ));
+                    body.push_str(&format!(
+                        "( sleep {start}; i=0; while [ $i -lt {mine} ]; do {weft} batch put '{queue}' \"$i {text}\" >>put.log 2>&1; i=$((i+1)); sleep {pause:.3}; done ) &\n"
+                    ));
+                }
+            }
             WorkloadKind::Call { service, timeout, .. } => {
                 if takes {
                     head.push_str(&format!("{weft} serve '{service}' --echo >>served.log 2>&1 &\n"));

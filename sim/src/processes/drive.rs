@@ -104,7 +104,7 @@ pub(crate) fn drive(
         },
         subject: scenario.workloads.iter().find_map(|workload| match &workload.kind {
             WorkloadKind::Publish { subject } => subject.parse().ok(),
-            WorkloadKind::Call { .. } | WorkloadKind::Append { .. } => None,
+            WorkloadKind::Call { .. } | WorkloadKind::Append { .. } | WorkloadKind::Batch(_) => None,
         }),
         usage: Usage::default(),
         ledger: Ledger::new(oracle(scenario), seed, scenario.workloads.clone(), HashMap::new()),

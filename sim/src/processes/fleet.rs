@@ -65,7 +65,7 @@ pub(super) fn nodes(
                 .filter(|workload| scenario.nodes_of(workload.to.as_deref()).contains(&number))
                 .filter_map(|workload| match &workload.kind {
                     WorkloadKind::Call { service, .. } => Some(service.clone()),
-                    WorkloadKind::Publish { .. } | WorkloadKind::Append { .. } => None,
+                    WorkloadKind::Publish { .. } | WorkloadKind::Append { .. } | WorkloadKind::Batch(_) => None,
                 })
                 .collect();
             node

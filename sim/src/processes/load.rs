@@ -128,7 +128,9 @@ pub(super) async fn send(ledger: Arc<Ledger>, api: Api, workload: usize, node: u
             ledger.oracle().outcome(workload, item, outcome);
         }
         // Refused before the run begins.
-        WorkloadKind::Append { .. } => ledger.oracle().outcome(workload, item, Outcome::Refused),
+        WorkloadKind::Append { .. } | WorkloadKind::Batch(_) => {
+            ledger.oracle().outcome(workload, item, Outcome::Refused)
+        }
         WorkloadKind::Call { service, timeout, .. } => {
             let called = api.call(service, body, *timeout).await;
             let at_ns = ledger.now_ns();

@@ -64,6 +64,7 @@ fn unmeasured(check: &CheckKind, mode: Mode) -> Option<Missing> {
 fn unsendable(workload: &Workload) -> Option<Missing> {
     match workload.kind {
         WorkloadKind::Append { .. } => Some((format!("appends (workload {})", workload.name), VIRTUAL)),
+        WorkloadKind::Batch(_) => Some((format!("queues (workload {})", workload.name), VIRTUAL)),
         WorkloadKind::Publish { .. } | WorkloadKind::Call { .. } => None,
     }
 }

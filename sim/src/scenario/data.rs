@@ -411,8 +411,8 @@ pub struct Workload {
     pub stop: Duration,
 }
 
-/// Publishing, calling or appending.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Publishing, calling, appending or putting into queues.
+#[derive(Debug, Clone, PartialEq)]
 pub enum WorkloadKind {
     /// Messages to all who subscribe.
     Publish {
@@ -435,9 +435,36 @@ pub enum WorkloadKind {
         /// How many nodes keep it.
         replicas: u8,
     },
+    /// Records into a queue of each sender's node, which hands them over to those who serve.
+    Batch(Batch),
+}
+
+/// How records are batched, and for whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The service that takes batches.
+    pub service: String,
+    /// Records of a batch, at most.
+    pub records: usize,
+    /// How long a record waits for others.
+    pub age: Duration,
+    /// How long the service may take for a batch.
+    pub timeout: Duration,
+    /// Keys that records have in turn; 0: they have none.
+    pub keys: usize,
+    /// The share of records that the service never takes.
+    pub poison: f64,
 }
 
 impl Workload {
+    /// The share of its records that no service takes.
+    pub fn poison(&self) -> f64 {
+        match &self.kind {
+            WorkloadKind::Batch(batch) => batch.poison,
+            _ => 0.0,
+        }
+    }
+
     /// How many messages or calls it is meant to send.
     pub fn planned(&self) -> u64 {
         let seconds = self.stop.saturating_sub(self.start).as_secs_f64();
@@ -483,6 +510,11 @@ pub enum CheckKind {
     OneOrder {
         /// At least this share of them is answered.
         min: f64,
+    },
+    /// Every record that a queue acknowledged is served, in the order of its key, or kept among the dead.
+    HandedOver {
+        /// Of those that are no poison, at most this share may be dead.
+        dead_max: f64,
     },
     /// Calls answered, of those made.
     Answered {
@@ -592,6 +624,7 @@ impl CheckKind {
             Self::NoDuplicates => "no-duplicates",
             Self::Answered { .. } => "answered",
             Self::OneOrder { .. } => "one-order",
+            Self::HandedOver { .. } => "handed-over",
             Self::LeftAlone { .. } => "left-alone",
             Self::ConvergenceTime { .. } => "convergence-time",
             Self::MemoryBound { .. } => "memory-bound",

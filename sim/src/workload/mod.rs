@@ -1,9 +1,10 @@
-//! What applications do: publish, subscribe, call, serve, append. Each in the process of its node, as far as a crash is concerned.
+//! What applications do: publish, subscribe, call, serve, append, put into queues. Each in the process of its node, as far as a crash is concerned.
 //!
 //! Promises: what is sent is told to the [`Oracle`] before it is sent, and every answer and arrival is told with its time;
 //! bodies follow from the seed, so that an arrival can be compared with what was sent without keeping it.
 
 mod append;
+mod batch;
 mod call;
 mod publish;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use append::{Look, append, look, make, read_all};
+pub use batch::{define, look_into, put, serve_batches};
 pub use call::{call, serve};
 pub use publish::{publish, subscribe};
 use weft_protocol::PeerId;
@@ -20,11 +22,14 @@ use weft_protocol::PeerId;
 use crate::{
     network::{HostId, Network},
     oracle::Oracle,
+    scenario::Workload,
     virtual_os::split_mix,
 };
 
 /// The name of the header and the extension that say which item of which workload it is.
 const KEY: &str = "weftsim";
+/// Dice for poison, apart from those for bodies.
+const POISON: u64 = 0x0DEA_D000 << 16;
 
 /// What all workloads share.
 pub struct Ledger {
@@ -34,11 +39,19 @@ pub struct Ledger {
     seed: u64,
     /// Bytes of a body, by workload.
     sizes: Vec<usize>,
+    /// Of how many of its records no service takes one, by workload: as a share.
+    poison: Vec<f64>,
 }
 
 impl Ledger {
     /// A ledger for the hosts with these ids, in order.
-    pub fn new(oracle: Oracle, network: Arc<Network>, peers: &[PeerId], seed: u64, sizes: Vec<usize>) -> Arc<Ledger> {
+    pub fn new(
+        oracle: Oracle,
+        network: Arc<Network>,
+        peers: &[PeerId],
+        seed: u64,
+        workloads: &[Workload],
+    ) -> Arc<Ledger> {
         let hosts = peers
             .iter()
             .enumerate()
@@ -49,7 +62,8 @@ impl Ledger {
             network,
             hosts,
             seed,
-            sizes,
+            sizes: workloads.iter().map(|workload| workload.size).collect(),
+            poison: workloads.iter().map(Workload::poison).collect(),
         })
     }
 
@@ -66,6 +80,13 @@ impl Ledger {
     /// Virtual nanoseconds from the start.
     pub fn now_ns(&self) -> u64 {
         self.network.now_ns()
+    }
+
+    /// Whether no service takes this record.
+    pub fn is_poison(&self, workload: usize, item: usize) -> bool {
+        let mut dice = self.seed ^ (workload as u64) << 48 ^ item as u64 ^ POISON;
+        let share = split_mix(&mut dice) as f64 / u64::MAX as f64;
+        self.poison.get(workload).is_some_and(|poison| share < *poison)
     }
 
     /// The body of an item.

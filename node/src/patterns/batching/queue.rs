@@ -28,6 +28,10 @@ use crate::{platform::random, store::BATCH_BYTES_MAX, tasks::Tasks};
 
 /// Puts whose records are on their way into batches.
 const ASKS_MAX: usize = 256;
+/// Between two tries to remove or move what the disk did not.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// Records that are removed in one commit.
+const FORGOTTEN_MAX: usize = 500;
 /// Dead records that are put in again at once: in any case they fit into one commit.
 const REVIVED_MAX: usize = 32;
 const _: () = assert!(REVIVED_MAX * (RECORD_BYTES_MAX + 8192) < BATCH_BYTES_MAX);
@@ -320,7 +324,8 @@ impl Entry {
     }
 }
 
-type Finished = (Job<Entry>, Outcome, Duration);
+/// A batch that was handed over, what came of it, how long it took, and which of its records could not be removed from the disk.
+type Finished = (Job<Entry>, Outcome, Duration, Vec<u64>);
 
 /// What a queue does while the node runs.
 struct Worker {
@@ -330,6 +335,26 @@ struct Worker {
     batcher: Batcher<Entry>,
     work: Work<Entry>,
     under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
+    owed: Owed,
+}
+
+/// What the disk would not take, and will be asked again.
+#[derive(Default)]
+struct Owed {
+    /// Records that arrived.
+    removals: Vec<u64>,
+    /// Records that are dead, with the reason.
+    burials: Vec<(Entry, String)>,
+    due: Option<Instant>,
+}
+
+impl Owed {
+    /// Sets when to ask, if there is something to ask for.
+    fn remember(&mut self) {
+        if !self.removals.is_empty() || !self.burials.is_empty() {
+            self.due.get_or_insert_with(|| Instant::now() + DISK_PAUSE);
+        }
+    }
 }
 
 async fn run(
@@ -347,24 +372,27 @@ async fn run(
         outlets,
         metrics,
         under_way: FuturesUnordered::new(),
+        owed: Owed::default(),
     };
     worker.take(entries);
     loop {
         worker.begin();
-        let due = [worker.batcher.next_due(), worker.work.next_due()];
+        let due = [worker.batcher.next_due(), worker.work.next_due(), worker.owed.due];
         let due = due.into_iter().flatten().min();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             Some(finished) = worker.under_way.next() => worker.settle(finished).await,
+            // Before what comes in, which may never end.
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                worker.close(|batcher, closed| batcher.due(Instant::now(), closed));
+                worker.pay().await;
+            }
             ask = asked.recv() => match ask {
                 Some(Ask::Put(entries)) => worker.take(entries),
                 Some(Ask::Flush) => worker.close(|batcher, closed| batcher.flush(closed)),
                 None => return,
             },
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                worker.close(|batcher, closed| batcher.due(Instant::now(), closed));
-            }
         }
     }
 }
@@ -397,11 +425,8 @@ impl Worker {
                 let took = began.elapsed();
                 // Here, and not where all batches are settled: removals of several share a sync.
                 let arrived = arrived(&outcome, &seqs);
-                if let Err(error) = queue.shelf.forget(&arrived).await {
-                    // After a restart they arrive once more.
-                    tracing::error!(queue = queue.name, %error, "records that arrived cannot be removed");
-                }
-                (job, outcome, took)
+                let left = forget(&queue, arrived).await;
+                (job, outcome, took, left)
             };
             self.under_way.push(handing_over.boxed());
         }
@@ -410,7 +435,7 @@ impl Worker {
         inside.standing.under_way = (self.work.under_way(), self.work.window());
     }
 
-    async fn settle(&mut self, (job, outcome, took): Finished) {
+    async fn settle(&mut self, (job, outcome, took, left): Finished) {
         let trouble = match &outcome {
             Outcome::Delivered => None,
             Outcome::Later(_, why) | Outcome::Failed(why) => Some(why.clone()),
@@ -425,10 +450,48 @@ impl Worker {
             delivered.iter().for_each(|entry| inside.remove(entry.seq));
             inside.standing.delivered += delivered.len() as u64;
         }
+        self.owed.removals.extend(left);
+        self.bury(dead).await;
+    }
+
+    /// Moves records to the dead; those that the disk does not take remain in the queue, and are tried again.
+    async fn bury(&mut self, dead: Vec<(Entry, String)>) {
         for (entry, reason) in dead {
-            bury(&self.queue, &self.outlets, &self.metrics, entry, reason).await;
+            if !bury(&self.queue, &self.outlets, &self.metrics, entry.seq, &reason).await {
+                self.owed.burials.push((entry, reason));
+            }
+        }
+        self.owed.remember();
+    }
+
+    /// Asks the disk again for what it would not do.
+    async fn pay(&mut self) {
+        if self.owed.due.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.owed.due = None;
+        self.owed.removals = forget(&self.queue, std::mem::take(&mut self.owed.removals)).await;
+        let burials = std::mem::take(&mut self.owed.burials);
+        self.bury(burials).await;
+        if self.owed.due.is_none() {
+            self.queue.lock().standing.trouble = None;
         }
     }
+}
+
+/// Removes records that arrived; gives back those that could not be. After a restart they would arrive once more.
+async fn forget(queue: &Queue, mut arrived: Vec<u64>) -> Vec<u64> {
+    while !arrived.is_empty() {
+        let count = arrived.len().min(FORGOTTEN_MAX);
+        let some = arrived.get(arrived.len() - count..).unwrap_or_default();
+        if let Err(error) = queue.shelf.forget(some).await {
+            tracing::error!(queue = queue.name, %error, "records that arrived cannot be removed; it is tried again");
+            queue.lock().standing.trouble = Some(format!("records that arrived cannot be removed: {error}"));
+            break;
+        }
+        arrived.truncate(arrived.len() - count);
+    }
+    arrived
 }
 
 /// The records of a batch that its destination has.
@@ -444,32 +507,40 @@ fn arrived(outcome: &Outcome, seqs: &[u64]) -> Vec<u64> {
     }
 }
 
-/// Moves a record to the dead, and says so.
-async fn bury(queue: &Queue, outlets: &Outlets, metrics: &BatchMetrics, entry: Entry, reason: String) {
-    let record = match queue.shelf.record(entry.seq).await {
-        Ok(Some(record)) => record,
-        Ok(None) => return,
+/// Moves a record to the dead, and says so. Whether it is done with.
+async fn bury(queue: &Queue, outlets: &Outlets, metrics: &BatchMetrics, seq: u64, reason: &str) -> bool {
+    let moved = async {
+        let Some(record) = queue.shelf.record(seq).await? else {
+            return Ok(None);
+        };
+        let dead = Dead::new(record, reason, outlets.clock.now_unix_ms());
+        queue.shelf.bury(seq, &dead).await?;
+        Ok::<_, BatchError>(Some(dead))
+    };
+    let dead = match moved.await {
+        Ok(Some(dead)) => dead,
+        Ok(None) => {
+            queue.lock().remove(seq);
+            return true;
+        }
         Err(error) => {
-            tracing::error!(queue = queue.name, %error, "a dead record cannot be read; it stays until the next start");
-            return;
+            tracing::error!(queue = queue.name, record = seq, %error, "a dead record cannot be moved; it is tried again");
+            queue.lock().standing.trouble = Some(format!("a dead record cannot be moved: {error}"));
+            return false;
         }
     };
-    let dead = Dead::new(record, &reason, outlets.clock.now_unix_ms());
     tracing::warn!(
         queue = queue.name,
-        record = entry.seq,
+        record = seq,
         reason = dead.reason,
         "a record is dead"
     );
-    if let Err(error) = queue.shelf.bury(entry.seq, &dead).await {
-        tracing::error!(queue = queue.name, %error, "a dead record cannot be moved; it stays until the next start");
-        return;
-    }
     {
         let mut inside = queue.lock();
-        inside.remove(entry.seq);
+        inside.remove(seq);
         inside.dead += 1;
     }
     metrics.dead.inc();
     delivery::announce_dead(queue, outlets, &dead).await;
+    true
 }

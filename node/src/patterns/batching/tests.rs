@@ -355,6 +355,45 @@ async fn records_arrive_in_batches_in_the_order_of_their_keys_and_poison_is_kept
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_delays_what_is_done_with_a_record_and_no_more() {
+    let platform = TestPlatform::new();
+    let node = node(&platform).await;
+    let batches = node.handle::<Batching>().unwrap();
+    let taken = sink(&node, |line| (line == "13").then_some("unlucky")).await;
+    let options = QueueOptions {
+        age_ms_max: 86_400_000,
+        ..to_sink()
+    };
+    batches.define("mails", options).await.unwrap();
+    for data in ["12", "13", "14"] {
+        batches.put("mails", vec![record("", data)]).await.unwrap();
+    }
+    platform.disk.set_capacity(Some(0));
+    batches.flush("mails").await.unwrap();
+    let info = || batches.info("mails").unwrap().standing;
+    eventually("the disk is in the way", || {
+        info()
+            .trouble
+            .is_some_and(|trouble| trouble.contains("cannot be moved"))
+    })
+    .await;
+    let mut all = taken.lock().unwrap()[""].clone();
+    all.sort_unstable();
+    assert_eq!(
+        (all, info().dead, info().records),
+        (vec!["12".into(), "14".into()], 0, 1)
+    );
+    platform.disk.set_capacity(None);
+    eventually("it is done", || (info().dead, info().records) == (1, 0)).await;
+    // Those that arrived are removed as well: nothing is left for the next start to hand over again.
+    eventually("it is said", || info().trouble.is_none()).await;
+    node.stop().await;
+    let again = self::node(&platform).await;
+    let info = again.handle::<Batching>().unwrap().info("mails").unwrap().standing;
+    assert_eq!((info.dead, info.records), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_waits_for_its_destination_through_a_restart() {
     let platform = TestPlatform::new();
     let before = node(&platform).await;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use weft_node::config::format_duration;
+use weft_node::{
+    config::format_duration,
+    patterns::batching::{BATCH_RECORDS_MAX, RECORD_BYTES_MAX},
+};
 use weft_protocol::{
     Subject,
     limits::{DIRECT_BODY_BYTES_MAX, PUBLISH_BODY_BYTES_MAX},
@@ -11,7 +14,7 @@ use weft_protocol::{
 };
 
 use super::super::{
-    data::{Check, CheckKind, Workload, WorkloadKind},
+    data::{Batch, Check, CheckKind, Workload, WorkloadKind},
     field::{Bytes, Rate, Share, shorten},
     reader::{Keys, did_you_mean, nearest},
 };
@@ -53,7 +56,7 @@ pub(super) fn workloads(keys: &mut Keys<'_>, frame: &Frame) -> Vec<Workload> {
     let deliveries = workloads.iter().fold(0_u64, |sum, workload| {
         let each = match workload.kind {
             WorkloadKind::Publish { .. } => frame.count(workload.to.as_deref()).unwrap_or(0) as u64,
-            WorkloadKind::Call { .. } => 1,
+            WorkloadKind::Call { .. } | WorkloadKind::Batch(_) => 1,
             // Everybody reads all of it in the end.
             WorkloadKind::Append { .. } => frame.nodes as u64,
         };
@@ -69,7 +72,7 @@ pub(super) fn workloads(keys: &mut Keys<'_>, frame: &Frame) -> Vec<Workload> {
 }
 
 fn workload(keys: &mut Keys<'_>, frame: &Frame, number: usize) -> Option<Workload> {
-    let word = keys.need_word("kind", &["publish", "call", "append"]);
+    let word = keys.need_word("kind", &["publish", "call", "append", "batch"]);
     let name = keys.or("name", word.map_or(String::new(), |word| default_name(word, number)));
     let kind = word.and_then(|word| workload_kind(keys, word, &name));
     let from = frame.group(keys, "from");
@@ -105,6 +108,8 @@ fn workload(keys: &mut Keys<'_>, frame: &Frame, number: usize) -> Option<Workloa
         WorkloadKind::Publish { .. } => (16, PUBLISH_BODY_BYTES_MAX as u64),
         WorkloadKind::Call { .. } => (16, DIRECT_BODY_BYTES_MAX as u64),
         WorkloadKind::Append { .. } => (16, EVENT_DATA_BYTES_MAX as u64),
+        // Two digits for a byte, and its number.
+        WorkloadKind::Batch(_) => (16, RECORD_BYTES_MAX as u64 / 2 - 64),
     };
     if !(size_min..=size_max).contains(&size) {
         keys.wrong("size", format!("must be from {size_min} to {size_max} bytes"));
@@ -159,11 +164,34 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
         keys.wrong("service", format!("is not one: {reason}"));
         return None;
     }
+    if word == "batch" {
+        return Some(WorkloadKind::Batch(batch(keys, service)));
+    }
     Some(WorkloadKind::Call {
         service,
         timeout: keys.or("timeout", Duration::from_secs(5)),
         any: keys.or("any", false),
     })
+}
+
+fn batch(keys: &mut Keys<'_>, service: String) -> Batch {
+    let batch = Batch {
+        service,
+        records: keys.or("records", 100),
+        age: keys.or("age", Duration::from_secs(1)),
+        timeout: keys.or("timeout", Duration::from_secs(5)),
+        keys: keys.or("keys", 0),
+        poison: keys.or("poison", Share(0.0)).0,
+    };
+    if !(1..=BATCH_RECORDS_MAX).contains(&batch.records) {
+        keys.wrong("records", format!("must be from 1 to {BATCH_RECORDS_MAX}"));
+    }
+    for (key, time) in [("age", batch.age), ("timeout", batch.timeout)] {
+        if time < Duration::from_millis(1) {
+            keys.wrong(key, "must be a millisecond or more");
+        }
+    }
+    batch
 }
 
 pub(super) fn checks(keys: &mut Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check> {
@@ -181,7 +209,7 @@ pub(super) fn checks(keys: &mut Keys<'_>, frame: &Frame, workloads: &[Workload])
 }
 
 /// Kinds of check that are of a workload, and of which kind of workload.
-const OF_WORKLOAD: [(&str, Option<&str>); 8] = [
+const OF_WORKLOAD: [(&str, Option<&str>); 9] = [
     ("delivery-ratio", Some("publish")),
     ("latency", None),
     ("no-acknowledged-loss", None),
@@ -190,10 +218,11 @@ const OF_WORKLOAD: [(&str, Option<&str>); 8] = [
     ("answered", Some("call")),
     ("left-alone", Some("call")),
     ("one-order", Some("append")),
+    ("handed-over", Some("batch")),
 ];
 
 fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check> {
-    const KINDS: [&str; 13] = [
+    const KINDS: [&str; 14] = [
         "delivery-ratio",
         "latency",
         "no-acknowledged-loss",
@@ -202,6 +231,7 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
         "answered",
         "left-alone",
         "one-order",
+        "handed-over",
         "convergence-time",
         "memory-bound",
         "bytes-per-node",
@@ -240,6 +270,7 @@ fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads
             WorkloadKind::Publish { .. } => "publish",
             WorkloadKind::Call { .. } => "call",
             WorkloadKind::Append { .. } => "append",
+            WorkloadKind::Batch(_) => "batch",
         };
         wanted.is_none_or(|wanted| wanted == kind)
     };
@@ -310,6 +341,9 @@ fn check_kind(keys: &mut Keys<'_>, word: &str, frame: &Frame) -> Option<CheckKin
         },
         "one-order" => CheckKind::OneOrder {
             min: keys.need::<Share>("min")?.0,
+        },
+        "handed-over" => CheckKind::HandedOver {
+            dead_max: keys.or("dead_max", Share(0.0)).0,
         },
         "convergence-time" => CheckKind::ConvergenceTime { max: keys.need("max")? },
         "memory-bound" => CheckKind::MemoryBound {
