@@ -399,6 +399,15 @@ impl Oracle {
         }
     }
 
+    /// What became of all workloads, which are of these kinds.
+    pub fn tallies(&self, kinds: impl Iterator<Item = &'static str>) -> Vec<Tally> {
+        let of_kind = |(index, kind): (usize, &str)| Tally {
+            kind: kind.to_owned(),
+            ..self.tally(index)
+        };
+        kinds.enumerate().map(of_kind).collect()
+    }
+
     /// Milliseconds from sending to arriving, or to the answer, of the items `counts` picks.
     pub fn latencies_ms<'a>(
         &'a self,

@@ -42,6 +42,7 @@ impl From<TopologyError> for RunError {
     fn from(error: TopologyError) -> Self {
         match error {
             TopologyError::Impossible(reason) => Self::Unsupported(reason),
+            TopologyError::Missing(reason) => Self::Missing(reason),
             TopologyError::File(reason) => Self::Failed(reason),
         }
     }

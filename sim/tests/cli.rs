@@ -107,8 +107,16 @@ fn a_topology_that_cannot_be_is_refused() {
     );
     let (code, words) = refused(folder.path(), &["topology", "there-is-none.graphml"]);
     assert!(
-        code == 1 && words.contains("cannot read the topology there-is-none.graphml"),
+        code == 3 && words.contains("cannot read the topology there-is-none.graphml"),
         "{words}"
+    );
+    std::fs::write(folder.path().join("no.graphml"), "<graphml>\n<graph/></graphml>").unwrap();
+    assert_eq!(
+        refused(folder.path(), &["topology", "no.graphml"]),
+        (
+            2,
+            "weft-sim: cannot read the topology no.graphml: it has no nodes".to_owned()
+        )
     );
 }
 

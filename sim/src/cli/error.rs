@@ -52,6 +52,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Topology(TopologyError::Impossible(_)) => 2,
+            Self::Topology(TopologyError::Missing(_)) => 3,
             Self::Scenario(error) => error.exit_code(),
             Self::Run(error) => error.exit_code(),
             Self::Io { source, .. } => match source.kind() {

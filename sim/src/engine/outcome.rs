@@ -42,7 +42,7 @@ impl World<'_> {
             bytes_received: traffic.iter().map(|t| t.bytes_received).collect(),
             series: std::mem::take(&mut self.samples),
             faults: std::mem::take(&mut self.faults.spans),
-            workloads: (0..oracle.logs().len()).map(|index| oracle.tally(index)).collect(),
+            workloads: oracle.tallies(self.scenario.kinds()),
             attacks: self
                 .scenario
                 .attacks

@@ -86,7 +86,7 @@ pub(super) fn report(run: &Run<'_>, oracle: &Oracle, mode: Mode, traffic: Option
         bytes_received,
         series: findings.series.clone(),
         faults: run.plan.spans.clone(),
-        workloads: (0..oracle.logs().len()).map(|index| oracle.tally(index)).collect(),
+        workloads: oracle.tallies(scenario.kinds()),
         notes,
         source: scenario.source.clone(),
         ..Report::default()

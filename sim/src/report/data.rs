@@ -43,7 +43,7 @@ pub struct Report {
     pub topology: TopologyReport,
     /// Publishing to arriving, of all messages.
     pub propagation: Distribution,
-    /// Calling to the answer.
+    /// Calling to the answer, appending to the answer, or putting into a queue to being served.
     pub calls: Distribution,
     /// Hops from publisher to subscriber, where they are known: `hops[n]` deliveries took n.
     #[serde(default)]
@@ -256,7 +256,7 @@ pub struct FaultSpan {
 pub struct Tally {
     /// Its name.
     pub name: String,
-    /// `publish` or `call`.
+    /// `publish`, `call`, `append` or `batch`.
     pub kind: String,
     /// Sent, or called.
     pub sent: u64,

@@ -35,6 +35,20 @@ fn ratio(value: f64) -> String {
     format!("{:.2} %", (value * 10_000.0).floor() / 100.0)
 }
 
+/// What was answered, in a word.
+fn answers(report: &Report) -> &'static str {
+    let mut kinds: Vec<&str> = report.workloads.iter().map(|tally| tally.kind.as_str()).collect();
+    kinds.retain(|kind| *kind != "publish");
+    kinds.sort_unstable();
+    kinds.dedup();
+    match kinds[..] {
+        ["append"] => "appends",
+        ["batch"] => "records",
+        [_, _, ..] => "answers",
+        _ => "calls",
+    }
+}
+
 /// The facts of a run, each with its name.
 pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let per_node = |value: f64| value / report.nodes.max(1) as f64;
@@ -70,7 +84,8 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
             ),
         ),
     ];
-    for (name, distribution) in [("delivery", &report.propagation), ("calls", &report.calls)] {
+    let answers = answers(report);
+    for (name, distribution) in [("delivery", &report.propagation), (answers, &report.calls)] {
         let percentile = |p| distribution.percentile(p).map_or("-".to_owned(), millis);
         if distribution.count > 0 {
             let (half, most, last) = (percentile(50.0), percentile(99.0), percentile(100.0));

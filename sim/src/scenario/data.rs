@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use weft_node::patterns::batching::{Destination, QueueOptions};
+
 /// One thing to try on a mesh.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
@@ -51,6 +53,11 @@ pub enum Transport {
 }
 
 impl Scenario {
+    /// The kinds of its workloads, in their order.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.workloads.iter().map(|workload| workload.kind.as_str())
+    }
+
     /// Honest nodes of all groups.
     pub fn nodes(&self) -> usize {
         self.fleet.iter().map(|group| group.count).sum()
@@ -454,6 +461,43 @@ pub struct Batch {
     pub keys: usize,
     /// The share of records that the service never takes.
     pub poison: f64,
+}
+
+impl Batch {
+    /// The queue of each sender.
+    pub fn queue(&self) -> QueueOptions {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        QueueOptions {
+            count_max: self.records,
+            age_ms_max: ms(self.age),
+            timeout_ms: ms(self.timeout),
+            ..QueueOptions::new(Destination::Service {
+                name: self.service.clone(),
+                version: None,
+                endpoint: None,
+            })
+        }
+    }
+}
+
+impl WorkloadKind {
+    /// The word for it in a scenario and in reports.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "publish",
+            Self::Call { .. } => "call",
+            Self::Append { .. } => "append",
+            Self::Batch(_) => "batch",
+        }
+    }
+
+    /// The service that is called.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Call { service, .. } | Self::Batch(Batch { service, .. }) => Some(service),
+            Self::Publish { .. } | Self::Append { .. } => None,
+        }
+    }
 }
 
 impl Workload {

@@ -188,6 +188,35 @@ fn a_check_needs_its_workload() {
 }
 
 #[test]
+fn a_queue_that_cannot_be_is_refused() {
+    let batch = |more: &str| errors(&format!("[[workload]]\nkind = \"batch\"\n{more}\n"));
+    assert_eq!(
+        batch("name = \"my logs\"\nservice = \"lake\""),
+        "x.toml:6: workload.name cannot be a queue's: a queue's name has 1 to 64 letters, digits, - and _; `my logs` does not fit\n"
+    );
+    assert_eq!(
+        batch("records = 0"),
+        "x.toml:5: workload.kind cannot be a queue: the records of a batch: 0 is not 1 to 1000\n"
+    );
+    assert!(batch("age = \"2d\"").contains("the age of a batch in milliseconds: 172800000 is not"));
+    // An echo takes no batch.
+    assert_eq!(
+        batch("service = \"lake\"\n[[workload]]\nkind = \"call\"\nservice = \"lake\""),
+        "x.toml:9: workload.service \"lake\" is that of \"batch\", which is of another kind: it cannot answer both\n"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_fleet_is_said_once() {
+    assert_eq!(
+        whole_errors("duration = \"60s\"\n[fleet.edge]\ncount = 0\n[[workload]]\nkind = \"call\"\nto = \"edge\"\n")
+            .lines()
+            .count(),
+        1
+    );
+}
+
+#[test]
 fn a_configuration_is_tried_on_the_nodes_own_reading() {
     let with = |config: &str| {
         let text = format!("duration = \"9s\"\n[fleet.edge]\ncount = 2\nconfig = {{ {config} }}\n");

@@ -2,7 +2,12 @@
 //!
 //! Nodes and edges count; data, ports and hyperedges do not. Directed edges are taken as links like any other.
 
-use std::{collections::HashMap, io::Read, path::Path};
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use super::{Graph, TopologyError};
 
@@ -12,16 +17,23 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const XML_NODES_MAX: u32 = 4_000_000;
 
 pub(super) fn read(path: &Path) -> Result<Graph, TopologyError> {
-    let fail = |reason: String| TopologyError::File(format!("cannot read the topology {}: {reason}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
+    let words = |reason: &dyn Display| format!("cannot read the topology {}: {reason}", path.display());
+    let unread = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => TopologyError::Missing(words(&error)),
+        // No text.
+        io::ErrorKind::InvalidData => TopologyError::Impossible(words(&error)),
+        _ => TopologyError::File(words(&error)),
+    };
+    let file = std::fs::File::open(path).map_err(unread)?;
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1)
         .read_to_string(&mut text)
-        .map_err(|error| fail(error.to_string()))?;
+        .map_err(unread)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(fail(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+        let reason = format!("it is larger than {FILE_BYTES_MAX} bytes");
+        return Err(TopologyError::Impossible(words(&reason)));
     }
-    parse(&text).map_err(fail)
+    parse(&text).map_err(|reason| TopologyError::Impossible(words(&reason)))
 }
 
 /// The graph in a document, or what is wrong with it.

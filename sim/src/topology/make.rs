@@ -15,7 +15,10 @@ pub enum TopologyError {
     /// The parameters contradict each other or the number of nodes.
     #[error("{0}")]
     Impossible(String),
-    /// The file is not there or is no graph.
+    /// The file is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// The file cannot be read.
     #[error("{0}")]
     File(String),
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use weft_node::{
     error::{ErrorKind, Kind as _},
     patterns::{
-        batching::{BatchError, BatchingHandle, Destination, QueueOptions, Record},
+        batching::{BatchError, BatchingHandle, Record},
         request_response::ServiceOptions,
     },
 };
@@ -24,16 +24,7 @@ const UNPROCESSABLE: u16 = 422;
 /// Defines the queue of a workload at a node that starts, if it is not on its disk already.
 pub fn define(running: &Running, queue: String, batch: &Batch) {
     let Some(queues) = running.queues.clone() else { return };
-    let options = QueueOptions {
-        count_max: batch.records,
-        age_ms_max: u64::try_from(batch.age.as_millis()).unwrap_or(u64::MAX),
-        timeout_ms: u64::try_from(batch.timeout.as_millis()).unwrap_or(u64::MAX),
-        ..QueueOptions::new(Destination::Service {
-            name: batch.service.clone(),
-            version: None,
-            endpoint: None,
-        })
-    };
+    let options = batch.queue();
     running.application.spawn("queue", async move {
         if let Err(BatchError::NoQueue(_)) = queues.info(&queue) {
             // On a full disk there is none, and what is put is refused.

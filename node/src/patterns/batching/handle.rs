@@ -8,7 +8,7 @@ use std::{
 use super::{
     delivery::Outlets,
     metrics::BatchMetrics,
-    options::{BatchError, QUEUES_MAX, QueueOptions, Record, check_name},
+    options::{BatchError, QUEUES_MAX, QueueOptions, Record, check_queue_name},
     queue::{Queue, Standing, finish},
     shelf::{self, Dead, Shelf},
 };
@@ -70,7 +70,7 @@ impl BatchingHandle {
     /// `Invalid` for a name or a number that cannot be; `Conflict` when there are too many queues, or when its form would change under
     /// records that it holds.
     pub async fn define(&self, name: &str, options: QueueOptions) -> Result<bool, BatchError> {
-        check_name(name)?;
+        check_queue_name(name)?;
         options.check()?;
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
         finish(&self.inner.tasks, async move { inner.define(&name, options).await }).await

@@ -26,7 +26,7 @@ pub mod work;
 pub use handle::{BatchingHandle, QueueInfo};
 pub use options::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchError, Compression, Destination, Form, PUT_RECORDS_MAX, QUEUES_MAX,
-    QueueOptions, RECORD_BYTES_MAX, Record,
+    QueueOptions, RECORD_BYTES_MAX, Record, check_queue_name,
 };
 pub use queue::Standing;
 pub use shelf::Dead;

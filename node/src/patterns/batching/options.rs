@@ -233,7 +233,11 @@ impl QueueOptions {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), BatchError> {
+    /// Whether its numbers can be.
+    ///
+    /// # Errors
+    /// `Invalid`, with the first that cannot.
+    pub fn check(&self) -> Result<(), BatchError> {
         let day_ms = 86_400_000;
         for (what, value, most) in [
             (
@@ -258,7 +262,10 @@ impl QueueOptions {
 }
 
 /// Whether a queue may be called so.
-pub(super) fn check_name(name: &str) -> Result<(), BatchError> {
+///
+/// # Errors
+/// `Invalid`, with the rule.
+pub fn check_queue_name(name: &str) -> Result<(), BatchError> {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_good) {
         return Err(BatchError::Invalid(format!(

@@ -51,7 +51,8 @@ impl Frame {
     /// The group a key names, if it is there.
     fn group(&self, keys: &mut Keys<'_>, key: &'static str) -> Option<String> {
         let name: String = keys.opt(key)?;
-        if self.count(Some(&name)).is_none() {
+        // What is wrong with a fleet that could not be read was said.
+        if self.count(Some(&name)).is_none() && !self.groups.is_empty() {
             let known: Vec<&str> = self.groups.iter().map(|(name, _)| name.as_str()).collect();
             keys.wrong(
                 key,

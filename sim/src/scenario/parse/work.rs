@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_node::{
     config::format_duration,
-    patterns::batching::{BATCH_RECORDS_MAX, RECORD_BYTES_MAX},
+    patterns::batching::{RECORD_BYTES_MAX, check_queue_name},
 };
 use weft_protocol::{
     Subject,
@@ -48,6 +48,16 @@ pub(super) fn workloads(keys: &mut Keys<'_>, frame: &Frame) -> Vec<Workload> {
             keys.wrong(
                 "name",
                 format!("{} is another workload's already", shorten(&workload.name)),
+            );
+        }
+        let other_kind = workloads.iter().find(|other| {
+            other.kind.service() == workload.kind.service() && other.kind.as_str() != workload.kind.as_str()
+        });
+        if let Some((other, service)) = other_kind.zip(workload.kind.service()) {
+            let (service, other) = (shorten(service), shorten(&other.name));
+            keys.wrong(
+                "service",
+                format!("{service} is that of {other}, which is of another kind: it cannot answer both"),
             );
         }
         keys.done();
@@ -165,6 +175,9 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
         return None;
     }
     if word == "batch" {
+        if let Err(reason) = check_queue_name(name) {
+            keys.wrong("name", format!("cannot be a queue's: {reason}"));
+        }
         return Some(WorkloadKind::Batch(batch(keys, service)));
     }
     Some(WorkloadKind::Call {
@@ -183,13 +196,8 @@ fn batch(keys: &mut Keys<'_>, service: String) -> Batch {
         keys: keys.or("keys", 0),
         poison: keys.or("poison", Share(0.0)).0,
     };
-    if !(1..=BATCH_RECORDS_MAX).contains(&batch.records) {
-        keys.wrong("records", format!("must be from 1 to {BATCH_RECORDS_MAX}"));
-    }
-    for (key, time) in [("age", batch.age), ("timeout", batch.timeout)] {
-        if time < Duration::from_millis(1) {
-            keys.wrong(key, "must be a millisecond or more");
-        }
+    if let Err(reason) = batch.queue().check() {
+        keys.wrong("kind", format!("cannot be a queue: {reason}"));
     }
     batch
 }
@@ -265,15 +273,7 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
 
 /// The workload a check names; all that it fits where it names none.
 fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads: &[Workload]) -> Vec<Option<usize>> {
-    let fits = |workload: &Workload| {
-        let kind = match workload.kind {
-            WorkloadKind::Publish { .. } => "publish",
-            WorkloadKind::Call { .. } => "call",
-            WorkloadKind::Append { .. } => "append",
-            WorkloadKind::Batch(_) => "batch",
-        };
-        wanted.is_none_or(|wanted| wanted == kind)
-    };
+    let fits = |workload: &Workload| wanted.is_none_or(|wanted| wanted == workload.kind.as_str());
     let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
     match keys.opt::<String>("workload") {
         Some(name) => match workloads.iter().position(|workload| workload.name == name) {
