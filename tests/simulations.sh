@@ -11,7 +11,7 @@ sim="${WEFT_SIM:-${CARGO_TARGET_DIR:-$PWD/target}/debug/weft-sim}"
 [ -x "$sim" ] || { echo "there is no $sim: cargo build -p weft-sim first, or set WEFT_SIM" >&2; exit 2; }
 
 # Scenario and seeds. Those that take long have one.
-fixed="hello=1 islands=1..4 churn=1..3 power-cut=1..8 repair=1..4 upgrade=1..2 slow-link=1 datagrams=1..2 relay-island=1..2 wan=1 sites=1..6 cold-boot=1 eclipse=1 censor=1 services=1 breaker=1..6 batches=1..6 copies=1..8 copies-worn=1..6 copies-lost=5..6 copies-short=1..2"
+fixed="hello=1 islands=1..4 churn=1..3 power-cut=1..8 repair=1..4 upgrade=1..2 slow-link=1 datagrams=1..2 relay-island=1..2 wan=1 sites=1..6 cold-boot=1 eclipse=1 censor=1 services=1 breaker=1..6 batches=1..6 last-values=1..2 copies=1..8 copies-worn=1..6 copies-lost=5..6 copies-short=1..2"
 
 # One scenario, to its end; what it says is said at once, so that two do not talk into each other.
 run() {

@@ -86,18 +86,18 @@ pub struct Log {
     pub items: Vec<Item>,
     /// Arrivals of what nobody sent.
     pub impossible: u64,
-    /// What readers of its stream found in the end, or what was dead in its queues.
+    /// What readers of its stream found in the end, what was dead in its queues, or which last values were known.
     pub reads: Vec<Read>,
 }
 
-/// What somebody read of a stream, or found dead in its queue.
+/// What somebody read of a stream, found dead in its queue, or knew as last values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     /// Where.
     pub node: u32,
     /// Up to its end; nothing else is in the queue.
     pub is_whole: bool,
-    /// Which item is where; none: it is none that was sent, or has other bytes.
+    /// Which item is where, of last values at whose number; none: it is none that was sent, or has other bytes.
     pub items: BTreeMap<u64, Option<usize>>,
 }
 
@@ -318,6 +318,17 @@ impl Oracle {
             Outcome::Pending | Outcome::Refused | Outcome::Unknown => false,
         };
         was_sent && node != item.sender && log.receivers.contains(&node) && self.runs(node, at_ns, later_ns)
+    }
+
+    /// Whether a node runs, as far as is known.
+    pub fn is_up(&self, node: u32) -> bool {
+        let times = self.up.get(&node).and_then(|times| times.last());
+        times.is_some_and(|(_, until)| until.is_none())
+    }
+
+    /// Whether who sent something ran long enough after it for others to have it.
+    pub fn lived_on(&self, item: &Item) -> bool {
+        self.runs(item.sender, item.at_ns, item.at_ns + ARRIVE_NS)
     }
 
     /// Whether a node runs from one time until another.

@@ -8,6 +8,7 @@ mod latency;
 mod limits;
 mod loss;
 mod order;
+mod retained;
 mod streams;
 
 #[cfg(test)]
@@ -84,6 +85,7 @@ fn judge(check: &Check, evidence: &Evidence<'_>, report: &Report) -> Verdict {
         CheckKind::NoDuplicates => delivery::no_duplicates(evidence.oracle, publishing()),
         CheckKind::Answered { min } => delivery::answered(calling(), *min),
         CheckKind::OneOrder { min } => streams::one_order(evidence.oracle, logs(), *min),
+        CheckKind::Retained => retained::known(evidence.oracle, publishing()),
         CheckKind::HandedOver { dead_max } => batches::handed_over(logs(), *dead_max),
         CheckKind::LeftAlone { max, opens, closes } => {
             breaker::left_alone(evidence.oracle, calling(), *max, (*opens, *closes))

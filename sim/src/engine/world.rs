@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{sync::mpsc, time::Instant};
 use weft_node::tasks::Tasks;
-use weft_protocol::{PeerId, Subject};
+use weft_protocol::{Pattern, PeerId, Subject};
 
 use super::{
     layout::{honest, hostile, links},
@@ -83,6 +84,8 @@ struct Parts {
     receivers: Vec<Vec<HostId>>,
     /// Of those that publish.
     subjects: BTreeMap<usize, Subject>,
+    /// Of those that publish: what their receivers subscribe to.
+    patterns: BTreeMap<usize, Pattern>,
     /// Of those that append.
     streams: BTreeMap<usize, Subject>,
 }
@@ -97,6 +100,7 @@ impl Parts {
             senders: Vec::new(),
             receivers: Vec::new(),
             subjects: BTreeMap::new(),
+            patterns: BTreeMap::new(),
             streams: BTreeMap::new(),
         };
         for (index, workload) in scenario.workloads.iter().enumerate() {
@@ -106,8 +110,14 @@ impl Parts {
             parts.receivers.push(hosts(&workload.to));
             let parsed = |text: &String| text.parse().map_err(|e| RunError::Failed(format!("{text}: {e}")));
             match &workload.kind {
-                WorkloadKind::Publish { subject } => {
-                    parts.subjects.insert(index, parsed(subject)?);
+                WorkloadKind::Publish { subject, retain } => {
+                    let subject = parsed(subject)?;
+                    let pattern = match retain {
+                        true => below(&subject, "*").map_err(|e| RunError::Failed(format!("{subject}.*: {e}")))?,
+                        false => Pattern::exactly(&subject),
+                    };
+                    parts.patterns.insert(index, pattern);
+                    parts.subjects.insert(index, subject);
                 }
                 WorkloadKind::Append { stream, .. } => {
                     parts.streams.insert(index, parsed(stream)?);
@@ -271,24 +281,32 @@ impl<'a> World<'a> {
             }
         }
         tokio::time::sleep_until(origin + self.scenario.duration).await;
-        for (workload, stream) in &self.parts.streams {
-            for host in 0..self.scenario.nodes() {
-                if let Some(running) = self.fleet.running(host as HostId).cloned() {
-                    workload::read_all(&self.ledger, host as HostId, &running, *workload, stream).await;
-                }
-            }
-        }
-        for (index, workload) in self.scenario.workloads.iter().enumerate() {
-            let WorkloadKind::Batch(_) = &workload.kind else {
-                continue;
-            };
-            for host in &self.parts.senders[index] {
-                if let Some(running) = self.fleet.running(*host).cloned() {
-                    workload::look_into(&self.ledger, *host, &running, index, &workload.name).await;
-                }
-            }
-        }
+        self.look_back().await;
         self.look_for_panics()
+    }
+
+    /// What nodes that run know in the end: streams, queues, last values.
+    async fn look_back(&self) {
+        let ledger = &self.ledger;
+        for (index, workload) in self.scenario.workloads.iter().enumerate() {
+            for host in 0..self.scenario.nodes() as HostId {
+                let Some(running) = self.fleet.running(host).cloned() else {
+                    continue;
+                };
+                match &workload.kind {
+                    WorkloadKind::Append { .. } => {
+                        workload::read_all(ledger, host, &running, index, &self.parts.streams[&index]).await;
+                    }
+                    WorkloadKind::Batch(_) if self.parts.senders[index].contains(&host) => {
+                        workload::look_into(ledger, host, &running, index, &workload.name).await;
+                    }
+                    WorkloadKind::Publish { retain: true, .. } => {
+                        workload::last_values(ledger, host, &running, index, &self.parts.patterns[&index]).await;
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn look_for_panics(&self) -> Result<(), RunError> {
@@ -389,14 +407,9 @@ impl<'a> World<'a> {
         if (host as usize) < self.scenario.nodes() {
             self.ledger.oracle().up(host, self.network.now_ns());
             let receives = |index: &usize| self.parts.receivers[*index].binary_search(&host).is_ok();
-            let subjects = self
-                .parts
-                .subjects
-                .clone()
-                .into_iter()
-                .filter(|(index, _)| receives(index))
-                .collect();
-            workload::subscribe(&self.ledger, host, &running, &subjects);
+            let patterns = self.parts.patterns.clone().into_iter();
+            let patterns = patterns.filter(|(index, _)| receives(index)).collect();
+            workload::subscribe(&self.ledger, host, &running, &patterns);
             if let Some(looker) = workload::look(&self.ledger, host, &running) {
                 self.lookers.insert(host, looker);
             }
@@ -446,12 +459,15 @@ impl<'a> World<'a> {
         };
         let ledger = Arc::clone(&self.ledger);
         match &self.scenario.workloads[index].kind {
-            WorkloadKind::Publish { .. } => {
-                let Some(subject) = self.parts.subjects.get(&index).cloned() else {
-                    return;
+            WorkloadKind::Publish { retain, .. } => {
+                let subject = match (self.parts.subjects.get(&index), retain) {
+                    (Some(subject), true) => below(subject, &sender.to_string()).ok(),
+                    (subject, _) => subject.cloned(),
                 };
+                let Some(subject) = subject else { return };
                 let application = running.application.clone();
-                application.spawn("publisher", workload::publish(ledger, sender, running, index, subject));
+                let publish = workload::publish(ledger, sender, running, index, subject, *retain);
+                application.spawn("publisher", publish);
             }
             WorkloadKind::Append { .. } => {
                 let others = up(&self.parts.receivers[index], Some(sender));
@@ -507,6 +523,11 @@ impl<'a> World<'a> {
         });
         self.samples.push(look.sample);
     }
+}
+
+/// A subject or a pattern one level below a subject.
+fn below<T: FromStr>(subject: &Subject, token: &str) -> Result<T, T::Err> {
+    format!("{subject}.{token}").parse()
 }
 
 /// One of them; none of none.

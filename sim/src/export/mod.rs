@@ -158,13 +158,20 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
         let text = "x".repeat(workload.size.min(1024));
         let start = workload.start.as_secs_f64();
         match &workload.kind {
-            WorkloadKind::Publish { subject } => {
+            WorkloadKind::Publish { subject, retain } => {
+                // What is retained is of its sender.
+                let (level, own, option) = match retain {
+                    true => (".*", format!(".{node}"), " --retain"),
+                    false => ("", String::new(), ""),
+                };
                 if takes {
-                    head.push_str(&format!("{weft} sub '{subject}' --json >>messages.log 2>>load.log &\n"));
+                    head.push_str(&format!(
+                        "{weft} sub '{subject}{level}' --json >>messages.log 2>>load.log &\n"
+                    ));
                 }
                 if sends {
                     body.push_str(&format!(
-                        "( sleep {start}; i=0; while [ $i -lt {mine} ]; do {weft} pub '{subject}' \"$i {text}\" >>sent.log 2>&1; i=$((i+1)); sleep {pause:.3}; done ) &\n"
+                        "( sleep {start}; i=0; while [ $i -lt {mine} ]; do {weft} pub '{subject}{own}' \"$i {text}\"{option} >>sent.log 2>&1; i=$((i+1)); sleep {pause:.3}; done ) &\n"
                     ));
                 }
             }

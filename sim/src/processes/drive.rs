@@ -103,7 +103,7 @@ pub(crate) fn drive(
             ..Findings::default()
         },
         subject: scenario.workloads.iter().find_map(|workload| match &workload.kind {
-            WorkloadKind::Publish { subject } => subject.parse().ok(),
+            WorkloadKind::Publish { subject, .. } => subject.parse().ok(),
             WorkloadKind::Call { .. } | WorkloadKind::Append { .. } | WorkloadKind::Batch(_) => None,
         }),
         usage: Usage::default(),

@@ -84,7 +84,7 @@ impl Ledger {
 
 /// Takes in the messages of one workload at one start of one node, until it is aborted.
 pub(super) async fn subscriber(ledger: Arc<Ledger>, api: Api, workload: usize, node: u32, boot: u32) {
-    let WorkloadKind::Publish { subject } = &ledger.workloads[workload].kind else {
+    let WorkloadKind::Publish { subject, .. } = &ledger.workloads[workload].kind else {
         return;
     };
     loop {
@@ -123,7 +123,7 @@ pub(super) async fn send(ledger: Arc<Ledger>, api: Api, workload: usize, node: u
     let item = ledger.oracle().sending(workload, node, boot, ledger.now_ns());
     let body = ledger.body(workload, item);
     match &ledger.workloads[workload].kind {
-        WorkloadKind::Publish { subject } => {
+        WorkloadKind::Publish { subject, .. } => {
             let outcome = api.publish(subject, key(workload, item), body).await;
             ledger.oracle().outcome(workload, item, outcome);
         }

@@ -65,6 +65,9 @@ fn unsendable(workload: &Workload) -> Option<Missing> {
     match workload.kind {
         WorkloadKind::Append { .. } => Some((format!("appends (workload {})", workload.name), VIRTUAL)),
         WorkloadKind::Batch(_) => Some((format!("queues (workload {})", workload.name), VIRTUAL)),
+        WorkloadKind::Publish { retain: true, .. } => {
+            Some((format!("retained values (workload {})", workload.name), VIRTUAL))
+        }
         WorkloadKind::Publish { .. } | WorkloadKind::Call { .. } => None,
     }
 }

@@ -15,6 +15,7 @@ mod set;
 mod shipped;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::{io::Read, path::Path};
 
@@ -22,6 +23,7 @@ pub use data::*;
 pub use error::{Problem, ScenarioError};
 pub use fit::{memory_available, memory_needed, unfit};
 pub use shipped::{Shipped, shipped};
+pub use work::*;
 
 /// The largest scenario file.
 const FILE_BYTES_MAX: u64 = 4 << 20;

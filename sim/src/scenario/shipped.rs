@@ -19,6 +19,6 @@ macro_rules! shipped {
 pub const fn shipped() -> &'static [Shipped] {
     shipped!(
         "hello" "churn" "islands" "slow-link" "lossy-bulk" "datagrams" "thundering-herd" "wan" "sites" "flood" "sybil" "eclipse"
-        "cold-boot" "flash" "covert-flash" "censor" "degraded" "relay-island" "upgrade" "power-cut" "repair" "services" "breaker" "batches" "copies" "copies-worn" "copies-lost" "copies-short" "scale"
+        "cold-boot" "flash" "covert-flash" "censor" "degraded" "relay-island" "upgrade" "power-cut" "repair" "services" "breaker" "batches" "last-values" "copies" "copies-worn" "copies-lost" "copies-short" "scale"
     )
 }

@@ -1,22 +1,25 @@
 //! Messages to all who subscribe.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use weft_node::patterns::pub_sub::{Delivery, PublishError, PublishOptions, Received};
+use weft_node::patterns::pub_sub::{Delivery, Past, PublishError, PublishOptions, Received};
 use weft_protocol::{Pattern, Subject};
 
 use super::{KEY, Ledger, key, parse_key};
 use crate::{
     fleet::Running,
     network::HostId,
-    oracle::{Arrival, Outcome},
+    oracle::{Arrival, Outcome, Read},
 };
 
+/// Last values come at once, those that there are.
+const LAST_VALUES_TIME: Duration = Duration::from_secs(1);
+
 /// Subscribes a node to the subjects of these workloads, by their numbers, for as long as its process lives.
-pub fn subscribe(ledger: &Arc<Ledger>, host: HostId, running: &Running, subjects: &BTreeMap<usize, Subject>) {
+pub fn subscribe(ledger: &Arc<Ledger>, host: HostId, running: &Running, patterns: &BTreeMap<usize, Pattern>) {
     let Some(pub_sub) = &running.pub_sub else { return };
-    for (workload, subject) in subjects {
-        let mut subscription = pub_sub.subscribe(Pattern::exactly(subject), None);
+    for (workload, pattern) in patterns {
+        let mut subscription = pub_sub.subscribe(pattern.clone(), None);
         let (ledger, boot, workload) = (Arc::clone(ledger), running.boot, *workload);
         running.application.spawn("subscriber", async move {
             while let Some(delivery) = subscription.next().await {
@@ -58,11 +61,19 @@ fn take(ledger: &Ledger, host: HostId, boot: u32, subscribed: usize, received: &
 }
 
 /// Publishes the next message of a workload. Waits until the node has taken or refused it.
-pub async fn publish(ledger: Arc<Ledger>, host: HostId, running: Running, workload: usize, subject: Subject) {
+pub async fn publish(
+    ledger: Arc<Ledger>,
+    host: HostId,
+    running: Running,
+    workload: usize,
+    subject: Subject,
+    retain: bool,
+) {
     let Some(pub_sub) = running.pub_sub else { return };
     let item = ledger.oracle().sending(workload, host, running.boot, ledger.now_ns());
     let options = PublishOptions {
         extensions: vec![key(workload, item)],
+        retain,
         ..PublishOptions::default()
     };
     let result = pub_sub.publish(&subject, ledger.body(workload, item), options).await;
@@ -73,4 +84,26 @@ pub async fn publish(ledger: Arc<Ledger>, host: HostId, running: Running, worklo
         Err(_) => Outcome::Unknown,
     };
     ledger.oracle().outcome(workload, item, outcome);
+}
+
+/// Asks a node for the last values of all senders of a workload, as who comes late does: what the oracle compares in the end.
+pub async fn last_values(ledger: &Ledger, host: HostId, running: &Running, workload: usize, pattern: &Pattern) {
+    let Some(pub_sub) = &running.pub_sub else { return };
+    let mut subscription = pub_sub.subscribe_with(pattern.clone(), Past::LastOfEach).await;
+    let mut items = BTreeMap::new();
+    while let Ok(Some(delivery)) = tokio::time::timeout(LAST_VALUES_TIME, subscription.next()).await {
+        let Delivery::Message(received) = delivery else {
+            continue;
+        };
+        let key = received.attributes().extension(KEY).and_then(parse_key);
+        let item = key.filter(|(of, item)| *of == workload && received.data() == ledger.body(workload, *item));
+        let sender = ledger.host(&received.publisher()).unwrap_or(HostId::MAX);
+        items.insert(u64::from(sender), item.map(|(_, item)| item));
+    }
+    let read = Read {
+        node: host,
+        is_whole: true,
+        items,
+    };
+    ledger.oracle().read(workload, read);
 }

@@ -14,11 +14,11 @@ use weft_protocol::{
 };
 
 use super::super::{
-    data::{Batch, Check, CheckKind, Workload, WorkloadKind},
     field::{Bytes, Rate, Share, shorten},
     reader::{Keys, did_you_mean, nearest},
+    work::{Batch, Check, CheckKind, Workload, WorkloadKind},
 };
-use super::Frame;
+use super::{Frame, NODES_MAX};
 
 /// Workloads of one scenario.
 const WORKLOADS_MAX: usize = 100;
@@ -152,7 +152,14 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
             keys.wrong("subject", format!("is not one: {reason}"));
             return None;
         }
-        return Some(WorkloadKind::Publish { subject });
+        let retain = keys.or("retain", false);
+        // Of each sender there is one below it.
+        if let Err(reason) = format!("{subject}.{NODES_MAX}").parse::<Subject>()
+            && retain
+        {
+            keys.wrong("subject", format!("cannot have one below it for each sender: {reason}"));
+        }
+        return Some(WorkloadKind::Publish { subject, retain });
     }
     if word == "append" {
         let stream = keys.or("stream", name.to_owned());
@@ -217,7 +224,7 @@ pub(super) fn checks(keys: &mut Keys<'_>, frame: &Frame, workloads: &[Workload])
 }
 
 /// Kinds of check that are of a workload, and of which kind of workload.
-const OF_WORKLOAD: [(&str, Option<&str>); 9] = [
+const OF_WORKLOAD: [(&str, Option<&str>); 10] = [
     ("delivery-ratio", Some("publish")),
     ("latency", None),
     ("no-acknowledged-loss", None),
@@ -227,10 +234,11 @@ const OF_WORKLOAD: [(&str, Option<&str>); 9] = [
     ("left-alone", Some("call")),
     ("one-order", Some("append")),
     ("handed-over", Some("batch")),
+    ("retained", Some("publish")),
 ];
 
 fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check> {
-    const KINDS: [&str; 14] = [
+    const KINDS: [&str; 15] = [
         "delivery-ratio",
         "latency",
         "no-acknowledged-loss",
@@ -240,6 +248,7 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
         "left-alone",
         "one-order",
         "handed-over",
+        "retained",
         "convergence-time",
         "memory-bound",
         "bytes-per-node",
@@ -273,7 +282,10 @@ fn check(mut keys: Keys<'_>, frame: &Frame, workloads: &[Workload]) -> Vec<Check
 
 /// The workload a check names; all that it fits where it names none.
 fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads: &[Workload]) -> Vec<Option<usize>> {
-    let fits = |workload: &Workload| wanted.is_none_or(|wanted| wanted == workload.kind.as_str());
+    let fits = |workload: &Workload| {
+        let retains = matches!(workload.kind, WorkloadKind::Publish { retain: true, .. });
+        wanted.is_none_or(|wanted| wanted == workload.kind.as_str()) && (word != "retained" || retains)
+    };
     let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
     match keys.opt::<String>("workload") {
         Some(name) => match workloads.iter().position(|workload| workload.name == name) {
@@ -303,7 +315,10 @@ fn of_workloads(keys: &mut Keys<'_>, word: &str, wanted: Option<&str>, workloads
             if !fitting.is_empty() {
                 return fitting;
             }
-            let kind = wanted.map_or(String::new(), |kind| format!(" of the kind {kind}"));
+            let kind = match (word, wanted) {
+                ("retained", _) => " that retains".to_owned(),
+                (_, wanted) => wanted.map_or(String::new(), |kind| format!(" of the kind {kind}")),
+            };
             keys.wrong(
                 "kind",
                 format!("{word} checks a workload{kind}, but the scenario has none"),
@@ -342,6 +357,7 @@ fn check_kind(keys: &mut Keys<'_>, word: &str, frame: &Frame) -> Option<CheckKin
         "one-order" => CheckKind::OneOrder {
             min: keys.need::<Share>("min")?.0,
         },
+        "retained" => CheckKind::Retained,
         "handed-over" => CheckKind::HandedOver {
             dead_max: keys.or("dead_max", Share(0.0)).0,
         },
