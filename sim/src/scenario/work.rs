@@ -9,7 +9,7 @@ use weft_node::patterns::batching::{Destination, QueueOptions};
 pub struct Workload {
     /// Its name, by which checks refer to it.
     pub name: String,
-    /// Publishing or calling.
+    /// What is done.
     pub kind: WorkloadKind,
     /// The group that sends; none: all nodes.
     pub from: Option<String>,

@@ -116,14 +116,12 @@ pub fn serve_batches(ledger: &Arc<Ledger>, host: HostId, running: &Running, serv
 /// What is left in a node's queue in the end: what the oracle weighs against what was put.
 pub async fn look_into(ledger: &Ledger, host: HostId, running: &Running, workload: usize, queue: &str) {
     let Some(queues) = &running.queues else { return };
-    let Some(items) = dead(queues, workload, queue).await else {
-        return;
-    };
-    let is_whole = queues.info(queue).is_ok_and(|info| info.standing.records == 0);
+    // A queue that is not there any more holds nothing, and what it had acknowledged is missed.
+    let holds = queues.info(queue).is_ok_and(|info| info.standing.records > 0);
     let read = Read {
         node: host,
-        is_whole,
-        items,
+        is_whole: !holds,
+        items: dead(queues, workload, queue).await.unwrap_or_default(),
     };
     ledger.oracle().read(workload, read);
 }
