@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 use weft_protocol::{
-    CapabilityToken, DecodeError, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
+    CapabilityToken, MeshId, Pattern, PeerId, Subject, Verb, Wire as _,
     limits::CLOCK_SKEW_MS_MAX,
     patterns::presence::EPOCH_MAX,
     patterns::pub_sub::{
@@ -39,6 +39,7 @@ use super::{
     received::{Received, Run, stretches},
     retained::{self, Retained},
     subscribers::{HELD_BYTES_MAX, Offered, SUBSCRIBER_QUEUE_MAX, Subscribers, Takes},
+    taken::Taken,
     window::ReplayWindow,
 };
 use crate::{
@@ -50,17 +51,11 @@ use crate::{
 /// Subscriptions at once that the local API gives.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 16_384;
 
-/// How far what a member hands over directly was taken in, in its present run.
-#[derive(Debug, Clone, Copy)]
-struct Taken {
-    epoch: u64,
-    last_seqs: [u64; SHARDS as usize],
-}
-
 pub(super) struct State {
-    subscribers: Subscribers,
+    pub(super) subscribers: Subscribers,
     orders: Orders<Parts>,
-    direct: BTreeMap<PeerId, Taken>,
+    /// What was taken in of what each member hands over directly.
+    pub(super) direct: BTreeMap<PeerId, Taken>,
     pub(super) window: ReplayWindow,
     /// Frames of others, and of this node.
     pub(super) cache: [FrameCache; 2],
@@ -88,8 +83,8 @@ pub(super) struct Hub {
     wanted_version: AtomicU64,
     /// Lines went on.
     pub(super) progress: watch::Sender<u64>,
-    published: Counter,
-    received: Counter,
+    pub(super) published: Counter,
+    pub(super) received: Counter,
     delivered: Counter,
     pub(super) repaired: Counter,
     gaps: Counter,
@@ -361,7 +356,7 @@ impl Hub {
         }
     }
 
-    fn may_publish(&self, source: &PeerId, frame: &Frame<'_>) -> bool {
+    pub(super) fn may_publish(&self, source: &PeerId, frame: &Frame<'_>) -> bool {
         let trust = self.mesh.trust();
         let may = |subject: &Subject, tokens: &[CapabilityToken]| trust.may_publish(source, subject, tokens).allowed;
         let mut may = permitted(may);
@@ -370,84 +365,6 @@ impl Hub {
             tracing::info!(peer = %source, shard = frame.shard, "publications were denied");
         }
         all
-    }
-
-    /// A frame of this node's own went to those who want it: hands it to the subscribers here.
-    pub(super) fn went_directly(&self, frame: &Frame<'_>, data: Bytes) {
-        let Some(line) = self.own_line(frame.shard) else { return };
-        self.published.inc_by(frame.len() as u64);
-        let kept = Kept::new(line, &Facts::of(frame), data);
-        let mut state = self.lock();
-        let mut runs = frame.runs.iter().map(|run| &run.attributes);
-        let is_wanted = runs.any(|a| state.subscribers.matched(&a.subject).is_some() || Trace::of(a).is_some());
-        if !is_wanted {
-            // Under the same lock: who comes back at this moment finds it among what came meanwhile.
-            state.window.note(&Arc::new(kept), 0, frame.len() as u32);
-            return;
-        }
-        drop(state);
-        if let Some(parts) = Parts::own(kept) {
-            self.deliver(&mut self.lock(), parts);
-        }
-    }
-
-    /// Takes in a frame that its publisher handed over directly.
-    ///
-    /// # Errors
-    /// What is malformed or of an earlier run: nothing more is taken from this stream.
-    pub(super) fn take_direct(&self, publisher: PeerId, data: Vec<u8>) -> Result<(), DecodeError> {
-        let frame = Frame::read(&data)?;
-        let line = Line::new(&publisher, frame.epoch, frame.shard).filter(|line| line.shard >= DIRECT);
-        let line = line.ok_or_else(|| misplaced("it is on no direct line"))?;
-        let (first_seq, last_seq) = (frame.first_seq, frame.last_seq());
-        let may = self.mesh.trust().is_member(&publisher) && self.may_publish(&publisher, &frame);
-        let mut state = self.lock();
-        let taken = state.direct.entry(publisher).or_insert(Taken {
-            epoch: frame.epoch,
-            last_seqs: [0; SHARDS as usize],
-        });
-        if frame.epoch < taken.epoch {
-            return Err(misplaced("it is of an earlier run"));
-        }
-        if frame.epoch > taken.epoch {
-            (taken.epoch, taken.last_seqs) = (frame.epoch, [0; SHARDS as usize]);
-        }
-        let last = &mut taken.last_seqs[usize::from(frame.shard % SHARDS)];
-        if first_seq <= *last {
-            return Ok(());
-        }
-        *last = last_seq;
-        if !may {
-            self.dropped.add("publication", "denied", frame.len() as u64);
-            return Ok(());
-        }
-        self.received.inc_by(frame.len() as u64);
-        let trust = self.mesh.trust();
-        let is_welcome = permitted(|subject: &Subject, tokens: &[CapabilityToken]| {
-            trust.check(&publisher, Verb::Publish, subject, tokens).allowed
-        });
-        let (facts, stretches) = (Facts::of(&frame), stretches(frame, &data));
-        let kept = Kept::new(line, &facts, Arc::new(data.into()));
-        state.subscribers.note_touched();
-        self.deliver(&mut state, Parts::new(kept, stretches, is_welcome));
-        Ok(())
-    }
-
-    /// A publisher says that what it had for this node is lost.
-    pub(super) fn take_loss(&self, publisher: PeerId, shard: u16, (first, last): (u64, u64)) {
-        let mut state = self.lock();
-        let shard_of = usize::from(shard % SHARDS);
-        let known = state
-            .direct
-            .get(&publisher)
-            .map_or(0, |taken| taken.last_seqs[shard_of]);
-        if last <= known {
-            return;
-        }
-        if let Some(taken) = state.direct.get_mut(&publisher) {
-            taken.last_seqs[shard_of] = last;
-        }
-        self.tell_gap(&mut state, shard, publisher, (first.max(known + 1), last));
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -545,7 +462,7 @@ impl Hub {
         }
     }
 
-    fn deliver(&self, state: &mut State, parts: Parts) {
+    pub(super) fn deliver(&self, state: &mut State, parts: Parts) {
         let (mut source, mut offered) = (None, Offered::default());
         for (stretch, is_welcome) in parts.stretches {
             if !is_welcome {
@@ -580,14 +497,14 @@ impl Hub {
         self.hops.note(trace, received, self.clock.now_unix_ms(), subscriptions);
     }
 
-    fn count(&self, offered: Offered) {
+    pub(super) fn count(&self, offered: Offered) {
         self.delivered.inc_by(offered.delivered);
         if offered.dropped > 0 {
             self.dropped.add("subscriber", "slow", offered.dropped);
         }
     }
 
-    fn tell_gap(&self, state: &mut State, shard: u16, publisher: PeerId, (first, last): (u64, u64)) {
+    pub(super) fn tell_gap(&self, state: &mut State, shard: u16, publisher: PeerId, (first, last): (u64, u64)) {
         self.gaps.inc_by(last - first + 1);
         tracing::warn!(%publisher, shard, first, last, "messages are lost: nobody has them any more");
         let offered = state.subscribers.tell_gap(shard, publisher, first, last);
@@ -670,13 +587,6 @@ impl Takes for Hub {
         members.dedup();
         let key = format!("{}/{}", received.publisher(), received.id());
         members.get(pick::spread(&key, members.iter().map(|peer| peer.to_bytes()))) == Some(&local)
-    }
-}
-
-fn misplaced(reason: &str) -> DecodeError {
-    DecodeError::Invalid {
-        what: "direct publication",
-        reason: reason.to_owned(),
     }
 }
 

@@ -1,22 +1,25 @@
 //! Who wanted something before this node knew it: its record was still on its way.
 //!
-//! Promises: what was handed to others directly since a member began to want it, in the last [`WITHIN`], goes to that member too, once
-//! its record has come. Not promised to one that has taken in later messages of the same shard already.
+//! Promises: what was handed to others directly since a member began to want it goes to that member too, once its record has come, as long
+//! as the ring has it. What the member has later messages of already, it takes in as late: see `direct`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use weft_protocol::{
     PeerId,
-    patterns::pub_sub::{Frame, interest::Interest},
+    patterns::pub_sub::{
+        Frame,
+        interest::{Interest, Wanted},
+    },
 };
 
 use super::{feeds::Feeds, hub::Hub};
 
 /// How far what is known of another's calendar may be wrong. Rather a moment too much than a message too few.
-const SLACK_MS: u64 = 500;
-/// How long a record may be on its way.
-const WITHIN: Duration = Duration::from_secs(10);
+pub(super) const SLACK_MS: u64 = 500;
+/// So far back it is looked in any case, whatever the calendars say.
+const WITHIN_MIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Late {
@@ -62,15 +65,38 @@ impl Late {
         if news.is_empty() {
             return;
         }
-        add(&self.hub, &self.feeds, &news);
+        let new_wants = news.iter().flat_map(|(peer, interest)| {
+            let known = self.known.get(peer);
+            let is_new = move |wanted: &&Wanted| known.is_none_or(|known| !known.0.contains(wanted));
+            interest
+                .0
+                .iter()
+                .filter(is_new)
+                .map(move |wanted| (peer, wanted.since_ms))
+        });
+        let now_ms = self.hub.clock.now_unix_ms();
+        let age_ms = |(peer, since_ms): (&PeerId, u64)| {
+            let since_ms = since_ms.saturating_add_signed(skew_ms(&self.hub, peer).saturating_neg());
+            now_ms.saturating_sub(since_ms).saturating_add(SLACK_MS)
+        };
+        let within = new_wants.map(age_ms).max().map(Duration::from_millis);
+        if let Some(within) = within {
+            add(&self.hub, &self.feeds, &news, within.max(WITHIN_MIN));
+        }
         self.known = all.iter().cloned().collect();
     }
 }
 
-fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)]) {
+/// How far a member's calendar is before this node's.
+fn skew_ms(hub: &Hub, peer: &PeerId) -> i64 {
+    let skew_ms = hub.mesh.peers().look(peer, |info| info.clock_skew_ms);
+    skew_ms.flatten().unwrap_or(0)
+}
+
+fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)], within: Duration) {
     let mut late: BTreeMap<PeerId, Vec<u64>> = BTreeMap::new();
     let local = hub.mesh.local_peer();
-    for (ordinal, data, audience) in feeds.recent(WITHIN) {
+    for (ordinal, data, audience) in feeds.recent(within) {
         let unserved: Vec<&(PeerId, Interest)> = news
             .iter()
             .filter(|(peer, _)| *peer != local && !audience.contains(peer))
@@ -93,12 +119,7 @@ fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)]) {
 
 /// Whether a member wanted something in a frame when it was made. Groups have others who took it.
 fn wants(hub: &Hub, peer: &PeerId, interest: &Interest, frame: &Frame<'_>) -> bool {
-    let skew_ms = hub
-        .mesh
-        .peers()
-        .get(peer)
-        .and_then(|info| info.clock_skew_ms)
-        .unwrap_or(0);
+    let skew_ms = skew_ms(hub, peer);
     frame.runs.iter().any(|run| {
         let Some(made_ms) = run.attributes.time_ms else {
             return false;

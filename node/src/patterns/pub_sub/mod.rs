@@ -13,7 +13,7 @@
 //! topics, chosen by the subject's first token. Either way it is matched locally.
 //!
 //! A map: `publisher` puts publications into frames; `ways` says where they go, `pick` to whom in a queue group; `feeds` are the
-//! streams to members, `ring` what is on its way on them, `receive` their other end, `late` those who were not known to want it,
+//! streams to members, `ring` what is on its way on them, `receive` their other end, `direct` and `taken` what comes out there, `late` those who were not known to want it,
 //! `report` says who has it; `hub` takes frames in, `parts` are what is in them, judged, `subscribers` are who they are for, found by `trie`, `queue` what waits for one of
 //! them, `received` a message as it gets it, `window` the last ones for who comes back; `order` says what is new, next, missing; `cache`
 //! keeps frames for others; `digest` compares them; `interest` is who wants what; `repair` fetches what is missing and answers those who
@@ -21,6 +21,7 @@
 
 mod cache;
 mod digest;
+mod direct;
 mod feeds;
 mod handle;
 mod hops;
@@ -44,6 +45,7 @@ mod retained;
 mod ring;
 pub mod routes;
 mod subscribers;
+mod taken;
 #[cfg(test)]
 mod tests;
 pub mod traces;

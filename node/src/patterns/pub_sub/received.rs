@@ -166,6 +166,16 @@ impl Run {
         self.priority
     }
 
+    pub(super) fn line(&self) -> &Line {
+        self.source.kept.line()
+    }
+
+    /// The number of one of its messages in its line.
+    pub(super) fn sequence(&self, index: usize) -> u64 {
+        let index = self.stretch.first_index + index as u32;
+        self.source.kept.first_seq() + u64::from(index)
+    }
+
     /// One of its messages.
     pub(super) fn get(self: &Arc<Self>, index: usize) -> Option<Received> {
         (index < self.len()).then(|| Received {
@@ -212,13 +222,12 @@ impl Received {
     }
 
     pub(super) fn line(&self) -> &Line {
-        self.run.source.kept.line()
+        self.run.line()
     }
 
     /// Its number among those of its publisher's run and its subject's shard; rises by one with each.
     pub fn sequence(&self) -> u64 {
-        let index = self.run.stretch.first_index + self.index;
-        self.run.source.kept.first_seq() + u64::from(index)
+        self.run.sequence(self.index as usize)
     }
 
     /// What it says.

@@ -23,6 +23,8 @@ pub(super) const RING_BYTES_MAX: usize = 8 << 20;
 const RING_AGE: Duration = Duration::from_secs(600);
 /// What an item costs besides its bytes.
 const ENTRY_BYTES: usize = 256;
+/// So there are never more items than this.
+pub(super) const ITEMS_MAX: usize = RING_BYTES_MAX / ENTRY_BYTES;
 /// Stretches of lost publications that are told one by one; beyond them they are told together.
 const LOST_MAX: usize = 64;
 
@@ -322,10 +324,10 @@ impl Ring {
 
     /// Items that were put in lately, with their numbers and members.
     pub(super) fn recent(&self, within: Duration, now: Instant) -> Vec<Recent> {
-        let is_recent = |entry: &Entry| now.saturating_duration_since(entry.at) < within;
-        let numbered = self.entries.iter().zip(self.first()..);
+        let is_recent = |entry: &&Entry| now.saturating_duration_since(entry.at) < within;
+        let count = self.entries.iter().rev().take_while(is_recent).count();
+        let numbered = self.entries.iter().zip(self.first()..).skip(self.entries.len() - count);
         numbered
-            .filter(|(entry, _)| is_recent(entry))
             .map(|(entry, ordinal)| (ordinal, Arc::clone(&entry.data), Arc::clone(&entry.audience)))
             .collect()
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 use weft_protocol::{
     Pattern, PeerId, Shards, Subject,
     limits::FRAME_PUBLICATIONS_MAX,
-    patterns::pub_sub::{SHARDS, interest::Wanted},
+    patterns::pub_sub::{DIRECT, Line, SHARDS, interest::Wanted},
 };
 
 use super::{
@@ -25,11 +25,38 @@ pub(super) const SUBSCRIBER_QUEUE_MAX: usize = 4096;
 /// gets more, and beyond twice as many nobody.
 pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
+/// Lines of direct publications of which a subscriber's place is known; of further ones what comes late is lost to it.
+const LINES_MAX: usize = 16;
+
 struct Subscriber {
     wanted: Wanted,
     sink: Sink,
+    /// How far it was handed what members hand over directly, for the lines that it had something of; no more than [`LINES_MAX`].
+    lines: Vec<(Line, u64)>,
     /// It was waited for in vain, and is not again before it has caught up.
     is_slow: bool,
+}
+
+impl Subscriber {
+    /// Notes how far a line is handed over, where its numbers have holes: on the others, what comes is always the next.
+    fn note(&mut self, run: &Run, to: usize) {
+        let line = run.line();
+        if line.shard < DIRECT {
+            return;
+        }
+        let last = run.sequence(to.saturating_sub(1));
+        let has_room = self.lines.len() < LINES_MAX;
+        match self.lines.iter_mut().rev().find(|(known, _)| known == line) {
+            Some((_, known)) => *known = last.max(*known),
+            None if has_room => self.lines.push((*line, last)),
+            None => {}
+        }
+    }
+
+    fn is_beyond(&self, line: &Line, number: u64) -> bool {
+        let known = self.lines.iter().find(|(known, _)| known == line);
+        known.map_or(self.lines.len() >= LINES_MAX, |(_, last)| *last > number)
+    }
 }
 
 impl Drop for Subscriber {
@@ -60,6 +87,11 @@ pub(super) struct Matched {
 }
 
 impl Matched {
+    /// Those in no queue group.
+    pub(super) fn plain(&self) -> &[u64] {
+        &self.plain
+    }
+
     /// How many subscriptions.
     pub(super) fn len(&self) -> usize {
         self.plain.len() + self.groups.values().map(Vec::len).sum::<usize>()
@@ -107,6 +139,7 @@ impl Subscribers {
         let subscriber = Subscriber {
             wanted,
             sink,
+            lines: Vec::new(),
             is_slow: false,
         };
         self.by_id.insert(self.next_id, subscriber);
@@ -229,10 +262,28 @@ impl Subscribers {
         offered
     }
 
-    fn offer(&mut self, id: u64, run: &Arc<Run>, (from, to): (usize, usize), held_bytes: usize) -> Offered {
-        let Some(subscriber) = self.by_id.get(&id) else {
+    /// Since when a subscription wants something, and whether it had, or may have had, something of a line behind a number.
+    pub(super) fn standing(&self, id: u64, line: &Line, number: u64) -> Option<(u64, bool)> {
+        self.by_id
+            .get(&id)
+            .map(|s| (s.wanted.since_ms, s.is_beyond(line, number)))
+    }
+
+    /// Tells one of them something of so many messages.
+    pub(super) fn tell(&mut self, id: u64, delivery: Delivery, weight: u64) -> Offered {
+        let is_told = self.by_id.get(&id).is_none_or(|s| s.sink.put(delivery, weight));
+        Offered {
+            delivered: 0,
+            dropped: if is_told { 0 } else { weight },
+        }
+    }
+
+    /// Hands one of them some of the messages of a run.
+    pub(super) fn offer(&mut self, id: u64, run: &Arc<Run>, (from, to): (usize, usize), held_bytes: usize) -> Offered {
+        let Some(subscriber) = self.by_id.get_mut(&id) else {
             return Offered::default();
         };
+        subscriber.note(run, to);
         if let Some(touched) = self.touched.as_mut().filter(|touched| touched.last() != Some(&id)) {
             touched.push(id);
         }

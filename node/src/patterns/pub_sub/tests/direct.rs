@@ -230,6 +230,70 @@ async fn who_begins_to_want_it_gets_what_was_published_before_that_was_known() {
     }
 }
 
+/// The numbers that a subscription is handed on one subject, and how many it is told that are lost, until one comes.
+async fn until(subscription: &mut Subscription, subject: &Subject, last: u32) -> (Vec<u32>, u64) {
+    let (mut got, mut lost) = (Vec::new(), 0);
+    loop {
+        match tokio::time::timeout(PATIENCE, subscription.next())
+            .await
+            .unwrap()
+            .unwrap()
+        {
+            Delivery::Message(received) if received.subject() == subject => {
+                got.push(u32::from_be_bytes(received.data().try_into().unwrap()));
+                if got.last() == Some(&last) {
+                    return (got, lost);
+                }
+            }
+            Delivery::Message(_) => {}
+            Delivery::Gap { first, last, .. } => lost += last - first + 1,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_later_ones_of_the_line_gets_what_it_began_to_want_or_hears_that_it_is_lost() {
+    let nodes = mesh(3).await;
+    let publisher = handle(&nodes[0]);
+    let [eu, us]: [Subject; 2] = ["orders.eu", "orders.us"].map(|subject| subject.parse().unwrap());
+    let _all = handle(&nodes[1]).subscribe("orders.>".parse().unwrap(), None);
+    let mut here = handle(&nodes[2]).subscribe("orders.us".parse().unwrap(), None);
+    let both = || publisher.interested(&us).len() == 2;
+    eventually("both are known", both).await;
+    let first = until_direct(&publisher, &us).await;
+    publish(&publisher, &us, first).await;
+    until(&mut here, &us, first).await;
+    // From now on it wants the others as well. Until its record has been here it gets only what stands behind them.
+    let mut late = handle(&nodes[2]).subscribe("orders.eu".parse().unwrap(), None);
+    let mut both = handle(&nodes[2]).subscribe("orders.*".parse().unwrap(), None);
+    assert_eq!(
+        publisher.interested(&eu).len(),
+        1,
+        "the record was too quick for this test"
+    );
+    let mut n = 0;
+    while n == 0 || publisher.interested(&eu).len() < 2 {
+        publish(&publisher, &eu, n).await;
+        publish(&publisher, &us, n).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        n += 1;
+    }
+    publish(&publisher, &eu, n).await;
+    let (got, lost) = until(&mut late, &eu, n).await;
+    assert_eq!(
+        (got, lost),
+        ((0..=n).collect(), 0),
+        "each once, in order, and nothing is missing"
+    );
+    // This one had later ones: what came late is out of its order, and it is told so.
+    let (got, lost) = until(&mut both, &eu, n).await;
+    assert!(got.is_sorted() && lost > 0, "{got:?}, {lost} lost");
+    assert_eq!(got.len() as u64 + lost, u64::from(n) + 1);
+    let everything = until(&mut here, &us, n - 1).await;
+    assert_eq!(everything, ((0..n).collect(), 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_says_who_has_it_and_who_has_not() {
     let mut nodes = mesh(3).await;
