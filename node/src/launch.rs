@@ -75,12 +75,12 @@ pub async fn run(globals: &Globals, args: RunArgs) -> Result<(), NodeError> {
     let node = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
-        .pattern(Batching)
         .pattern(Presence)
         .pattern(Blobs {
             options: settings::blobs(&config),
         })
         .pattern(EventSourcing)
+        .pattern(Batching)
         .pattern(Projections)
         .pattern(Schedules)
         .pattern(Nats)

@@ -305,11 +305,11 @@ impl Fleet {
             builder = builder.pattern(Attacker::new(Arc::clone(behaviour)));
         } else {
             builder = builder.pattern(RequestResponse).pattern(PubSub);
-            if self.has_queues {
-                builder = builder.pattern(Batching);
-            }
             if self.has_streams {
                 builder = builder.pattern(EventSourcing);
+            }
+            if self.has_queues {
+                builder = builder.pattern(Batching);
             }
         }
         let node = builder

@@ -56,23 +56,34 @@ enum BatchCommand {
 
 /// Define a queue on this node, or define it anew
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(group = clap::ArgGroup::new("to").required(true), after_help = "Examples:
   weft batch create mails --to-service mailer@^1/send --count 100 --age 2s
   weft batch create clicks --to-subject warehouse.clicks --form events --adaptive
   weft batch create logs --to-service lake/put --compress gzip
+  weft batch create orders --to-stream orders --type order.placed
 
 A service gets each batch as one call; what it answers is the receipt, and an error means that the batch failed. One that could take some
-records only answers {\"batch_failed\":[{\"index\":3,\"reason\":\"…\"}]}. Its errors 429 and 503 mean later.")]
+records only answers {\"batch_failed\":[{\"index\":3,\"reason\":\"…\"}]}. Its errors 429 and 503 mean later. A stream gets each record
+as an event, once, however often it is tried.")]
 struct CreateArgs {
     /// Queue
     #[arg(value_name = "QUEUE")]
     queue: String,
     /// Each batch is a call of this service
-    #[arg(long, value_name = "NAME[@VERSION][/ENDPOINT]", value_parser = parse::target, required_unless_present = "to_subject", conflicts_with = "to_subject")]
+    #[arg(long, value_name = "NAME[@VERSION][/ENDPOINT]", value_parser = parse::target, group = "to")]
     to_service: Option<parse::Target>,
     /// Each batch is a message on this subject
-    #[arg(long, value_name = "SUBJECT")]
+    #[arg(long, value_name = "SUBJECT", group = "to")]
     to_subject: Option<String>,
+    /// Each batch is appended to this stream, every record as an event
+    #[arg(long, value_name = "STREAM", group = "to")]
+    to_stream: Option<String>,
+    /// The type of the events [default: weft.record]
+    #[arg(long = "type", value_name = "TYPE", conflicts_with_all = ["to_service", "to_subject"])]
+    kind: Option<String>,
+    /// The schema that their data adhere to
+    #[arg(long, value_name = "URI", conflicts_with_all = ["to_service", "to_subject"])]
+    schema: Option<String>,
     /// What a batch looks like: records and newlines, or a JSON array of CloudEvents
     #[arg(long, value_enum, default_value_t)]
     form: Form,
@@ -234,11 +245,12 @@ fn counted(session: &Session, answer: &Value, words: &str) -> Result<(), CliErro
 }
 
 async fn create(session: &Session, client: &Client, args: &CreateArgs) -> Result<(), CliError> {
-    let to = match (&args.to_service, &args.to_subject) {
+    let to = match (&args.to_service, &args.to_stream) {
         (Some(target), _) => {
             json!({ "service": { "name": target.service, "version": target.version, "endpoint": target.endpoint } })
         }
-        (None, subject) => json!({ "subject": { "name": subject } }),
+        (None, Some(stream)) => json!({ "stream": { "name": stream, "type": args.kind, "dataschema": args.schema } }),
+        (None, None) => json!({ "subject": { "name": args.to_subject } }),
     };
     let options = json!({
         "to": to, "form": args.form, "compress": args.compress, "count_max": args.count, "bytes_max": args.bytes, "age_ms_max": parse::millis(args.age),
@@ -260,6 +272,9 @@ async fn create(session: &Session, client: &Client, args: &CreateArgs) -> Result
 /// Where a queue's batches go, in a word.
 fn destination(queue: &Value) -> String {
     let to = queue.get("to").unwrap_or(&Value::Null);
+    if let Some(stream) = to.get("stream") {
+        return format!("stream {}", escape(&view::text(stream, "name")));
+    }
     if let Some(subject) = to.get("subject") {
         return escape(&view::text(subject, "name")).into_owned();
     }

@@ -85,6 +85,101 @@ fn acknowledged_records_survive_kills_on_both_sides() {
 }
 
 #[test]
+fn records_go_into_a_stream_once_whatever_is_killed() {
+    let mut mesh = Mesh::of(2);
+    // The queue is there before its stream is, and waits for it.
+    let create = [
+        "batch",
+        "create",
+        "placed",
+        "--to-stream",
+        "orders",
+        "--type",
+        "order.placed",
+    ];
+    let options = [
+        "--schema",
+        "order/v1",
+        "--count",
+        "20",
+        "--age",
+        "50ms",
+        "--attempts",
+        "2",
+    ];
+    mesh[0].run(&[&create[..], &options].concat()).ok();
+    let put = |mesh: &Mesh, range: std::ops::Range<u32>| {
+        let line = |n: u32| match n {
+            // Not as the schema says.
+            177 => "{\"total\":\"many\"}\n".to_owned(),
+            n => format!("{{\"total\":{n}}}\n"),
+        };
+        let lines: String = range.map(line).collect();
+        mesh[0]
+            .run_with_input(
+                &["batch", "put", "placed", "--lines", "--key", "shop"],
+                lines.as_bytes(),
+            )
+            .ok();
+    };
+    put(&mesh, 0..100);
+    until("it says what it waits for", || {
+        let text = mesh[0].run(&["batch", "ls"]).text();
+        (text.contains("stream orders") && text.contains("there is no stream orders")).then_some(())
+    });
+    mesh[1].run(&["stream", "create", "orders"]).ok();
+    let schema = mesh[1].file("schema.json");
+    fs::write(
+        &schema,
+        r#"{"type":"object","properties":{"total":{"type":"integer"}}}"#,
+    )
+    .unwrap();
+    let add = [
+        "schema",
+        "add",
+        "orders",
+        "order/v1",
+        schema.to_str().unwrap(),
+        "--type",
+        "order.placed",
+    ];
+    mesh[1].run(&add).ok();
+    let version = |mesh: &Mesh| mesh[1].run(&["stream", "info", "orders", "--json"]).json()["version"].as_u64();
+    until("some are in it", || version(&mesh).filter(|version| *version > 20));
+    // In the midst of it each side is killed, one after the other.
+    put(&mesh, 100..400);
+    mesh[0].kill();
+    mesh[0].start();
+    put(&mesh, 400..600);
+    mesh[1].kill();
+    mesh[1].start();
+    put(&mesh, 600..650);
+    until("all have arrived", || {
+        let queue = mesh[0].run(&["batch", "ls", "--json"]).json();
+        (queue["records"] == 0 && queue["dead"] == 1).then_some(())
+    });
+    let read = mesh[1].run(&["stream", "read", "orders", "--json"]).json_lines();
+    let totals: Vec<u64> = read
+        .iter()
+        .filter_map(|event| event["data"]["total"].as_u64())
+        .collect();
+    let expected: Vec<u64> = (0..650).filter(|n| *n != 177).collect();
+    assert_eq!(totals, expected, "each once, in the order of their key");
+    assert!(
+        read.iter()
+            .all(|event| event["type"] == "order.placed" && event["partitionkey"] == "shop")
+    );
+    let dead = mesh[0].run(&["batch", "dead", "placed", "--json"]).json();
+    assert!(dead["data"].to_string().contains("many"), "{dead}");
+    mesh[0]
+        .run(&["batch", "create", "z", "--to-stream", "orders", "--compress", "gzip"])
+        .fails_saying(2, &["each record as an event"]);
+    mesh[0]
+        .run(&["batch", "create", "z", "--to-subject", "orders", "--type", "t"])
+        .fails(2);
+}
+
+#[test]
 fn wrong_queues_and_records_are_refused_with_words() {
     let node = weft_tests::Node::founder("alpha");
     node.run(&["batch", "create", "q"]).fails(2);

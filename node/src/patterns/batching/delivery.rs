@@ -6,17 +6,23 @@ use data_encoding::HEXLOWER;
 use flate2::write::GzEncoder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use weft_protocol::Subject;
+use tokio::time::timeout;
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{Append, Event},
+};
 
 use super::{
-    options::{Compression, Destination, Form, Record},
+    options::{Compression, Destination, Form, RECORD_KIND, Record},
     queue::Queue,
     shelf::Dead,
     work::Outcome,
 };
 use crate::{
+    error::{ErrorKind, Kind as _},
     patterns::{
         cloud_event,
+        event_sourcing::{EventSourcingHandle, StreamError},
         pub_sub::{PubSubHandle, PublishError, PublishOptions},
         request_response::{CallError, CallOptions, RequestResponseHandle},
     },
@@ -32,6 +38,8 @@ const FAILED_BYTES_MAX: usize = 64 << 10;
 pub(super) struct Outlets {
     pub(super) calls: RequestResponseHandle,
     pub(super) messages: PubSubHandle,
+    /// None on a node without streams.
+    pub(super) streams: Option<EventSourcingHandle>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
 }
@@ -52,6 +60,13 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
     }
     if records.is_empty() {
         return Outcome::Delivered;
+    }
+    if let Destination::Stream { name, kind, dataschema } = &queue.options.to {
+        let like = Event {
+            dataschema: dataschema.clone(),
+            ..Event::new(kind.as_deref().unwrap_or(RECORD_KIND), Vec::new())
+        };
+        return append(queue, outlets, (name, like), records).await;
     }
     let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), &records);
     let (encoding, body) = compressed(queue.options.compress, body);
@@ -107,7 +122,69 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                 Err(error) => Outcome::Later(None, error.to_string()),
             }
         }
+        // It went another way, above.
+        Destination::Stream { .. } => Outcome::Delivered,
     }
+}
+
+/// Appends records to a stream. A record's event has an id that stays through all tries, also after a restart, so it is recorded once: what is
+/// appended again together with new ones is refused as a whole, cut in half like any batch that fails, and then known again.
+async fn append(
+    queue: &Queue,
+    outlets: &Outlets,
+    (stream, like): (&Subject, Event),
+    records: Vec<(u64, Record)>,
+) -> Outcome {
+    let Some(streams) = &outlets.streams else {
+        return Outcome::Later(None, "this node has no streams".to_owned());
+    };
+    let source = source(queue, &outlets.messages.local_peer().to_string());
+    let of_record = |(seq, record): (u64, Record)| Event {
+        id: Some(format!("{source}/{}", record_id(seq, &record))),
+        source: Some(source.clone()),
+        time_ms: Some(record.time_ms),
+        datacontenttype: record.content_type,
+        extensions: match record.key.is_empty() {
+            true => Vec::new(),
+            false => vec![("partitionkey".to_owned(), record.key)],
+        },
+        data: record.data,
+        ..like.clone()
+    };
+    let append = Append {
+        events: records.into_iter().map(of_record).collect(),
+        ..Append::default()
+    };
+    let within = Duration::from_millis(queue.options.timeout_ms);
+    match timeout(within, streams.append(stream, append)).await {
+        Ok(Ok(_)) => Outcome::Delivered,
+        Ok(Err(error)) => not_appended(&error),
+        // Whatever became of it, it can be said again.
+        Err(_) => Outcome::Later(
+            None,
+            format!("the stream {stream} did not answer within {} ms", within.as_millis()),
+        ),
+    }
+}
+
+/// What cannot be appended as it is fails; everything else is a stream that is away, full or not there yet.
+fn not_appended(error: &StreamError) -> Outcome {
+    match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Conflict if !matches!(error, StreamError::Ambiguous { .. }) => {
+            Outcome::Failed(error.to_string())
+        }
+        _ => Outcome::Later(None, error.to_string()),
+    }
+}
+
+/// Where the records of a queue come from, a URI reference.
+fn source(queue: &Queue, peer: &str) -> String {
+    format!("mesh:///{peer}/queue/{}", queue.name)
+}
+
+/// What a record is known by among those of its queue, also if a queue of this name was removed and made anew.
+fn record_id(seq: u64, record: &Record) -> String {
+    format!("{seq}-{}", record.time_ms)
 }
 
 /// A body as its queue wants it compressed, and how it is encoded now.
@@ -152,9 +229,9 @@ fn event(queue: &Queue, peer: &str, seq: u64, record: &Record) -> Value {
     let mut event = Map::new();
     for (name, value) in [
         ("specversion", "1.0".to_owned()),
-        ("id", format!("{}-{}", seq, record.time_ms)),
-        ("source", format!("mesh:///{peer}/queue/{}", queue.name)),
-        ("type", "weft.record".to_owned()),
+        ("id", record_id(seq, record)),
+        ("source", source(queue, peer)),
+        ("type", RECORD_KIND.to_owned()),
         ("time", crate::local::rfc3339(record.time_ms)),
     ] {
         event.insert(name.to_owned(), value.into());
@@ -274,6 +351,22 @@ mod tests {
         assert_eq!(unpacked, text);
         assert_eq!(compressed(Compression::Gzip, b"x".to_vec()), (None, b"x".to_vec()));
         assert_eq!(compressed(Compression::None, text.clone()), (None, text));
+    }
+
+    #[test]
+    fn what_a_stream_refuses_fails_and_what_keeps_it_from_answering_is_waited_for() {
+        let fails = |error| matches!(not_appended(&error), Outcome::Failed(_));
+        let at_owner = |kind| StreamError::AtOwner {
+            kind,
+            detail: String::new(),
+            hint: None,
+        };
+        let id = || String::new();
+        assert!(fails(StreamError::NotAsSchema(id())) && fails(at_owner(ErrorKind::Invalid)));
+        assert!(fails(StreamError::IdTaken { id: id(), position: 3 }) && fails(at_owner(ErrorKind::Conflict)));
+        assert!(!fails(StreamError::NoStream(id())) && !fails(StreamError::Full(id())));
+        assert!(!fails(StreamError::NoQuorum) && !fails(StreamError::Closed) && !fails(StreamError::Unknown));
+        assert!(!fails(at_owner(ErrorKind::Denied)) && !fails(at_owner(ErrorKind::Busy)));
     }
 
     #[test]

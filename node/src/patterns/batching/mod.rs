@@ -5,7 +5,7 @@
 //! fails is cut in half until the record that cannot be taken is alone, so that it takes no other with it. What is taken more slowly than it is
 //! put makes the queue full, and then whoever puts is told so.
 //!
-//! Does not promise that a record arrives once only (a destination knows it again by its id), nor an order between keys or among records
+//! Does not promise that a record arrives once only, unless it goes into a stream (a destination knows it again by its id), nor an order between keys or among records
 //! without one, nor that a message on a subject has a subscriber: whoever needs that names a service.
 //!
 //! A map: `core` says when a batch closes, `work` what becomes of closed ones; `queue` does it, with `delivery` for the way out and `shelf`
@@ -35,10 +35,10 @@ use crate::{
     context::Context,
     error::NodeError,
     pattern::Pattern,
-    patterns::{pub_sub::PubSub, request_response::RequestResponse},
+    patterns::{event_sourcing::EventSourcing, pub_sub::PubSub, request_response::RequestResponse},
 };
 
-/// The pattern. It stands on request-response and publish-subscribe, and comes after them.
+/// The pattern. It stands on request-response, publish-subscribe and, where there are streams, event sourcing, and comes after them.
 #[derive(Debug, Default)]
 pub struct Batching;
 
@@ -60,6 +60,7 @@ impl Pattern for Batching {
         let outlets = delivery::Outlets {
             calls: handles.get::<RequestResponse>().ok_or_else(missing)?,
             messages: handles.get::<PubSub>().ok_or_else(missing)?,
+            streams: handles.get::<EventSourcing>(),
             clock,
             entropy,
         };

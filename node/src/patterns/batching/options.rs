@@ -5,7 +5,10 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weft_protocol::Subject;
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{Append, Event},
+};
 
 use super::core::Limits;
 use crate::error::{ErrorKind, Kind};
@@ -102,7 +105,22 @@ pub enum Destination {
         #[schema(value_type = String)]
         name: Subject,
     },
+    /// Each is appended to this stream, every record as an event of its own, which is recorded once.
+    Stream {
+        /// The stream.
+        #[schema(value_type = String)]
+        name: Subject,
+        /// The type of the events; `weft.record` if it is not said.
+        #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+        kind: Option<String>,
+        /// The schema that their data adhere to, a URI.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dataschema: Option<String>,
+    },
 }
+
+/// The type of events that are made of records.
+pub(super) const RECORD_KIND: &str = "weft.record";
 
 /// What a batch looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
@@ -257,7 +275,28 @@ impl QueueOptions {
                 return Err(BatchError::Invalid(format!("{what}: {value} is not 1 to {most}")));
             }
         }
-        Ok(())
+        let Destination::Stream { kind, dataschema, .. } = &self.to else {
+            return Ok(());
+        };
+        if self.compress != Compression::None || self.form == Form::Events {
+            let words =
+                "a stream gets each record as an event of its own: there is no form to choose, and nothing to compress";
+            return Err(BatchError::Invalid(words.to_owned()));
+        }
+        let event = Event {
+            dataschema: dataschema.clone(),
+            ..Event::new(kind.as_deref().unwrap_or(RECORD_KIND), Vec::new())
+        };
+        let append = Append {
+            events: vec![event],
+            ..Append::default()
+        };
+        append.check().map_err(|error| BatchError::Invalid(error.to_string()))
+    }
+
+    /// Whether a newline ends a record.
+    fn is_of_lines(&self) -> bool {
+        self.form == Form::Lines && !matches!(self.to, Destination::Stream { .. })
     }
 }
 
@@ -294,7 +333,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn check(&self, form: Form) -> Result<(), BatchError> {
+    pub(super) fn check(&self, queue: &QueueOptions) -> Result<(), BatchError> {
         for (what, len, most) in [
             ("key", self.key.len(), KEY_BYTES_MAX),
             ("data", self.data.len(), RECORD_BYTES_MAX),
@@ -310,7 +349,7 @@ impl Record {
                 )));
             }
         }
-        if form == Form::Lines && self.data.contains(&b'\n') {
+        if queue.is_of_lines() && self.data.contains(&b'\n') {
             return Err(BatchError::Invalid(
                 "a record of this queue has no newline in it; a queue with the form `events` takes any bytes"
                     .to_owned(),

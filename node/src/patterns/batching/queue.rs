@@ -154,7 +154,7 @@ impl Queue {
                 records.len()
             )));
         }
-        records.iter().try_for_each(|record| record.check(self.options.form))?;
+        records.iter().try_for_each(|record| record.check(&self.options))?;
         let reserved = self.reserve(records.len())?;
         let queue = Arc::clone(self);
         finish(&self.tasks, async move {
