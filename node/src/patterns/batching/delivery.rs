@@ -138,21 +138,12 @@ async fn append(
     let Some(streams) = &outlets.streams else {
         return Outcome::Later(None, "this node has no streams".to_owned());
     };
-    let source = source(queue, &outlets.messages.local_peer().to_string());
-    let of_record = |(seq, record): (u64, Record)| Event {
-        id: Some(format!("{source}/{}", record_id(seq, &record))),
-        source: Some(source.clone()),
-        time_ms: Some(record.time_ms),
-        datacontenttype: record.content_type,
-        extensions: match record.key.is_empty() {
-            true => Vec::new(),
-            false => vec![("partitionkey".to_owned(), record.key)],
-        },
-        data: record.data,
-        ..like.clone()
-    };
+    let source = source(&queue.name, &outlets.messages.local_peer().to_string());
     let append = Append {
-        events: records.into_iter().map(of_record).collect(),
+        events: records
+            .into_iter()
+            .map(|record| appended(&source, &like, record))
+            .collect(),
         ..Append::default()
     };
     let within = Duration::from_millis(queue.options.timeout_ms);
@@ -167,6 +158,22 @@ async fn append(
     }
 }
 
+/// A record as an event of a stream.
+pub(super) fn appended(source: &str, like: &Event, (seq, record): (u64, Record)) -> Event {
+    Event {
+        id: Some(format!("{source}/{}", record.id(seq))),
+        source: Some(source.to_owned()),
+        time_ms: Some(record.time_ms),
+        datacontenttype: record.content_type.filter(|media| !media.is_empty()),
+        extensions: match record.key.is_empty() {
+            true => Vec::new(),
+            false => vec![("partitionkey".to_owned(), record.key)],
+        },
+        data: record.data,
+        ..like.clone()
+    }
+}
+
 /// What cannot be appended as it is fails; everything else is a stream that is away, full or not there yet.
 fn not_appended(error: &StreamError) -> Outcome {
     match error.kind() {
@@ -178,13 +185,8 @@ fn not_appended(error: &StreamError) -> Outcome {
 }
 
 /// Where the records of a queue come from, a URI reference.
-fn source(queue: &Queue, peer: &str) -> String {
-    format!("mesh:///{peer}/queue/{}", queue.name)
-}
-
-/// What a record is known by among those of its queue, also if a queue of this name was removed and made anew.
-fn record_id(seq: u64, record: &Record) -> String {
-    format!("{seq}-{}", record.time_ms)
+pub(super) fn source(queue: &str, peer: &str) -> String {
+    format!("mesh:///{peer}/queue/{queue}")
 }
 
 /// A body as its queue wants it compressed, and how it is encoded now.
@@ -229,8 +231,8 @@ fn event(queue: &Queue, peer: &str, seq: u64, record: &Record) -> Value {
     let mut event = Map::new();
     for (name, value) in [
         ("specversion", "1.0".to_owned()),
-        ("id", record_id(seq, record)),
-        ("source", source(queue, peer)),
+        ("id", record.id(seq)),
+        ("source", source(&queue.name, peer)),
         ("type", RECORD_KIND.to_owned()),
         ("time", crate::local::rfc3339(record.time_ms)),
     ] {

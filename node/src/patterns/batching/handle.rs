@@ -12,7 +12,7 @@ use super::{
     queue::{Queue, Standing, finish},
     shelf::{self, Dead, Shelf},
 };
-use crate::{store::Keyspace, tasks::Tasks};
+use crate::{platform::random, store::Keyspace, tasks::Tasks};
 
 /// A cloneable handle on batching.
 #[derive(Clone)]
@@ -95,6 +95,7 @@ impl BatchingHandle {
         let now_ms = self.now_ms();
         for record in &mut records {
             record.time_ms = now_ms;
+            record.salt = Some(u64::from_be_bytes(random(&*self.inner.outlets.entropy)));
         }
         let count = self.queue(name)?.put(records).await?;
         self.inner.metrics.put.inc_by(count);
@@ -150,7 +151,7 @@ impl BatchingHandle {
         self.inner.outlets.clock.now_unix_ms()
     }
 
-    fn queue(&self, name: &str) -> Result<Arc<Queue>, BatchError> {
+    pub(super) fn queue(&self, name: &str) -> Result<Arc<Queue>, BatchError> {
         self.inner.queue(name)
     }
 }

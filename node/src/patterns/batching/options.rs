@@ -330,9 +330,20 @@ pub struct Record {
     /// The data.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub data: Vec<u8>,
+    /// By chance, when it is put: with its time it is known by it wherever it goes. None: it was put by an earlier version.
+    #[n(4)]
+    pub salt: Option<u64>,
 }
 
 impl Record {
+    /// What it is known by among those of its node, whatever becomes of its queue.
+    pub(super) fn id(&self, seq: u64) -> String {
+        match self.salt {
+            Some(salt) => format!("{}-{salt:016x}", self.time_ms),
+            None => format!("{seq}-{}", self.time_ms),
+        }
+    }
+
     pub(super) fn check(&self, queue: &QueueOptions) -> Result<(), BatchError> {
         for (what, len, most) in [
             ("key", self.key.len(), KEY_BYTES_MAX),

@@ -171,6 +171,7 @@ async fn put(
         key: text(KEY).unwrap_or_default().to_owned(),
         content_type: text(header::CONTENT_TYPE.as_str()).map(str::to_owned),
         time_ms: 0,
+        salt: None,
         data: data.to_vec(),
     };
     let records = if query.lines {

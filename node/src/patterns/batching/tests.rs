@@ -7,6 +7,10 @@ use std::{
 };
 
 use tokio::time::Instant;
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{Append, Event, From, Query, ReadRequest},
+};
 
 use super::{
     core::{Batcher, Closed, Limits, Why},
@@ -15,7 +19,10 @@ use super::{
 };
 use crate::{
     node::{Node, NodeOptions},
-    patterns::request_response::{IncomingCall, ServiceOptions},
+    patterns::{
+        event_sourcing::{EventSourcingHandle, Read, StreamOptions},
+        request_response::{IncomingCall, ServiceOptions},
+    },
     testing::{TestPlatform, eventually, key, member, mesh_config},
     trust::{FoundOptions, MeshKind},
 };
@@ -244,6 +251,7 @@ async fn node(platform: &Arc<TestPlatform>) -> Node {
     let builder = Node::builder()
         .pattern(RequestResponse)
         .pattern(PubSub)
+        .pattern(EventSourcing)
         .pattern(Batching);
     let node = builder.start(platform.clone(), options).await.unwrap();
     if node.trust().mesh().is_none() {
@@ -272,6 +280,7 @@ fn record(key: &str, data: impl Into<Vec<u8>>) -> Record {
         key: key.to_owned(),
         content_type: None,
         time_ms: 0,
+        salt: None,
         data: data.into(),
     }
 }
@@ -576,4 +585,76 @@ async fn bad_definitions_and_records_are_refused_whole() {
         batches.define("one-more", to_sink()).await,
         Err(BatchError::Conflict(_))
     ));
+}
+
+/// The data of a stream's events, in their order.
+async fn data(streams: &EventSourcingHandle, stream: &Subject) -> Vec<String> {
+    let request = ReadRequest {
+        from: From::Position(1),
+        query: Query::default(),
+        follow: false,
+        limit: None,
+        is_upcast: None,
+    };
+    let (mut reading, mut found) = (streams.read(stream, request).await.unwrap(), Vec::new());
+    while let Some(read) = reading.next().await.unwrap() {
+        let Read::Records(records) = read else { continue };
+        let text = |data: &[u8]| String::from_utf8(data.to_vec()).unwrap();
+        found.extend(records.iter().map(|one| text(&one.record.event.data)));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stream_has_already_is_known_again_among_new_records() {
+    let platform = TestPlatform::new();
+    let alone = node(&platform).await;
+    let (queues, streams) = (
+        alone.handle::<Batching>().unwrap(),
+        alone.handle::<EventSourcing>().unwrap(),
+    );
+    let to = |stream: &str| QueueOptions {
+        count_max: 10,
+        age_ms_max: 20,
+        ..QueueOptions::new(Destination::Stream {
+            name: stream.parse().unwrap(),
+            kind: Some("placed".to_owned()),
+            dataschema: None,
+        })
+    };
+    queues.define("placed", to("nowhere")).await.unwrap();
+    let numbers: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    let records = numbers.iter().map(|n| record("k", n.as_str())).collect();
+    queues.put("placed", records).await.unwrap();
+    let orders: Subject = "orders".parse().unwrap();
+    streams.create(&orders, StreamOptions::default()).await.unwrap();
+    // As if these had been appended by a process that was killed before it heard of it.
+    let queue = queues.queue("placed").unwrap();
+    let source = delivery::source("placed", &alone.mesh().local_peer().to_string());
+    for seqs in [1..=3, 4..=4] {
+        let mut append = Append::default();
+        for seq in seqs {
+            let record = queue.shelf.record(seq).await.unwrap().unwrap();
+            let like = Event::new("placed", "");
+            append.events.push(delivery::appended(&source, &like, (seq, record)));
+        }
+        streams.append(&orders, append).await.unwrap();
+    }
+    drop(queue);
+    queues.define("placed", to("orders")).await.unwrap();
+    let is_empty = |queues: &BatchingHandle| queues.info("placed").unwrap().standing.records == 0;
+    eventually("all have arrived", || is_empty(&queues)).await;
+    assert_eq!(data(&streams, &orders).await, numbers, "each once, in order");
+    assert_eq!(queues.info("placed").unwrap().standing.dead, 0);
+    // Numbers of an emptied queue begin anew with the next start, and the calendar stands: it is another record all the same.
+    alone.stop().await;
+    let again = node(&platform).await;
+    let (queues, streams) = (
+        again.handle::<Batching>().unwrap(),
+        again.handle::<EventSourcing>().unwrap(),
+    );
+    queues.put("placed", vec![record("k", "0")]).await.unwrap();
+    eventually("it has arrived", || is_empty(&queues)).await;
+    assert_eq!(data(&streams, &orders).await.len(), 11);
+    again.stop().await;
 }

@@ -130,9 +130,9 @@ impl Hub {
         let mut state = self.lock();
         let lost = match state.direct.get_mut(&publisher) {
             Some(taken) => taken.lose(shard, numbers),
-            None => Some(numbers),
+            None => vec![numbers],
         };
-        if let Some(lost) = lost {
+        for lost in lost {
             self.tell_gap(&mut state, shard, publisher, lost);
         }
     }

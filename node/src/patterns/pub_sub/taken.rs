@@ -12,6 +12,8 @@ use super::ring;
 /// Stretches of numbers that are remembered: as many as a publisher can have items that it still hands over. What comes late before the oldest
 /// of them is taken for something that comes again.
 const STRETCHES_MAX: usize = ring::ITEMS_MAX;
+/// Stretches of lost publications that are told one by one.
+const LOST_MAX: usize = 64;
 
 /// What a frame is to who has taken in others of its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,26 @@ impl Numbers {
         self.join(at + 1);
         self.join(at);
         Came::Late
+    }
+
+    /// What was not taken in between two numbers, both included.
+    fn lacking(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+        let (mut next, mut lacking) = (first.max(self.forgotten.saturating_add(1)), Vec::new());
+        let at = self.stretches.partition_point(|(_, end)| *end < next);
+        for (begin, end) in self.stretches.range(at..) {
+            if *begin > last {
+                break;
+            }
+            if *begin > next {
+                lacking.push((next, begin - 1));
+            }
+            next = end.saturating_add(1);
+        }
+        // The largest number of all is nobody's.
+        if next <= last && last < u64::MAX {
+            lacking.push((next, last));
+        }
+        lacking
     }
 
     fn forget_first(&mut self) {
@@ -107,15 +129,19 @@ impl Taken {
         Some(came)
     }
 
-    /// Its publisher has lost these. Those of them that were not here either.
-    pub(super) fn lose(&mut self, shard: u16, (first, last): (u64, u64)) -> Option<(u64, u64)> {
+    /// Its publisher has lost these. Those of them that were not here either, in stretches; when these are many, with what lies between.
+    pub(super) fn lose(&mut self, shard: u16, numbers: (u64, u64)) -> Vec<(u64, u64)> {
         let line = &mut self.lines[usize::from(shard % SHARDS)];
-        let known = line.last();
-        (last > known).then(|| {
-            let lost = (first.max(known + 1), last);
-            line.take(lost);
-            lost
-        })
+        let mut lost = line.lacking(numbers);
+        for stretch in &lost {
+            line.take(*stretch);
+        }
+        if let [first, .., last] = lost[..]
+            && lost.len() > LOST_MAX
+        {
+            lost = vec![(first.0, last.1)];
+        }
+        lost
     }
 }
 
@@ -137,9 +163,17 @@ mod tests {
         assert_eq!([take((6, 6)), take((6, 6))], [Came::Late, Came::Again]);
         assert_eq!([take((7, 7)), take((5, 5))], [Came::Late; 2]);
         assert_eq!(taken.lines[1].stretches, [(1, 9)]);
-        assert_eq!(taken.lose(9, (4, 9)), None);
-        assert_eq!(taken.lose(9, (8, 12)), Some((10, 12)));
+        assert_eq!(taken.lose(9, (4, 9)), []);
+        assert_eq!(taken.lose(9, (8, 12)), [(10, 12)]);
         assert_eq!(taken.take(5, 9, (11, 11)), Some(Came::Again), "it was told as lost");
+        assert_eq!(taken.take(5, 9, (15, 15)), Some(Came::Next));
+        assert_eq!(taken.take(5, 9, (17, 17)), Some(Came::Next));
+        assert_eq!(
+            taken.lose(9, (11, 18)),
+            [(13, 14), (16, 16), (18, 18)],
+            "others too that were to come late"
+        );
+        assert_eq!(taken.lose(9, (1, u64::MAX)), [], "no number is so large");
         assert_eq!(taken.take(5, 2, (1, 1)), Some(Came::Next), "another line");
         assert_eq!(taken.take(4, 9, (20, 20)), None, "an earlier run");
         assert_eq!(taken.take(6, 9, (1, 1)), Some(Came::Next), "a later one");
