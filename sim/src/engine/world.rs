@@ -25,7 +25,7 @@ use crate::{
     oracle::Oracle,
     report::Sample,
     run::{Cancel, Progress, RunError, Watch},
-    scenario::{AttackKind, Dial, Nat, Scenario, Transport, WorkloadKind},
+    scenario::{AttackKind, Dial, Nat, Scenario, Taker, Transport, WorkloadKind},
     topology::{self, Graph},
     virtual_os::split_mix,
     workload::{self, Ledger},
@@ -119,10 +119,10 @@ impl Parts {
                     parts.patterns.insert(index, pattern);
                     parts.subjects.insert(index, subject);
                 }
-                WorkloadKind::Append { stream, .. } => {
-                    parts.streams.insert(index, parsed(stream)?);
-                }
-                WorkloadKind::Call { .. } | WorkloadKind::Batch(_) => {}
+                WorkloadKind::Append { .. } | WorkloadKind::Call { .. } | WorkloadKind::Batch(_) => {}
+            }
+            if let Some((stream, _)) = workload.kind.stream() {
+                parts.streams.insert(index, parsed(&stream.to_owned())?);
             }
         }
         Ok(parts)
@@ -164,7 +164,7 @@ impl<'a> World<'a> {
         }
         let mut fleet = Fleet::new(Arc::clone(&network), seed, scenario.open, plans).map_err(|error| failed(&error))?;
         let has = |is_it: fn(&WorkloadKind) -> bool| scenario.workloads.iter().any(|workload| is_it(&workload.kind));
-        if has(|kind| matches!(kind, WorkloadKind::Append { .. })) {
+        if has(|kind| kind.stream().is_some()) {
             fleet = fleet.with_streams();
         }
         if has(|kind| matches!(kind, WorkloadKind::Batch(_))) {
@@ -233,7 +233,7 @@ impl<'a> World<'a> {
             deeds.push((ns(attack.until), Deed::Hostile(index, false)));
         }
         for (index, workload) in scenario.workloads.iter().enumerate() {
-            if let WorkloadKind::Append { .. } = &workload.kind {
+            if workload.kind.stream().is_some() {
                 deeds.push((ns(workload.start), Deed::Make(index)));
             }
             for item in 0..workload.planned() {
@@ -297,8 +297,13 @@ impl<'a> World<'a> {
                     WorkloadKind::Append { .. } => {
                         workload::read_all(ledger, host, &running, index, &self.parts.streams[&index]).await;
                     }
-                    WorkloadKind::Batch(_) if self.parts.senders[index].contains(&host) => {
-                        workload::look_into(ledger, host, &running, index, &workload.name).await;
+                    WorkloadKind::Batch(_) => {
+                        if self.parts.senders[index].contains(&host) {
+                            workload::look_into(ledger, host, &running, index, &workload.name).await;
+                        }
+                        if let Some(stream) = self.parts.streams.get(&index) {
+                            workload::look_through(ledger, host, &running, index, stream).await;
+                        }
                     }
                     WorkloadKind::Publish { retain: true, .. } => {
                         workload::last_values(ledger, host, &running, index, &self.parts.patterns[&index]).await;
@@ -420,8 +425,14 @@ impl<'a> World<'a> {
                         workload::serve(&self.ledger, host, &running, service.clone());
                     }
                     WorkloadKind::Batch(batch) => {
-                        if receives(&index) && served.insert(&batch.service) {
-                            workload::serve_batches(&self.ledger, host, &running, batch.service.clone());
+                        match &batch.taker {
+                            Taker::Service(service) if receives(&index) && served.insert(service) => {
+                                workload::serve_batches(&self.ledger, host, &running, service.clone());
+                            }
+                            Taker::Stream { .. } if receives(&index) => {
+                                workload::follow(&self.ledger, host, &running, self.parts.streams[&index].clone());
+                            }
+                            _ => {}
                         }
                         if self.parts.senders[index].contains(&host) {
                             workload::define(&running, workload.name.clone(), batch);
@@ -438,10 +449,10 @@ impl<'a> World<'a> {
         let senders = self.parts.senders[index]
             .iter()
             .filter_map(|host| self.fleet.running(*host));
-        if let WorkloadKind::Append { replicas, .. } = &self.scenario.workloads[index].kind
+        if let Some((_, replicas)) = self.scenario.workloads[index].kind.stream()
             && let Some(running) = senders.into_iter().next().cloned()
         {
-            workload::make(running, self.parts.streams[&index].clone(), *replicas).await;
+            workload::make(running, self.parts.streams[&index].clone(), replicas).await;
         }
     }
 

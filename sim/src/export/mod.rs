@@ -14,7 +14,7 @@ pub use kubernetes::kubernetes;
 pub use shadow::shadow;
 
 use crate::{
-    scenario::{Dial, Scenario, WorkloadKind},
+    scenario::{Dial, Scenario, Taker, WorkloadKind},
     topology::{Graph, TopologyError, make},
 };
 
@@ -157,6 +157,14 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
         let mine = workload.planned().div_ceil(senders as u64);
         let text = "x".repeat(workload.size.min(1024));
         let start = workload.start.as_secs_f64();
+        if let Some((stream, replicas)) = workload.kind.stream()
+            && plan.has_part(node, workload.from.as_deref(), Some(1))
+        {
+            // Those that are to keep it may not have met yet.
+            head.push_str(&format!(
+                "( for i in 1 2 3 4 5 6 7 8 9 10; do {weft} stream create '{stream}' --replicas {replicas} >>load.log 2>&1 && break; sleep 3; done ) &\n"
+            ));
+        }
         match &workload.kind {
             WorkloadKind::Publish { subject, retain } => {
                 // What is retained is of its sender.
@@ -183,14 +191,20 @@ fn load_script(plan: &Plan<'_>, node: usize, weft: &str) -> Option<String> {
                 }
             }
             WorkloadKind::Batch(batch) => {
-                let (queue, service) = (&workload.name, &batch.service);
-                if takes {
+                let queue = &workload.name;
+                let to = match &batch.taker {
+                    Taker::Service(service) => format!("--to-service '{service}'"),
+                    Taker::Stream { stream, .. } => format!("--to-stream '{stream}'"),
+                };
+                if let Taker::Service(service) = &batch.taker
+                    && takes
+                {
                     head.push_str(&format!("{weft} serve '{service}' --echo >>served.log 2>&1 &\n"));
                 }
                 if sends {
                     let (records, age_ms) = (batch.records, batch.age.as_millis());
                     head.push_str(&format!(
-                        "{weft} batch create '{queue}' --to-service '{service}' --count {records} --age {age_ms}ms >>load.log 2>&1\n"
+                        "{weft} batch create '{queue}' {to} --count {records} --age {age_ms}ms >>load.log 2>&1\n"
                     ));
                     body.push_str(&format!(
                         "( sleep {start}; i=0; while [ $i -lt {mine} ]; do {weft} batch put '{queue}' \"$i {text}\" >>put.log 2>&1; i=$((i+1)); sleep {pause:.3}; done ) &\n"

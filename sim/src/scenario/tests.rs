@@ -199,6 +199,10 @@ fn a_queue_that_cannot_be_is_refused() {
         "x.toml:5: workload.kind cannot be a queue: the records of a batch: 0 is not 1 to 1000\n"
     );
     assert!(batch("age = \"2d\"").contains("the age of a batch in milliseconds: 172800000 is not"));
+    assert!(batch("stream = \"a..b\"").contains("workload.stream is not one"));
+    assert!(batch("stream = \"orders\"\nreplicas = 2").contains("workload.replicas must be 1, 3 or 5"));
+    assert!(batch("stream = \"orders\"\npoison = \"1%\"").contains("a stream takes every record"));
+    assert!(batch("stream = \"orders\"\nservice = \"lake\"").contains("service"));
     // An echo takes no batch.
     assert_eq!(
         batch("service = \"lake\"\n[[workload]]\nkind = \"call\"\nservice = \"lake\""),

@@ -55,15 +55,29 @@ pub enum WorkloadKind {
         /// How many nodes keep it.
         replicas: u8,
     },
-    /// Records into a queue of each sender's node, which hands them over to those who serve.
+    /// Records into a queue of each sender's node, which hands them over to those who serve, or puts them into a stream.
     Batch(Batch),
+}
+
+/// Who takes batches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Taker {
+    /// A service of those that receive.
+    Service(String),
+    /// A stream.
+    Stream {
+        /// Its name.
+        stream: String,
+        /// How many nodes keep it.
+        replicas: u8,
+    },
 }
 
 /// How records are batched, and for whom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// The service that takes batches.
-    pub service: String,
+    /// Who takes batches.
+    pub taker: Taker,
     /// Records of a batch, at most.
     pub records: usize,
     /// How long a record waits for others.
@@ -77,19 +91,27 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The queue of each sender.
-    pub fn queue(&self) -> QueueOptions {
+    /// The queue of each sender; `None`, where its stream cannot be called so.
+    pub fn queue(&self) -> Option<QueueOptions> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        QueueOptions {
+        let to = match &self.taker {
+            Taker::Service(service) => Destination::Service {
+                name: service.clone(),
+                version: None,
+                endpoint: None,
+            },
+            Taker::Stream { stream, .. } => Destination::Stream {
+                name: stream.parse().ok()?,
+                kind: None,
+                dataschema: None,
+            },
+        };
+        Some(QueueOptions {
             count_max: self.records,
             age_ms_max: ms(self.age),
             timeout_ms: ms(self.timeout),
-            ..QueueOptions::new(Destination::Service {
-                name: self.service.clone(),
-                version: None,
-                endpoint: None,
-            })
-        }
+            ..QueueOptions::new(to)
+        })
     }
 }
 
@@ -104,11 +126,27 @@ impl WorkloadKind {
         }
     }
 
+    /// The stream that is written to, and how many nodes keep it.
+    pub fn stream(&self) -> Option<(&str, u8)> {
+        match self {
+            Self::Append { stream, replicas }
+            | Self::Batch(Batch {
+                taker: Taker::Stream { stream, replicas },
+                ..
+            }) => Some((stream, *replicas)),
+            _ => None,
+        }
+    }
+
     /// The service that is called.
     pub fn service(&self) -> Option<&str> {
         match self {
-            Self::Call { service, .. } | Self::Batch(Batch { service, .. }) => Some(service),
-            Self::Publish { .. } | Self::Append { .. } => None,
+            Self::Call { service, .. }
+            | Self::Batch(Batch {
+                taker: Taker::Service(service),
+                ..
+            }) => Some(service),
+            Self::Publish { .. } | Self::Append { .. } | Self::Batch(_) => None,
         }
     }
 }

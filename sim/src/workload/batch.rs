@@ -1,13 +1,24 @@
-//! Records put into queues, as of applications that want each of them served in the end; and a service that takes batches, but no poison.
+//! Records put into queues, as of applications that want each of them served in the end; a service that takes batches, but no poison; and
+//! readers of a stream into which they go.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use weft_node::{
     error::{ErrorKind, Kind as _},
     patterns::{
         batching::{BatchError, BatchingHandle, Record},
+        event_sourcing::{EventSourcingHandle, Read as Page, Recorded},
         request_response::ServiceOptions,
     },
+};
+use weft_protocol::{
+    Subject,
+    patterns::event_sourcing::{From, Query, ReadRequest},
 };
 
 use super::{Ledger, parse_key};
@@ -23,8 +34,9 @@ const UNPROCESSABLE: u16 = 422;
 
 /// Defines the queue of a workload at a node that starts, if it is not on its disk already.
 pub fn define(running: &Running, queue: String, batch: &Batch) {
-    let Some(queues) = running.queues.clone() else { return };
-    let options = batch.queue();
+    let (Some(queues), Some(options)) = (running.queues.clone(), batch.queue()) else {
+        return;
+    };
     running.application.spawn("queue", async move {
         if let Err(BatchError::NoQueue(_)) = queues.info(&queue) {
             // On a full disk there is none, and what is put is refused.
@@ -49,6 +61,7 @@ pub async fn put(ledger: Arc<Ledger>, host: HostId, running: Running, workload: 
         key: key.map_or(String::new(), |key| key.to_string()),
         content_type: None,
         time_ms: 0,
+        salt: None,
         data: line(&ledger, workload, item).into_bytes(),
     };
     let put = queues.put(&queue, vec![record]).await;
@@ -111,6 +124,106 @@ pub fn serve_batches(ledger: &Arc<Ledger>, host: HostId, running: &Running, serv
             call.answer(Vec::new(), Vec::new());
         }
     });
+}
+
+/// How long a reader waits before it asks again for a stream that broke off, or is not there yet.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Reads the stream of a workload on a node for as long as its process lives, from its beginning.
+pub fn follow(ledger: &Arc<Ledger>, host: HostId, running: &Running, stream: Subject) {
+    let Some(streams) = running.streams.clone() else { return };
+    let (ledger, boot) = (Arc::clone(ledger), running.boot);
+    running.application.spawn("follower", async move {
+        let mut next = 1;
+        loop {
+            let _ = pages(&streams, &stream, next, true, |recorded| {
+                next = recorded.position + 1;
+                let at_ns = ledger.now_ns();
+                let Some((workload, item, is_right)) = item_of(&ledger, recorded) else {
+                    return;
+                };
+                ledger
+                    .network
+                    .note(&[at_ns, u64::from(host), 0xBA7E << 32 | item as u64], &[]);
+                let arrival = Arrival {
+                    node: host,
+                    boot,
+                    at_ns,
+                    from: None,
+                };
+                ledger.oracle().handed_over(workload, item, arrival, is_right);
+            })
+            .await;
+            tokio::time::sleep(AGAIN).await;
+        }
+    });
+}
+
+/// Reads the whole stream of a workload in the end: each record is in it once, and what somebody has read of it still is.
+pub async fn look_through(ledger: &Ledger, host: HostId, running: &Running, workload: usize, stream: &Subject) {
+    let Some(streams) = &running.streams else { return };
+    let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
+    let whole = pages(streams, stream, 1, false, |recorded| {
+        let position = recorded.position;
+        match item_of(ledger, recorded) {
+            Some((of, item, true)) if of == workload => {
+                if !found.insert(item) {
+                    wrong.push(format!(
+                        "the record {item} is in the stream {stream} twice, again at {position}"
+                    ));
+                }
+            }
+            _ => wrong.push(format!(
+                "what is at {position} of the stream {stream} is no record of its queues"
+            )),
+        }
+    });
+    let is_whole = whole.await.is_some();
+    let mut oracle = ledger.oracle();
+    if !is_whole {
+        wrong.push(format!(
+            "the stream {stream} could not be read at node {host} in the end"
+        ));
+    }
+    let read = oracle.logs().get(workload).map(|log| log.items.iter().enumerate());
+    let gone = read
+        .into_iter()
+        .flatten()
+        .filter(|(number, item)| !item.arrivals.is_empty() && !found.contains(number));
+    let gone = gone.map(|(number, _)| format!("the record {number} was in the stream {stream}, and is not any more"));
+    let gone: Vec<String> = gone.filter(|_| is_whole).collect();
+    wrong.into_iter().chain(gone).for_each(|what| oracle.broken(what));
+}
+
+/// Reads a stream from a position on; `None`: it broke off.
+async fn pages(
+    streams: &EventSourcingHandle,
+    stream: &Subject,
+    from: u64,
+    follow: bool,
+    mut each: impl FnMut(&Recorded),
+) -> Option<()> {
+    let request = ReadRequest {
+        from: From::Position(from),
+        query: Query::default(),
+        follow,
+        limit: None,
+        is_upcast: None,
+    };
+    let mut reading = streams.read(stream, request).await.ok()?;
+    while let Some(page) = reading.next().await.ok()? {
+        if let Page::Records(records) = page {
+            records.iter().for_each(&mut each);
+        }
+    }
+    Some(())
+}
+
+/// Which record an event is, and whether it has its bytes.
+fn item_of(ledger: &Ledger, recorded: &Recorded) -> Option<(usize, usize, bool)> {
+    let text = String::from_utf8_lossy(&recorded.record.event.data);
+    let (workload, item) = text.split_once(' ').and_then(|(key, _)| parse_key(key))?;
+    Some((workload, item, *text == line(ledger, workload, item)))
 }
 
 /// What is left in a node's queue in the end: what the oracle weighs against what was put.

@@ -14,7 +14,7 @@ use std::{
 };
 
 pub use append::{Look, append, look, make, read_all};
-pub use batch::{define, look_into, put, serve_batches};
+pub use batch::{define, follow, look_into, look_through, put, serve_batches};
 pub use call::{call, serve};
 pub use publish::{last_values, publish, subscribe};
 use weft_protocol::PeerId;

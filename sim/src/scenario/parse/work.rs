@@ -16,7 +16,7 @@ use weft_protocol::{
 use super::super::{
     field::{Bytes, Rate, Share, shorten},
     reader::{Keys, did_you_mean, nearest},
-    work::{Batch, Check, CheckKind, Workload, WorkloadKind},
+    work::{Batch, Check, CheckKind, Taker, Workload, WorkloadKind},
 };
 use super::{Frame, NODES_MAX};
 
@@ -163,18 +163,19 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
     }
     if word == "append" {
         let stream = keys.or("stream", name.to_owned());
-        if let Err(reason) = stream.parse::<Subject>() {
-            keys.wrong("stream", format!("is not one: {reason}"));
-            return None;
-        }
-        let replicas = keys.or("replicas", 1_u64);
-        if !matches!(replicas, 1 | 3 | 5) {
-            keys.wrong("replicas", "must be 1, 3 or 5");
-        }
-        return Some(WorkloadKind::Append {
-            stream,
-            replicas: u8::try_from(replicas).unwrap_or(1),
-        });
+        let replicas = replicas(keys, &stream)?;
+        return Some(WorkloadKind::Append { stream, replicas });
+    }
+    if word == "batch"
+        && let Err(reason) = check_queue_name(name)
+    {
+        keys.wrong("name", format!("cannot be a queue's: {reason}"));
+    }
+    if word == "batch"
+        && let Some(stream) = keys.opt::<String>("stream")
+    {
+        let replicas = replicas(keys, &stream)?;
+        return Some(WorkloadKind::Batch(batch(keys, Taker::Stream { stream, replicas })));
     }
     let service = keys.or("service", name.to_owned());
     if let Err(reason) = check_name("service", &service) {
@@ -182,10 +183,7 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
         return None;
     }
     if word == "batch" {
-        if let Err(reason) = check_queue_name(name) {
-            keys.wrong("name", format!("cannot be a queue's: {reason}"));
-        }
-        return Some(WorkloadKind::Batch(batch(keys, service)));
+        return Some(WorkloadKind::Batch(batch(keys, Taker::Service(service))));
     }
     Some(WorkloadKind::Call {
         service,
@@ -194,17 +192,33 @@ fn workload_kind(keys: &mut Keys<'_>, word: &str, name: &str) -> Option<Workload
     })
 }
 
-fn batch(keys: &mut Keys<'_>, service: String) -> Batch {
+/// How many nodes keep a stream, if it can be called so.
+fn replicas(keys: &mut Keys<'_>, stream: &str) -> Option<u8> {
+    if let Err(reason) = stream.parse::<Subject>() {
+        keys.wrong("stream", format!("is not one: {reason}"));
+        return None;
+    }
+    let replicas = keys.or("replicas", 1_u64);
+    if !matches!(replicas, 1 | 3 | 5) {
+        keys.wrong("replicas", "must be 1, 3 or 5");
+    }
+    Some(u8::try_from(replicas).unwrap_or(1))
+}
+
+fn batch(keys: &mut Keys<'_>, taker: Taker) -> Batch {
     let batch = Batch {
-        service,
+        taker,
         records: keys.or("records", 100),
         age: keys.or("age", Duration::from_secs(1)),
         timeout: keys.or("timeout", Duration::from_secs(5)),
         keys: keys.or("keys", 0),
         poison: keys.or("poison", Share(0.0)).0,
     };
-    if let Err(reason) = batch.queue().check() {
+    if let Some(Err(reason)) = batch.queue().map(|queue| queue.check()) {
         keys.wrong("kind", format!("cannot be a queue: {reason}"));
+    }
+    if batch.poison > 0.0 && matches!(batch.taker, Taker::Stream { .. }) {
+        keys.wrong("poison", "is for a service: a stream takes every record");
     }
     batch
 }
