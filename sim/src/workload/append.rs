@@ -9,7 +9,7 @@ use weft_node::{
 };
 use weft_protocol::{
     Subject,
-    patterns::event_sourcing::{Append, Event, From, Query, ReadRequest},
+    patterns::event_sourcing::{Append, Event, From, ReadRequest},
 };
 
 use super::{Ledger, parse_key};
@@ -180,11 +180,8 @@ pub async fn read_all(ledger: &Ledger, host: HostId, running: &Running, workload
 
 fn reading(from: From, limit: Option<u64>) -> ReadRequest {
     ReadRequest {
-        from,
-        query: Query::default(),
-        follow: false,
         limit,
-        is_upcast: None,
+        ..ReadRequest::from(from)
     }
 }
 

@@ -18,7 +18,7 @@ use weft_node::{
 };
 use weft_protocol::{
     Subject,
-    patterns::event_sourcing::{From, Query, ReadRequest},
+    patterns::event_sourcing::{From, ReadRequest},
 };
 
 use super::{Ledger, parse_key};
@@ -204,11 +204,8 @@ async fn pages(
     mut each: impl FnMut(&Recorded),
 ) -> Option<()> {
     let request = ReadRequest {
-        from: From::Position(from),
-        query: Query::default(),
         follow,
-        limit: None,
-        is_upcast: None,
+        ..ReadRequest::from(From::Position(from))
     };
     let mut reading = streams.read(stream, request).await.ok()?;
     while let Some(page) = reading.next().await.ok()? {

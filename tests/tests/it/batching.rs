@@ -177,6 +177,11 @@ fn records_go_into_a_stream_once_whatever_is_killed() {
     mesh[0]
         .run(&["batch", "create", "z", "--to-subject", "orders", "--type", "t"])
         .fails(2);
+    mesh[0].run(&["batch", "create", "z", "--to-stream", "a..b"]).fails(2);
+    let long = "t".repeat(100_000);
+    mesh[0]
+        .run(&["batch", "create", "z", "--to-stream", "orders", "--type", &long])
+        .fails_saying(2, &["event type"]);
 }
 
 #[test]

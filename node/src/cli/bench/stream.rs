@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 use weft_protocol::{
     Subject,
-    patterns::event_sourcing::{Append, EVENT_DATA_BYTES_MAX, Event, From, Query, ReadRequest},
+    patterns::event_sourcing::{Append, EVENT_DATA_BYTES_MAX, Event, From, ReadRequest},
 };
 
 use super::{Carrier, Figure, Folder, PATIENCE, missing, nodes, time};
@@ -201,13 +201,7 @@ async fn append(
 
 /// Events a second of reading everything.
 async fn replay(handle: &EventSourcingHandle, name: &Subject) -> Result<f64, NodeError> {
-    let request = ReadRequest {
-        from: From::Position(1),
-        query: Query::default(),
-        follow: false,
-        limit: None,
-        is_upcast: None,
-    };
+    let request = ReadRequest::from(From::Position(1));
     let (began, mut count) = (Instant::now(), 0);
     let mut reading = handle.read(name, request).await?;
     while let Some(read) = reading.next().await? {

@@ -15,7 +15,7 @@ use clap::Args;
 use serde_json::json;
 use weft_protocol::{
     Subject,
-    patterns::event_sourcing::{Append, Event, From, Query, ReadRequest},
+    patterns::event_sourcing::{Append, Event, From, ReadRequest},
 };
 
 use super::{Carrier, Figure, Folder, missing, node_of, time};
@@ -217,13 +217,7 @@ async fn one(handle: &EventSourcingHandle, name: &Subject, step: Step, size: usi
             handle.append(name, append).await?;
         }
         Step::Read => {
-            let request = ReadRequest {
-                from: From::Position(1),
-                query: Query::default(),
-                follow: false,
-                limit: None,
-                is_upcast: None,
-            };
+            let request = ReadRequest::from(From::Position(1));
             let (mut reading, mut read) = (handle.read(name, request).await?, 0);
             while let Some(page) = reading.next().await? {
                 if let Read::Records(records) = page {

@@ -13,7 +13,7 @@ use weft_protocol::{
 };
 
 use super::{
-    options::{Compression, Destination, Form, RECORD_KIND, Record},
+    options::{Compression, Destination, Form, RECORD_KIND, Record, event_like},
     queue::Queue,
     shelf::Dead,
     work::Outcome,
@@ -61,15 +61,6 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
     if records.is_empty() {
         return Outcome::Delivered;
     }
-    if let Destination::Stream { name, kind, dataschema } = &queue.options.to {
-        let like = Event {
-            dataschema: dataschema.clone(),
-            ..Event::new(kind.as_deref().unwrap_or(RECORD_KIND), Vec::new())
-        };
-        return append(queue, outlets, (name, like), records).await;
-    }
-    let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), &records);
-    let (encoding, body) = compressed(queue.options.compress, body);
     match &queue.options.to {
         Destination::Service {
             name,
@@ -78,6 +69,11 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
         } => {
             let [first, last] = [seqs.first(), seqs.last()].map(|seq| seq.copied().unwrap_or(0));
             let run = HEXLOWER.encode(&queue.run);
+            let Shaped {
+                content_type,
+                encoding,
+                body,
+            } = shaped(queue, outlets, &records);
             let mut headers = vec![
                 ("content-type".to_owned(), content_type.to_owned()),
                 ("batch-queue".to_owned(), queue.name.clone()),
@@ -103,27 +99,37 @@ pub(super) async fn hand_over(queue: &Queue, outlets: &Outlets, (key, attempt): 
                 Err(error) => refused(error),
             }
         }
-        Destination::Subject { name: subject } => {
-            let mut extensions = vec![
-                ("batchqueue".to_owned(), queue.name.clone()),
-                ("batchcount".to_owned(), records.len().to_string()),
-            ];
-            if let Some(encoding) = encoding {
-                extensions.push(("contentencoding".to_owned(), encoding.to_owned()));
-            }
-            let options = PublishOptions {
-                content_type: Some(content_type.to_owned()),
-                extensions,
-                ..PublishOptions::default()
-            };
-            match outlets.messages.publish(subject, body, options).await {
-                Ok(_) => Outcome::Delivered,
-                Err(PublishError::Invalid(reason)) => Outcome::Failed(reason),
-                Err(error) => Outcome::Later(None, error.to_string()),
-            }
+        Destination::Subject { name } => publish(queue, outlets, name, &records).await,
+        Destination::Stream { name, kind, dataschema } => {
+            let like = event_like(kind.as_deref(), dataschema.as_deref());
+            append(queue, outlets, (name, like), records).await
         }
-        // It went another way, above.
-        Destination::Stream { .. } => Outcome::Delivered,
+    }
+}
+
+/// Publishes records as one message.
+async fn publish(queue: &Queue, outlets: &Outlets, subject: &Subject, records: &[(u64, Record)]) -> Outcome {
+    let Shaped {
+        content_type,
+        encoding,
+        body,
+    } = shaped(queue, outlets, records);
+    let mut extensions = vec![
+        ("batchqueue".to_owned(), queue.name.clone()),
+        ("batchcount".to_owned(), records.len().to_string()),
+    ];
+    if let Some(encoding) = encoding {
+        extensions.push(("contentencoding".to_owned(), encoding.to_owned()));
+    }
+    let options = PublishOptions {
+        content_type: Some(content_type.to_owned()),
+        extensions,
+        ..PublishOptions::default()
+    };
+    match outlets.messages.publish(subject, body, options).await {
+        Ok(_) => Outcome::Delivered,
+        Err(PublishError::Invalid(reason)) => Outcome::Failed(reason),
+        Err(error) => Outcome::Later(None, error.to_string()),
     }
 }
 
@@ -187,6 +193,24 @@ fn not_appended(error: &StreamError) -> Outcome {
 /// Where the records of a queue come from, a URI reference.
 pub(super) fn source(queue: &str, peer: &str) -> String {
     format!("mesh:///{peer}/queue/{queue}")
+}
+
+/// A batch as it travels.
+struct Shaped {
+    content_type: &'static str,
+    encoding: Option<&'static str>,
+    body: Vec<u8>,
+}
+
+/// Records as their queue wants them to look.
+fn shaped(queue: &Queue, outlets: &Outlets, records: &[(u64, Record)]) -> Shaped {
+    let (content_type, body) = shape(queue, &outlets.messages.local_peer().to_string(), records);
+    let (encoding, body) = compressed(queue.options.compress, body);
+    Shaped {
+        content_type,
+        encoding,
+        body,
+    }
 }
 
 /// A body as its queue wants it compressed, and how it is encoded now.

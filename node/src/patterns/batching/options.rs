@@ -122,6 +122,14 @@ pub enum Destination {
 /// The type of events that are made of records.
 pub(super) const RECORD_KIND: &str = "weft.record";
 
+/// What the events of a stream have in common that records become.
+pub(super) fn event_like(kind: Option<&str>, dataschema: Option<&str>) -> Event {
+    Event {
+        dataschema: dataschema.map(str::to_owned),
+        ..Event::new(kind.unwrap_or(RECORD_KIND), Vec::new())
+    }
+}
+
 /// What a batch looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -283,12 +291,8 @@ impl QueueOptions {
                 "a stream gets each record as an event of its own: there is no form to choose, and nothing to compress";
             return Err(BatchError::Invalid(words.to_owned()));
         }
-        let event = Event {
-            dataschema: dataschema.clone(),
-            ..Event::new(kind.as_deref().unwrap_or(RECORD_KIND), Vec::new())
-        };
         let append = Append {
-            events: vec![event],
+            events: vec![event_like(kind.as_deref(), dataschema.as_deref())],
             ..Append::default()
         };
         append.check().map_err(|error| BatchError::Invalid(error.to_string()))

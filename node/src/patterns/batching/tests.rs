@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use weft_protocol::{
     Subject,
-    patterns::event_sourcing::{Append, Event, From, Query, ReadRequest},
+    patterns::event_sourcing::{Append, Event, From, ReadRequest},
 };
 
 use super::{
@@ -589,13 +589,7 @@ async fn bad_definitions_and_records_are_refused_whole() {
 
 /// The data of a stream's events, in their order.
 async fn data(streams: &EventSourcingHandle, stream: &Subject) -> Vec<String> {
-    let request = ReadRequest {
-        from: From::Position(1),
-        query: Query::default(),
-        follow: false,
-        limit: None,
-        is_upcast: None,
-    };
+    let request = ReadRequest::from(From::Position(1));
     let (mut reading, mut found) = (streams.read(stream, request).await.unwrap(), Vec::new());
     while let Some(read) = reading.next().await.unwrap() {
         let Read::Records(records) = read else { continue };

@@ -96,6 +96,7 @@ fn skew_ms(hub: &Hub, peer: &PeerId) -> i64 {
 fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)], within: Duration) {
     let mut late: BTreeMap<PeerId, Vec<u64>> = BTreeMap::new();
     let local = hub.mesh.local_peer();
+    let skews_ms: BTreeMap<PeerId, i64> = news.iter().map(|(peer, _)| (*peer, skew_ms(hub, peer))).collect();
     for (ordinal, data, audience) in feeds.recent(within) {
         let unserved: Vec<&(PeerId, Interest)> = news
             .iter()
@@ -106,7 +107,7 @@ fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)], within: Durat
         }
         let Ok(frame) = Frame::read(&data) else { continue };
         for (peer, interest) in unserved {
-            if wants(hub, peer, interest, &frame) {
+            if wants(interest, skews_ms.get(peer).copied().unwrap_or(0), &frame) {
                 late.entry(*peer).or_default().push(ordinal);
             }
         }
@@ -118,8 +119,7 @@ fn add(hub: &Hub, feeds: &Arc<Feeds>, news: &[(PeerId, Interest)], within: Durat
 }
 
 /// Whether a member wanted something in a frame when it was made. Groups have others who took it.
-fn wants(hub: &Hub, peer: &PeerId, interest: &Interest, frame: &Frame<'_>) -> bool {
-    let skew_ms = skew_ms(hub, peer);
+fn wants(interest: &Interest, skew_ms: i64, frame: &Frame<'_>) -> bool {
     frame.runs.iter().any(|run| {
         let Some(made_ms) = run.attributes.time_ms else {
             return false;

@@ -338,12 +338,17 @@ impl Ring {
         let Some(reader) = self.readers.get_mut(&peer) else {
             return;
         };
+        // Items for the same members share the list of them, and go on to: else each would hold one of its own, for each who comes late.
+        let mut longer: BTreeMap<Arc<[PeerId]>, Arc<[PeerId]>> = BTreeMap::new();
         for ordinal in ordinals {
             let place = ordinal.checked_sub(first).and_then(|place| usize::try_from(place).ok());
             let Some(entry) = place.and_then(|place| self.entries.get_mut(place)) else {
                 continue;
             };
-            entry.audience = entry.audience.iter().copied().chain([peer]).collect();
+            let with_it = longer
+                .entry(Arc::clone(&entry.audience))
+                .or_insert_with_key(|audience| audience.iter().copied().chain([peer]).collect());
+            entry.audience = Arc::clone(with_it);
             reader.taken = reader.taken.min(ordinal - 1);
             reader.next = reader.next.min(*ordinal);
             reader.last = reader.last.max(*ordinal);
@@ -480,6 +485,26 @@ mod tests {
             "what it turned out to want, in its place"
         );
         assert!(ring.taken(&a, 5) && ring.let_go(&a, Duration::ZERO, now));
+    }
+
+    #[test]
+    fn items_for_the_same_members_share_the_list_of_them_also_when_others_come_late() {
+        let (mut ring, now) = (Ring::default(), Instant::now());
+        let [a, b, late] = std::array::from_fn(|_| PeerId::random());
+        assert!([a, b, late].into_iter().all(|peer| ring.take_up(peer, now)));
+        let audience: Arc<[PeerId]> = [a, b].into();
+        for seq in 1..=3 {
+            let audience = Arc::clone(&audience);
+            let parcel = Parcel {
+                audience,
+                ..parcel(seq, 10, &[])
+            };
+            ring.push(parcel, now);
+        }
+        ring.add(late, &[1, 2, 3]);
+        let audiences: Vec<&Arc<[PeerId]>> = ring.entries.iter().map(|entry| &entry.audience).collect();
+        assert_eq!(audiences[0][..], [a, b, late]);
+        assert!(audiences.iter().all(|one| Arc::ptr_eq(one, audiences[0])));
     }
 
     #[test]

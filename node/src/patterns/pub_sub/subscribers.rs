@@ -25,7 +25,8 @@ pub(super) const SUBSCRIBER_QUEUE_MAX: usize = 4096;
 /// gets more, and beyond twice as many nobody.
 pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
-/// Lines of direct publications of which a subscriber's place is known; of further ones what comes late is lost to it.
+/// Lines of direct publications of which a subscriber's place is known, the last ones that it had something new of; of others what comes late
+/// is lost to it.
 const LINES_MAX: usize = 16;
 
 struct Subscriber {
@@ -45,14 +46,17 @@ impl Subscriber {
             return;
         }
         let last = run.sequence(to.saturating_sub(1));
-        let has_room = self.lines.len() < LINES_MAX;
-        match self.lines.iter_mut().rev().find(|(known, _)| known == line) {
-            Some((_, known)) => *known = last.max(*known),
-            None if has_room => self.lines.push((*line, last)),
-            None => {}
+        if let Some((_, known)) = self.lines.iter_mut().rev().find(|(known, _)| known == line) {
+            *known = last.max(*known);
+            return;
         }
+        if self.lines.len() >= LINES_MAX {
+            self.lines.remove(0);
+        }
+        self.lines.push((*line, last));
     }
 
+    /// Whether it had something of a line behind a number. Once it has had more lines than are known, it may have of any other.
     fn is_beyond(&self, line: &Line, number: u64) -> bool {
         let known = self.lines.iter().find(|(known, _)| known == line);
         known.map_or(self.lines.len() >= LINES_MAX, |(_, last)| *last > number)

@@ -3,7 +3,7 @@
 //! Promises: what comes again is known again; what comes behind later ones for the first time, because its publisher did not know in time that
 //! it is wanted here, is told from it. Decisions without I/O.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use weft_protocol::patterns::pub_sub::SHARDS;
 
@@ -26,73 +26,58 @@ pub(super) enum Came {
     Again,
 }
 
-/// The numbers of one line that were taken in: stretches in order, between which others got what there was.
+/// The numbers of one line that were taken in: stretches between which others got what there was.
 #[derive(Debug, Default)]
 struct Numbers {
-    stretches: VecDeque<(u64, u64)>,
+    /// The last number of each, by the first one. No two touch each other.
+    stretches: BTreeMap<u64, u64>,
     /// Up to here nothing is known any more.
     forgotten: u64,
 }
 
 impl Numbers {
     fn last(&self) -> u64 {
-        self.stretches.back().map_or(self.forgotten, |(_, last)| *last)
+        self.stretches
+            .last_key_value()
+            .map_or(self.forgotten, |(_, last)| *last)
     }
 
     fn take(&mut self, (first, last): (u64, u64)) -> Came {
-        if first > self.last() {
-            match self.stretches.back_mut() {
-                Some(stretch) if stretch.1.saturating_add(1) == first => stretch.1 = last,
-                _ => self.stretches.push_back((first, last)),
-            }
-            return Came::Next;
-        }
-        // The first stretch that ends behind its beginning.
-        let at = self.stretches.partition_point(|(_, last)| *last < first);
-        let is_free = self.stretches.get(at).is_none_or(|(begin, _)| last < *begin);
-        if first <= self.forgotten || !is_free {
+        let came = if first > self.last() { Came::Next } else { Came::Late };
+        let before = self.stretches.range(..=last).next_back();
+        if first <= self.forgotten || before.is_some_and(|(_, end)| *end >= first) {
             return Came::Again;
         }
-        self.stretches.insert(at, (first, last));
-        self.join(at + 1);
-        self.join(at);
-        Came::Late
+        let touches = before.filter(|(_, end)| end.saturating_add(1) == first);
+        let begin = touches.map_or(first, |(begin, _)| *begin);
+        let end = self.stretches.remove(&last.saturating_add(1)).unwrap_or(last);
+        self.stretches.insert(begin, end);
+        came
     }
 
     /// What was not taken in between two numbers, both included.
     fn lacking(&self, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
         let (mut next, mut lacking) = (first.max(self.forgotten.saturating_add(1)), Vec::new());
-        let at = self.stretches.partition_point(|(_, end)| *end < next);
-        for (begin, end) in self.stretches.range(at..) {
-            if *begin > last {
-                break;
-            }
-            if *begin > next {
-                lacking.push((next, begin - 1));
-            }
-            next = end.saturating_add(1);
+        if let Some((_, end)) = self.stretches.range(..=next).next_back() {
+            next = next.max(end.saturating_add(1));
         }
         // The largest number of all is nobody's.
-        if next <= last && last < u64::MAX {
+        if next > last || last == u64::MAX {
+            return lacking;
+        }
+        for (begin, end) in self.stretches.range(next..=last) {
+            lacking.push((next, begin - 1));
+            next = end.saturating_add(1);
+        }
+        if next <= last {
             lacking.push((next, last));
         }
         lacking
     }
 
     fn forget_first(&mut self) {
-        if let Some((_, last)) = self.stretches.pop_front() {
+        if let Some((_, last)) = self.stretches.pop_first() {
             self.forgotten = last;
-        }
-    }
-
-    /// Makes one of a stretch and the one before it, if nothing is between them.
-    fn join(&mut self, at: usize) {
-        let (Some(before), Some(stretch)) = (at.checked_sub(1), self.stretches.get(at).copied()) else {
-            return;
-        };
-        if self.stretches[before].1.saturating_add(1) == stretch.0 {
-            self.stretches[before].1 = stretch.1;
-            self.stretches.remove(at);
         }
     }
 }
@@ -162,7 +147,7 @@ mod tests {
         );
         assert_eq!([take((6, 6)), take((6, 6))], [Came::Late, Came::Again]);
         assert_eq!([take((7, 7)), take((5, 5))], [Came::Late; 2]);
-        assert_eq!(taken.lines[1].stretches, [(1, 9)]);
+        assert_eq!(taken.lines[1].stretches, BTreeMap::from([(1, 9)]));
         assert_eq!(taken.lose(9, (4, 9)), []);
         assert_eq!(taken.lose(9, (8, 12)), [(10, 12)]);
         assert_eq!(taken.take(5, 9, (11, 11)), Some(Came::Again), "it was told as lost");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use weft_protocol::patterns::event_sourcing::{Event, From, Query, ReadRequest};
+use weft_protocol::patterns::event_sourcing::{Event, From, ReadRequest};
 
 use super::*;
 use crate::{
@@ -45,13 +45,7 @@ fn options(when: When) -> ScheduleOptions {
 }
 
 async fn recorded(streams: &EventSourcingHandle) -> Vec<Recorded> {
-    let request = ReadRequest {
-        from: From::Position(1),
-        query: Query::default(),
-        follow: false,
-        limit: None,
-        is_upcast: None,
-    };
+    let request = ReadRequest::from(From::Position(1));
     let (mut reading, mut all) = (
         streams.read(&"orders".parse().unwrap(), request).await.unwrap(),
         Vec::new(),

@@ -413,6 +413,19 @@ pub struct ReadRequest {
     pub is_upcast: Option<bool>,
 }
 
+impl ReadRequest {
+    /// All records from somewhere on, as far as there are any now.
+    pub fn from(from: From) -> Self {
+        Self {
+            from,
+            query: Query::default(),
+            follow: false,
+            limit: None,
+            is_upcast: None,
+        }
+    }
+}
+
 impl Wire for ReadRequest {
     const WHAT: &'static str = "request to read a stream";
     const BYTES_MAX: usize = 1 << 20;

@@ -122,13 +122,7 @@ pub(super) fn event_with_id(id: u64) -> Event {
 }
 
 pub(super) async fn ids(of: &EventSourcingHandle, name: &Subject) -> Vec<String> {
-    let request = ReadRequest {
-        from: From::Position(1),
-        query: Query::default(),
-        follow: false,
-        limit: None,
-        is_upcast: None,
-    };
+    let request = ReadRequest::from(From::Position(1));
     let (mut reading, mut ids) = (of.read(name, request).await.unwrap(), Vec::new());
     while let Some(read) = reading.next().await.unwrap() {
         if let Read::Records(records) = read {
